@@ -1,0 +1,8 @@
+"""The one exception that users see."""
+
+
+class StitchError(Exception):
+    """Bad input or a missing file, said in one line that names the thing and the next step.
+
+    The commands print it to stderr without a traceback and exit with code 2.
+    """

@@ -1,0 +1,1 @@
+"""Fitting the stitches: closed form, double-batched, task loss."""

@@ -1,0 +1,95 @@
+"""Which layers of two networks may be joined: an order-preserving matching by dynamic programming.
+
+Known from the paper (arXiv 2512.17592): layers are matched on positional progress, at the same spatial scale and
+without creating a cycle. Ours: the score, the longest path as measure of progress, and a plain dynamic programme,
+which is optimal among order-preserving matchings. Such a matching never creates a cycle, because every match joins
+two points of one common order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunetv2_stitch.graph.nodes import LayerNode
+
+
+@dataclass(frozen=True)
+class Match:
+    """A pair of layers, one of each parent, that may be joined. `host` and `partner` are fx node names."""
+
+    host: str
+    partner: str
+    host_path: str
+    partner_path: str
+    host_channels: int
+    partner_channels: int
+    score: float
+
+
+def match_score(progress_a: float, progress_b: float) -> float:
+    """Score of one pair in [0.5, 1]: `0.5 + 0.5 * (1 - (p_a - p_b)^2)`. Every pair is worth something, so that the
+    number of matches counts, and layers at the same progress are worth most."""
+    return 0.5 + 0.5 * (1.0 - (progress_a - progress_b) ** 2)
+
+
+def score_matrix(nodes_a: Sequence[LayerNode], nodes_b: Sequence[LayerNode], scale_a: Sequence[float] = (),
+                 scale_b: Sequence[float] = ()) -> np.ndarray:
+    """Scores `(len(nodes_a), len(nodes_b))` of all pairs, minus infinity where the physical scales differ.
+
+    `scale_a`, `scale_b`: spacing of the two networks' inputs in mm per axis, for parents whose spacing differs.
+    """
+    scales_a = np.array([n.stride for n in nodes_a]) * (np.array(scale_a) if len(scale_a) else 1.0)
+    scales_b = np.array([n.stride for n in nodes_b]) * (np.array(scale_b) if len(scale_b) else 1.0)
+    allowed = np.isclose(scales_a[:, None], scales_b[None], rtol=1e-3, atol=0).all(-1)
+    p_a = np.array([n.progress for n in nodes_a])[:, None]
+    p_b = np.array([n.progress for n in nodes_b])[None]
+    return np.where(allowed, match_score(p_a, p_b), -np.inf)
+
+
+def order_preserving_matching(scores: np.ndarray) -> list[tuple[int, int]]:
+    """Index pairs, increasing in both, with the largest sum of `scores` (n, m); minus infinity forbids a pair.
+
+    O(n m) time and memory. Vectorised by rows: along a row the recurrence
+    `best[i, j] = max(best[i-1, j], best[i, j-1], best[i-1, j-1] + score)` is a running maximum.
+    """
+    n, m = scores.shape
+    best = np.zeros((n + 1, m + 1))
+    for i in range(n):
+        taken = best[i, :-1] + scores[i]
+        best[i + 1, 1:] = np.maximum.accumulate(np.maximum(best[i, 1:], taken))
+    pairs, i, j = [], n, m
+    while i and j:
+        if best[i, j] == best[i - 1, j]:
+            i -= 1
+        elif best[i, j] == best[i, j - 1]:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+            pairs.append((i, j))
+    return pairs[::-1]
+
+
+def match_layers(nodes_a: Sequence[LayerNode], nodes_b: Sequence[LayerNode], positions: str = "all",
+                 scale_a: Sequence[float] = (), scale_b: Sequence[float] = ()) -> list[Match]:
+    """The matches of two networks in order of the network; their index is the *position*.
+
+    `positions`: `all` joins every layer, `blocks` only the outputs of activations, one per convolution block.
+    """
+    if positions not in ("all", "blocks"):
+        raise ValueError(f"positions must be 'all' or 'blocks', not {positions!r}")
+
+    def wanted(node: LayerNode) -> bool:
+        return node.stitchable and (positions == "all" or node.activation)
+
+    nodes_a, nodes_b = [n for n in nodes_a if wanted(n)], [n for n in nodes_b if wanted(n)]
+    if not nodes_a or not nodes_b:
+        return []
+    scores = score_matrix(nodes_a, nodes_b, scale_a, scale_b)
+    return [
+        Match(nodes_a[i].name, nodes_b[j].name, nodes_a[i].path, nodes_b[j].path, nodes_a[i].channels,
+              nodes_b[j].channels, round(float(scores[i, j]), 6))
+        for i, j in order_preserving_matching(scores)
+    ]

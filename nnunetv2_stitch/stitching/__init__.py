@@ -1,0 +1,1 @@
+"""Stitch layers, switches, the joined graph and the StitchedEnsemble network."""

@@ -1,0 +1,98 @@
+"""Two traced parents -> one joined torch.fx graph with a switch behind every matched layer, and its pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import fx, nn
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.stitching.setting import SIDES, Setting
+
+
+def switch_target(position: int, side: str) -> str:
+    return f"switches.{position}.{side}"
+
+
+def join(root: nn.Module, host: fx.Graph, partner: fx.Graph, matches: Sequence[tuple[str, str]],
+         positions: Iterable[int]) -> fx.GraphModule:
+    """Join two graphs: `root` holds `host`, `partner`, `switches.<position>.<side>` and `heads`.
+
+    `matches` are pairs of fx node names, increasing in both graphs. Each stitch reads the raw map before the switch,
+    so both directions can be on at once without a cycle; every later consumer, skips included, reads the switch.
+    All nodes up to match k precede switch k, and all consumers of it follow: what comes before a position in the
+    joined graph does not depend on the switch there. Returns a GraphModule that shares its leaf modules with `root`.
+    """
+    positions = set(positions)
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    streams = [_Stream(graph, side, parent, x) for side, parent in zip(SIDES, (host, partner))]
+    for position, names in enumerate(matches):
+        raw = [stream.copy_up_to(name) for stream, name in zip(streams, names)]
+        if position not in positions:
+            continue
+        for side, stream, name, own, other in zip(SIDES, streams, names, raw, raw[::-1]):
+            stream.replace(name, graph.create_node("call_module", switch_target(position, side), (own, other),
+                                                   name=f"switch_{position}_{side}"))
+    graph.output(graph.create_node("call_module", "heads", tuple(s.finish() for s in streams), name="heads"))
+    return fx.GraphModule(root, graph, "Joined")
+
+
+class _Stream:
+    """Copies one parent's nodes into the joined graph in order, remembering what its consumers should read."""
+
+    def __init__(self, graph: fx.Graph, side: str, parent: fx.Graph, x: fx.Node):
+        self.graph, self.side = graph, side
+        self.pending = [n for n in parent.nodes if n.op != "placeholder"]
+        self.seen = {n: x for n in parent.nodes if n.op == "placeholder"}
+        self.by_name = {n.name: n for n in parent.nodes}
+
+    def copy_up_to(self, name: str) -> fx.Node:
+        if name not in self.by_name:
+            raise StitchError(f"the {self.side} network has no layer {name}: plans and network do not belong together")
+        while self.by_name[name] not in self.seen:
+            if not self.pending:
+                raise StitchError(f"match {name} of the {self.side} network is out of order")
+            self._copy(self.pending.pop(0))
+        return self.seen[self.by_name[name]]
+
+    def finish(self) -> fx.Node:
+        while self.pending[0].op != "output":
+            self._copy(self.pending.pop(0))
+        return self.seen[self.pending[0].args[0]]
+
+    def replace(self, name: str, node: fx.Node) -> None:
+        self.seen[self.by_name[name]] = node
+
+    def _copy(self, node: fx.Node) -> None:
+        def swap(arg):
+            return fx.map_arg(arg, self.seen.__getitem__)
+
+        target = f"{self.side}.{node.target}" if node.op in ("call_module", "get_attr") else node.target
+        self.seen[node] = self.graph.create_node(node.op, target, swap(node.args), swap(node.kwargs),
+                                                 name=f"{self.side}_{node.name}")
+
+
+def prune(joined: fx.GraphModule, setting: Setting) -> fx.GraphModule:
+    """Specialise a joined graph to one setting, in place: what no output needs is neither kept nor computed."""
+    graph = joined.graph
+    joined.eval()
+    for node in list(graph.nodes):
+        if node.op != "call_module":
+            continue
+        if node.target.startswith("switches."):
+            _, position, side = node.target.split(".")
+            state, (own, other) = setting.state(int(position), side), node.args
+            if state == "own":
+                node.replace_all_uses_with(own)
+            elif state == "stitched":
+                with graph.inserting_before(node):
+                    node.replace_all_uses_with(graph.call_module(f"{node.target}.stitch", (other,)))
+            else:
+                joined.get_submodule(node.target).state = state
+        elif node.target == "heads" and setting.output != "ensemble":
+            node.replace_all_uses_with(node.args[SIDES.index(setting.output)])
+    graph.eliminate_dead_code()
+    joined.delete_all_unused_submodules()
+    joined.recompile()
+    return joined

@@ -1,0 +1,61 @@
+"""Runs a joined graph node by node, for what a plain forward pass cannot do: two streams in step, shared prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import fx
+
+Env = dict[fx.Node, torch.Tensor]
+OnSwitch = Callable[[fx.Node, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class GraphRunner:
+    """Node-by-node execution of a GraphModule whose leaves are modules and functions.
+
+    `nodes` are the nodes between the input and the output in order of execution; a value is dropped after its last
+    consumer in that order.
+    """
+
+    def __init__(self, joined: fx.GraphModule):
+        modules = dict(joined.named_modules())
+        nodes = list(joined.graph.nodes)
+        self.input = nodes[0]
+        self.output = nodes[-1].args[0]
+        self.nodes = nodes[1:-1]
+        self.index = {node: i for i, node in enumerate(self.nodes)}
+        self.modules = {n: modules[n.target] for n in self.nodes if n.op == "call_module"}
+        self._drop: list[list[fx.Node]] = [[] for _ in self.nodes]
+        for node in nodes[:-1]:
+            last = max((self.index[user] for user in node.users if user in self.index), default=None)
+            if last is not None and node is not self.output:
+                self._drop[last].append(node)
+
+    def step(self, env: Env, index: int, on_switch: OnSwitch | None = None) -> None:
+        """Execute node `index`, put its value into `env`, drop what nobody needs any more."""
+        node = self.nodes[index]
+        if node.op != "call_module":
+            env[node] = node.target(*fx.map_arg(node.args, env.__getitem__), **fx.map_arg(node.kwargs, env.__getitem__))
+        elif on_switch is not None and is_switch(node):
+            env[node] = on_switch(node, *(env[a] for a in node.args))
+        else:
+            env[node] = self.modules[node](*(env[a] for a in node.args))
+        for dead in self._drop[index]:
+            env.pop(dead, None)
+
+    def run(self, env: Env, start: int = 0, stop: int | None = None, on_switch: OnSwitch | None = None) -> Env:
+        """Execute nodes `start` to `stop` (exclusive) on `env`, in place; `{runner.input: x}` starts a pass."""
+        for index in range(start, len(self.nodes) if stop is None else stop):
+            self.step(env, index, on_switch)
+        return env
+
+
+def is_switch(node: fx.Node) -> bool:
+    return node.op == "call_module" and node.target.startswith("switches.")
+
+
+def position_of(node: fx.Node) -> tuple[int, str]:
+    """(position, side) of a switch node."""
+    _, position, side = node.target.split(".")
+    return int(position), side

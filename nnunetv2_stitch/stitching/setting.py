@@ -1,0 +1,55 @@
+"""How the switches of a stitched ensemble are set, as a value with a JSON round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nnunetv2_stitch.errors import StitchError
+
+SIDES = ("host", "partner")
+STATES = ("own", "stitched", "average")
+OUTPUTS = ("ensemble", "host", "partner")
+COMBINES = ("probabilities", "logits")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Switch states by position, as `(host state, partner state)`; a position that is not named is `own`.
+
+    `output` says whose head answers, `combine` what an ensemble of both heads averages.
+    """
+
+    switches: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    output: str = "ensemble"
+    combine: str = "probabilities"
+
+    def __post_init__(self):
+        switches = {}
+        for position, states in sorted((int(k), v) for k, v in dict(self.switches).items()):
+            states = (states, states) if isinstance(states, str) else tuple(states)
+            if len(states) != 2 or any(s not in STATES for s in states):
+                raise StitchError(f"switch {position}: {states} is not a pair of {', '.join(STATES)}")
+            if states != ("own", "own"):
+                switches[position] = states
+        object.__setattr__(self, "switches", switches)
+        if self.output not in OUTPUTS:
+            raise StitchError(f"output {self.output!r} is not one of {', '.join(OUTPUTS)}")
+        if self.combine not in COMBINES:
+            raise StitchError(f"combine {self.combine!r} is not one of {', '.join(COMBINES)}")
+
+    @classmethod
+    def average_at(cls, *positions: int, output: str = "ensemble", combine: str = "probabilities") -> Setting:
+        """The paper's well placed pair: both parents' maps averaged at each of `positions`."""
+        return cls({p: ("average", "average") for p in positions}, output, combine)
+
+    def state(self, position: int, side: str) -> str:
+        return self.switches.get(position, ("own", "own"))[SIDES.index(side)]
+
+    def to_json(self) -> dict:
+        switches = {str(k): (v[0] if v[0] == v[1] else list(v)) for k, v in self.switches.items()}
+        return {"switches": switches, "output": self.output, "combine": self.combine}
+
+    @classmethod
+    def from_json(cls, value: Mapping) -> Setting:
+        return cls(value.get("switches", {}), value.get("output", "ensemble"), value.get("combine", "probabilities"))
