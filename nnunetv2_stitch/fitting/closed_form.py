@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import distributed as dist
 
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.runner import GraphRunner, is_switch, position_of
@@ -103,6 +104,15 @@ class DirectMatching:
             return own
 
         self.runner.run({self.runner.input: x}, 0, self.stop, on_switch)
+
+    def reduce(self) -> None:
+        """Add up the moments of all processes of a distributed training."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        states: list = [None] * dist.get_world_size()
+        dist.all_gather_object(states, {p: m.state() for p, m in self.moments.items()})
+        for position, moments in self.moments.items():
+            moments.load_state(torch.stack([s[position] for s in states]).sum(0))
 
     def solve(self) -> dict[int, tuple[float, float]]:
         """Set every stitch to its least-squares solution; returns R^2 per position as `(to host, to partner)`."""

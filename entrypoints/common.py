@@ -1,0 +1,116 @@
+"""What all commands share: how they fail, the types of their arguments, and the options each of them has.
+
+Nothing heavy is imported at the top of any entry point: `--help` must not pay the 5 to 15 s that torch and nnU-Net
+take to import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from nnunetv2_stitch.errors import StitchError
+
+if TYPE_CHECKING:
+    import torch
+
+EXIT_UNEXPECTED = 1
+EXIT_BAD_INPUT = 2  # argparse exits with 2 as well
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None = None) -> None:
+    """Call `main` and turn what it raises into one line on stderr and an exit code.
+
+    Args:
+        main: the command's work, its arguments bound.
+        verbose: print the traceback too.
+        resume: the switch with which the same command goes on where it was interrupted, e.g. `--c`.
+
+    Raises:
+        SystemExit: 2 for bad input (`StitchError`) and for files that cannot be used, 130 when interrupted, 1 for
+            anything unexpected. Nothing is raised when `main` returns.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        hint = f"; the same command with {resume} goes on" if resume else ""
+        _leave(f"interrupted{hint}", EXIT_INTERRUPTED, verbose)
+    except StitchError as error:
+        _leave(f"error: {error}", EXIT_BAD_INPUT, verbose)
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            _leave(f"error: {_describe_file_error(error)}", EXIT_BAD_INPUT, verbose)
+        message = f"error: unexpected {type(error).__name__}: {error}"
+        if not verbose:
+            message += "; run again with --verbose for the traceback"
+        _leave(message, EXIT_UNEXPECTED, verbose)
+
+
+def _describe_file_error(error: OSError) -> str:
+    files = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return f"{error.strerror or type(error).__name__}: {files}"
+
+
+def _leave(message: str, code: int, verbose: bool) -> None:
+    if verbose:
+        traceback.print_exc()
+    # Messages of other libraries may hold line breaks; scripts that read stderr are promised one line.
+    print(" ".join(message.split()), file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def positive_int(text: str) -> int:
+    """Argparse type: a whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Argparse type: a number from 0 to 1, both included."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value <= 1.0:  # also refuses nan
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
+    return value
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add `-device`, `--disable_progress_bar` and `--verbose`, under nnU-Net's names."""
+    parser.add_argument(
+        "-device",
+        choices=("cpu", "cuda", "mps"),
+        default=None,
+        help="where to compute; default: cuda when available, else cpu. Pick one GPU of several with "
+        "CUDA_VISIBLE_DEVICES=X",
+    )
+    parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars, for logs")
+    parser.add_argument("--verbose", action="store_true", help="say more, and print the traceback of an error")
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """Turn the value of `-device` into a device that is there.
+
+    Raises:
+        StitchError: the device was asked for by name and this machine, or this build of torch, lacks it.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise StitchError("-device cuda: torch sees no CUDA GPU here; use -device cpu, or leave -device out")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise StitchError("-device mps: torch has no MPS here; use -device cpu, or leave -device out")
+    return torch.device(name)

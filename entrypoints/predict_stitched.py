@@ -1,0 +1,92 @@
+"""nnUNetv2_predict_stitched: predict with a stitched model."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from nnunetv2_stitch.entrypoints.common import add_common, resolve_device, run
+from nnunetv2_stitch.entrypoints.train_stitch import fold, set_threads
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_predict_stitched",
+        description="Predict with a stitched nnU-Net. Takes the flags of nnUNetv2_predict; trainer, plans and "
+                    "configuration are found when the dataset has one stitched model.")
+    add = parser.add_argument
+    add("-i", required=True, metavar="FOLDER", help="images, named as nnU-Net expects (CASE_0000.nii.gz ...)")
+    add("-o", required=True, metavar="FOLDER", help="where the segmentations go; created if need be")
+    add("-d", metavar="DATASET", help="dataset name or id of the host")
+    add("-m", metavar="MODEL_FOLDER", help="model folder, instead of -d; needs no environment variable")
+    add("-c", metavar="CONFIG", help="configuration; default: the only one there is")
+    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds to average; default: all that are trained")
+    add("-p", metavar="PLANS", help="plans; default: the only ones there are")
+    add("-tr", metavar="TRAINER", help="trainer; default: the only one there is")
+    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint. Default: %(default)s")
+    add("-mode", choices=("stitched", "ensemble", "host", "partner"), default="stitched",
+        help="who answers: the stitched ensemble, the plain ensemble of both parents, or one parent alone. "
+             "Default: %(default)s")
+    add("-step_size", type=float, default=0.5, help="step of the sliding window. Default: %(default)s")
+    add("--disable_tta", action="store_true", help="no mirroring: faster, a little less accurate")
+    add("--save_probabilities", action="store_true", help="also write class probabilities (npz)")
+    add("--save_disagreement", action="store_true", help="also write, into OUTPUT/disagreement, where the parents "
+                                                          "differ, in percent per voxel")
+    add("--continue_prediction", action="store_true", help="keep what is predicted already and go on")
+    add("-npp", type=int, help="processes for preprocessing. Default: 3 on a GPU; none on the CPU, where they would "
+                               "only compete with the network")
+    add("-nps", type=int, help="processes for export. Default: as -npp")
+    add("-num_parts", type=int, default=1, help="number of such calls that share the work. Default: %(default)s")
+    add("-part_id", type=int, default=0, help="which of them this one is, from 0. Default: %(default)s")
+    add_common(parser)
+    return parser
+
+
+def predict_stitched_entry() -> None:
+    args = build_parser().parse_args()
+    run(lambda: main(args), verbose=args.verbose, resume="--continue_prediction")
+
+
+def main(args: argparse.Namespace) -> None:
+    from nnunetv2_stitch.errors import StitchError
+    if (args.d is None) == (args.m is None):
+        raise StitchError("give either -d DATASET or -m MODEL_FOLDER")
+    if not 0 < args.step_size <= 1:
+        raise StitchError(f"-step_size {args.step_size} is not above 0 and at most 1")
+    if not 0 <= args.part_id < args.num_parts:
+        raise StitchError(f"-part_id {args.part_id} must be from 0 to {args.num_parts - 1} (-num_parts {args.num_parts})")
+    if not os.path.isdir(args.i):
+        raise StitchError(f"input folder {args.i} does not exist")
+    device = resolve_device(args.device)
+    set_threads(device.type)
+    from nnunetv2_stitch.inference.find import find_stitched_model, require_images
+    from nnunetv2_stitch.inference.predictor import StitchedPredictor
+
+    folder = args.m or find_stitched_model(args.d, args.c, args.tr, args.p)
+    predictor = StitchedPredictor(
+        tile_step_size=args.step_size, use_mirroring=not args.disable_tta, device=device, verbose=args.verbose,
+        perform_everything_on_device=device.type == "cuda", verbose_preprocessing=args.verbose,
+        allow_tqdm=not args.disable_progress_bar)
+    predictor.initialize_from_trained_model_folder(folder, args.f, args.chk, args.mode)
+    require_images(args.i, predictor.dataset_json["file_ending"], len(predictor.dataset_json["channel_names"]))
+    os.makedirs(args.o, exist_ok=True)
+    if not os.access(args.o, os.W_OK):
+        raise StitchError(f"no permission to write into {args.o}")
+    predict(predictor, args, device.type)
+    if args.save_disagreement:
+        predictor.save_disagreement(args.i, os.path.join(args.o, "disagreement"), not args.continue_prediction,
+                                    args.num_parts, args.part_id)
+
+
+def predict(predictor, args: argparse.Namespace, device: str) -> None:
+    """In one process on the CPU (every worker would import nnU-Net anew), as nnU-Net elsewhere or when asked to."""
+    workers = [n if n is not None else (0 if device == "cpu" else 3) for n in (args.npp, args.nps)]
+    overwrite = not args.continue_prediction
+    if workers == [0, 0] and args.num_parts == 1:
+        predictor.predict_from_files_sequential(args.i, args.o, save_probabilities=args.save_probabilities,
+                                                overwrite=overwrite)
+        return
+    predictor.predict_from_files(
+        args.i, args.o, save_probabilities=args.save_probabilities, overwrite=overwrite,
+        num_processes_preprocessing=max(1, workers[0]), num_processes_segmentation_export=max(1, workers[1]),
+        num_parts=args.num_parts, part_id=args.part_id)

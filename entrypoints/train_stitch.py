@@ -1,0 +1,163 @@
+"""nnUNetv2_train_stitch: stitch two trained nnU-Nets into one."""
+
+from __future__ import annotations
+
+import argparse
+
+from nnunetv2_stitch.entrypoints.common import add_common, positive_int, resolve_device, run
+
+
+def fold(text: str) -> int | str:
+    """Argparse type: a fold as nnU-Net names it."""
+    if text == "all":
+        return text
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a fold: give 0, 1, 2, ... or all")
+    return int(text)
+
+
+def positions(text: str) -> str | list[int]:
+    """Argparse type: `all`, `blocks`, or positions such as `3,7,20-25`."""
+    if text in ("all", "blocks"):
+        return text
+    chosen: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            chosen += range(int(first), int(last or first) + 1)
+    except ValueError:
+        chosen = []
+    if not chosen:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither all, blocks, nor positions such as 3,7,20-25")
+    return chosen
+
+
+def position(text: str) -> int | float:
+    """Argparse type: an index, or with a decimal point the progress in the host from 0.0 to 1.0."""
+    try:
+        value = float(text) if "." in text else int(text)
+    except ValueError:
+        value = -1
+    if value < 0 or (isinstance(value, float) and value > 1):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a position such as 44 nor a progress such as 0.65")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_train_stitch",
+        description="Stitch two trained nnU-Nets into one. DATASET_A is the host: its images, plans and folds are "
+                    "used. DATASET_B is the partner: only its trained model is needed. The result is an ordinary "
+                    "nnU-Net model of DATASET_A.")
+    parser.add_argument("dataset_a", metavar="DATASET_A", help="host: dataset name or id")
+    parser.add_argument("dataset_b", metavar="DATASET_B", help="partner: dataset name or id; only its model is read")
+    add = parser.add_argument
+    add("-c", metavar="CONFIG", help="configuration, e.g. 2d; default: the one that both are trained in")
+    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of A to stitch; default: all that are trained")
+    add("-tr_a", metavar="TRAINER", help="trainer of A's model; default: the only one there is")
+    add("-tr_b", metavar="TRAINER", help="trainer of B's model")
+    add("-p_a", metavar="PLANS", help="plans of A's model; default: the only ones there are")
+    add("-p_b", metavar="PLANS", help="plans of B's model")
+    add("-f_b", type=fold, metavar="FOLD", help="fold of B for all folds of A; default: the same fold, else 'all', "
+                                                 "else B's first")
+    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="the parents' checkpoint. Default: %(default)s")
+    add("-fit", choices=("double_batched", "direct", "task"), default="double_batched",
+        help="how the stitches are fitted. direct: closed form, one pass. task: by the segmentation loss, a "
+             "comparator. Default: %(default)s")
+    add("-positions", type=positions, default="all", metavar="all|blocks|LIST",
+        help="which layers get stitches: all, one per convolution block, or e.g. 3,7,20-25. Default: %(default)s")
+    add("-rule", choices=("1", "2", "3", "loo"), help="how the position is chosen. 1: each fold's best. 2: lowest "
+        "mean rank over folds. 3: by -position. loo: mean rank over the other folds. Default: 2, or 3 with -position")
+    add("-position", type=position, metavar="K", help="position by index (44) or by progress in the host (0.65)")
+    add("-output", choices=("ensemble", "host", "partner"), default="ensemble",
+        help="whose head answers. Default: %(default)s, both")
+    add("-combine", choices=("probabilities", "logits"), default="probabilities",
+        help="what an ensemble of both heads averages. Default: %(default)s")
+    add("-epochs", type=positive_int, metavar="N", help="epochs. Default: the trainer's, 50")
+    add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
+    add("-seed", type=int, default=12345, help="seed, recorded in the plans. Default: %(default)s")
+    add("-o_p", default="nnUNetStitchPlans", metavar="PLANS_NAME", help="name of the plans written. "
+        "Default: %(default)s")
+    add("-num_gpus", type=positive_int, default=1, help="number of GPUs (DDP, as nnU-Net). Default: %(default)s")
+    add("--npz", action="store_true", help="save probabilities of the validation, for nnUNetv2_find_best_configuration")
+    add("--c", action="store_true", help="continue after an interruption; what is done is kept")
+    add("--val", action="store_true", help="only repeat the validation of trained folds")
+    add("--dry_run", action="store_true", help="print the matches, parameters and memory; write nothing")
+    add_common(parser)
+    return parser
+
+
+def train_stitch_entry() -> None:
+    args = build_parser().parse_args()
+    run(lambda: main(args), verbose=args.verbose, resume="--c")
+
+
+def request_of(args: argparse.Namespace) -> dict:
+    """The command's arguments as fields of `pipeline.Request`."""
+    return dict(
+        configuration=args.c, folds=args.f, trainer_a=args.tr_a, trainer_b=args.tr_b, plans_a=args.p_a,
+        plans_b=args.p_b, fold_b=args.f_b, checkpoint_name=args.chk, fit=args.fit, positions=args.positions,
+        rule=args.rule or ("3" if args.position is not None else "2"), position=args.position, output=args.output,
+        combine=args.combine, epochs=args.epochs, iterations=args.iterations, plans_name=args.o_p, seed=args.seed)
+
+
+def main(args: argparse.Namespace) -> None:
+    from nnunetv2_stitch.errors import StitchError
+    if args.c and args.val:
+        raise StitchError("--c and --val exclude each other: --c goes on and validates, --val only validates")
+    if args.dry_run:
+        from nnunetv2_stitch.pipeline import Request, prepare
+        print_job(prepare(Request(args.dataset_a, args.dataset_b, **request_of(args)), continue_training=True))
+        return
+    device = resolve_device(args.device)
+    set_threads(device.type)
+    from nnunetv2_stitch.pipeline import train_stitch
+    result = train_stitch(
+        args.dataset_a, args.dataset_b, device=device, num_gpus=args.num_gpus, continue_training=args.c,
+        only_validation=args.val, save_probabilities=args.npz, progress=not args.disable_progress_bar,
+        say=lambda line: print(f"\n=== {line}", flush=True), **request_of(args))
+    print_result(result)
+
+
+def set_threads(device: str) -> None:
+    """As nnU-Net: all cores on the CPU, one thread beside a GPU."""
+    import multiprocessing
+
+    import torch
+    torch.set_num_threads(multiprocessing.cpu_count() if device == "cpu" else 1)
+
+
+def print_job(job) -> None:
+    print(f"host     {job.host.dataset_name} {job.host.identifier}, folds {', '.join(map(str, job.folds))}: "
+          f"{job.host_parameters:,} parameters")
+    print(f"partner  {job.partner.dataset_name} {job.partner.identifier}, folds "
+          f"{', '.join(str(job.partner_folds[f]) for f in job.folds)}: {job.partner_parameters:,} parameters")
+    print(f"stitches {2 * len(job.positions)} at {len(job.positions)} positions: {job.stitch_parameters:,} parameters")
+    gib = 2**30
+    print(f"feature maps in memory, estimated: training {job.memory.training / gib:.2f} GiB, "
+          f"prediction {job.memory.prediction / gib:.2f} GiB\n")
+    print(f"{'position':>8}  {'progress':>8}  {'channels':>11}  layer (host / partner where they differ)")
+    progress = job.layout.progress()
+    for p in job.positions:
+        match = job.layout.matches[p]
+        channels = f"{match.host_channels} / {match.partner_channels}"
+        print(f"{p:>8}  {progress[p]:>8.2f}  {channels:>11}  {job.layout.position_name(p)}")
+    print("\nNothing was written (--dry_run).")
+
+
+def print_result(result) -> None:
+    from nnunetv2_stitch.evaluation.tables import text_table
+    print("\nMean Dice on A's validation cases, on the preprocessed grid without mirroring:\n")
+    print(text_table(result.table))
+    if len(set(result.positions.values())) == 1:
+        print(f"\nChosen position: {result.position}, {result.position_name}")
+    else:
+        print("\nChosen positions: " + ", ".join(f"fold {f}: {p}" for f, p in result.positions.items()))
+    for remark in result.remarks:
+        print(remark)
+    print("Figures: " + ", ".join(result.figures))
+    folds = " ".join(map(str, result.folds))
+    common = f"-i INPUT_FOLDER -o OUTPUT_FOLDER -d {result.dataset} -c {result.configuration} " \
+             f"-tr {result.trainer} -p {result.plans_name} -f {folds}"
+    print(f"\nPredict with:\n  nnUNetv2_predict_stitched {common}\nor, where this package is installed, with stock "
+          f"nnU-Net:\n  nnUNetv2_predict {common}")

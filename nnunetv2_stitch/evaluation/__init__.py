@@ -1,0 +1,1 @@
+"""Baselines, measures and figures."""

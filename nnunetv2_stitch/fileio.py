@@ -1,0 +1,48 @@
+"""Files that are whole or not there at all: write to a temporary name, then rename."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from nnunetv2_stitch.errors import StitchError
+
+
+def atomically(path: str, write: Callable[[str], Any]) -> None:
+    """Call `write(temporary path)` and rename the result to `path`; the temporary name keeps the file's ending.
+
+    Raises:
+        StitchError: the folder cannot be written to.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = os.path.join(folder, f".tmp{os.getpid()}_{name}")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except PermissionError as error:
+        raise StitchError(f"no permission to write {path}; choose a folder that you may write to") from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def write_json(path: str, value: Any) -> None:
+    """JSON as nnU-Net writes it: indented, keys in order of insertion."""
+    def write(temporary):
+        with open(temporary, "w") as f:
+            json.dump(value, f, indent=4)
+    atomically(path, write)
+
+
+def read_json(path: str) -> Any:
+    """Raises StitchError if the file is missing or not JSON."""
+    try:
+        with open(path) as f:
+            return json.load(f)
+    except FileNotFoundError:
+        raise StitchError(f"{path} does not exist") from None
+    except (ValueError, RecursionError, UnicodeDecodeError) as error:
+        raise StitchError(f"{path} is not readable JSON ({error}); copy it again from its source") from error

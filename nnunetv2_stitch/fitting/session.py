@@ -1,0 +1,169 @@
+"""What a stitch trainer does beyond nnU-Net's trainer, kept out of the trainer classes so that they import fast."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from nnunetv2.paths import nnUNet_results
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import atomically, read_json, write_json
+from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
+from nnunetv2_stitch.fitting.double_batched import sample_setting
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
+from nnunetv2_stitch.stitching.plans import load_parents
+from nnunetv2_stitch.stitching.setting import Setting
+
+STITCHES_FILE = "stitches_all.safetensors"
+DIRECT_FILE = "direct_matching.json"
+STITCH_TRAINER_KEY = "stitch_trainer_name"  # in deployed checkpoints only, whose trainer_name is nnUNetTrainer
+
+
+class StitchSession:
+    """State and steps of one stitch training; `trainer` is the nnU-Net trainer that it serves."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.configuration = trainer.configuration_manager.configuration
+        if "stitching" not in self.configuration:
+            raise StitchError(f"plans {trainer.plans_manager.plans_name} describe no stitched ensemble for "
+                              f"{trainer.configuration_name}; run nnUNetv2_train_stitch DATASET_A DATASET_B first")
+        training = self.configuration["stitching"]["training"]
+        for name in ("num_epochs", "num_iterations_per_epoch"):
+            if training.get(name) is not None:
+                setattr(trainer, name, training[name])
+        self.rng_seed = int(training.get("seed", 12345))
+        self.rng = random.Random(self.rng_seed)
+        self.fixed_setting = Setting.from_json(training["setting"]) if training.get("setting") else None
+        #: what validation and prediction use once the position is known
+        self.setting = self.fixed_setting or Setting.from_json(self.configuration["architecture"]["arch_kwargs"]["setting"])
+        self.matching: DirectMatching | None = None
+
+    # -- set-up ---------------------------------------------------------------------------------------------------
+
+    def seed(self) -> None:
+        """Seeds python, numpy and torch. Bit-equal repetition needs the CPU and nnUNet_n_proc_DA=0, because nnU-Net's
+        augmentation workers race."""
+        seed = self.rng_seed + self.trainer.current_epoch + 1000 * self.trainer.local_rank
+        self.rng.seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        self.trainer.print_to_log_file(f"nnunetv2-stitch: seed {self.rng_seed}")
+
+    def load_parents(self) -> None:
+        load_parents(self.trainer.stitched, self.configuration, self.trainer.fold, str(nnUNet_results))
+
+    def plot_matches(self) -> None:
+        """The two networks with their matches, in place of nnU-Net's drawing of one network."""
+        from nnunetv2_stitch.evaluation.figures import matches
+        from nnunetv2_stitch.stitching.plans import parent_nodes
+        if self.trainer.local_rank != 0:
+            return
+        network = self.trainer.stitched
+        nodes = parent_nodes(network)
+        index = [{n.name: i for i, n in enumerate(side)} for side in nodes]
+        pairs = [(index[0][m["host"]], index[1][m["partner"]]) for m in network.matches]
+        matches(*nodes, pairs, os.path.join(self.trainer.output_folder_base, "matches.png"))
+
+    # -- steps ----------------------------------------------------------------------------------------------------
+
+    def to_device(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(batch[k].to(self.trainer.device, non_blocking=True) for k in ("data", "target"))
+
+    def autocast(self):
+        """As nnU-Net: mixed precision on CUDA only."""
+        return torch.autocast("cuda") if self.trainer.device.type == "cuda" else nullcontext()
+
+    def sample_switches(self) -> None:
+        network = self.trainer.stitched
+        sampled = sample_setting(network, self.rng)
+        network.apply_setting(Setting(sampled.switches, self.setting.output, self.setting.combine))
+
+    def all_switches(self) -> None:
+        network = self.trainer.stitched
+        network.apply_setting(Setting(all_average(network).switches, self.setting.output, self.setting.combine))
+
+    def optimise(self, loss: torch.Tensor) -> None:
+        trainer = self.trainer
+        parameters = trainer.stitched.stitch_parameters()
+        scaler = trainer.grad_scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        if scaler is not None:
+            scaler.unscale_(trainer.optimizer)
+        torch.nn.utils.clip_grad_norm_(parameters, 12)
+        if scaler is None:
+            trainer.optimizer.step()
+        else:
+            scaler.step(trainer.optimizer)
+            scaler.update()
+
+    # -- direct matching ------------------------------------------------------------------------------------------
+
+    def start_direct_matching(self) -> None:
+        self.matching = DirectMatching(self.trainer.stitched)
+
+    def direct_step(self, batch: dict) -> np.ndarray:
+        data, _ = self.to_device(batch)
+        with torch.no_grad(), self.autocast():
+            self.matching.update(data)
+        return np.zeros(())
+
+    def finish_direct_matching(self) -> np.ndarray:
+        """Solve, over all processes' moments; returns the mean unexplained variance."""
+        self.matching.reduce()
+        scores = self.matching.solve()
+        self.matching = None
+        if self.trainer.local_rank == 0:
+            write_json(os.path.join(self.trainer.output_folder, DIRECT_FILE), {str(k): v for k, v in scores.items()})
+        return np.array(1 - np.mean(list(scores.values())))
+
+    def direct_matching(self) -> None:
+        """One pass of direct matching before the first epoch, as the starting point of training."""
+        self.start_direct_matching()
+        for _ in range(self.trainer.num_iterations_per_epoch):
+            self.direct_step(next(self.trainer.dataloader_train))
+        unexplained = self.finish_direct_matching()
+        self.trainer.print_to_log_file(f"direct matching leaves {float(unexplained):.3f} of the features' variance")
+
+    def r2(self) -> dict[int, tuple[float, float]] | None:
+        path = os.path.join(self.trainer.output_folder, DIRECT_FILE)
+        return {int(k): tuple(v) for k, v in read_json(path).items()} if os.path.isfile(path) else None
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, filename: str, stock_save: Callable[[str], None]) -> None:
+        if self.trainer.local_rank != 0 or self.trainer.disable_checkpointing:
+            stock_save(filename)
+        else:
+            atomically(filename, stock_save)
+
+    def load_checkpoint(self, path: str, stock_load: Callable[[str], None]) -> None:
+        """A training checkpoint as nnU-Net does; a deployed one together with all stitches beside it."""
+        from safetensors.torch import load_file
+        trainer = self.trainer
+        if not trainer.was_initialized:
+            trainer.initialize()
+        checkpoint = load_checkpoint(path)
+        if STITCH_TRAINER_KEY not in checkpoint:
+            stock_load(path)
+            return
+        network = trainer.stitched
+        weights = checkpoint["network_weights"]
+        self.setting = decode_setting(weights[SETTING_KEY])
+        state = network.state_dict()
+        stitches = os.path.join(os.path.dirname(path), STITCHES_FILE)
+        if os.path.isfile(stitches):
+            state.update(load_file(stitches))
+        state.update({k: v for k, v in weights.items() if k in state})
+        network.load_state_dict(state)
+        trainer.current_epoch = checkpoint["current_epoch"]
+        trainer.logger.load_checkpoint(checkpoint["logging"])
+        trainer._best_ema = checkpoint["_best_ema"]
+        trainer.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]

@@ -1,0 +1,105 @@
+"""Finding the stitched model that a prediction command means."""
+
+from __future__ import annotations
+
+import os
+
+from nnunetv2.paths import nnUNet_results
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.stitching.plans import is_stitched
+
+
+def stitched_configuration(model_folder: str) -> str:
+    """The configuration of a stitched model folder, from the folder's name or else its plans.
+
+    Raises:
+        StitchError: no model folder, or not a stitched one.
+    """
+    if not os.path.isdir(model_folder):
+        raise StitchError(f"{model_folder} does not exist; give a model folder, e.g. "
+                          f"nnUNet_results/Dataset001_X/nnUNetTrainerStitch__nnUNetStitchPlans__2d")
+    configurations = read_json(os.path.join(model_folder, "plans.json")).get("configurations", {})
+    stitched = [name for name, c in configurations.items() if is_stitched(c)]
+    name = os.path.basename(os.path.normpath(model_folder)).split("__")[-1]
+    if name in stitched:
+        return name
+    if len(stitched) != 1:
+        raise StitchError(f"{model_folder} is no stitched model; use nnUNetv2_predict_from_modelfolder for it")
+    return stitched[0]
+
+
+def find_stitched_model(dataset: str, configuration: str | None = None, trainer: str | None = None,
+                        plans: str | None = None) -> str:
+    """The folder of the one stitched model of a dataset (id or name) that fits what was given.
+
+    Raises:
+        StitchError: none, or several; then they are listed with the flags that choose.
+    """
+    from nnunetv2_stitch.parties.model_folder import dataset_folder
+    folder = dataset_folder(dataset, results_folder())
+    found = []
+    for name in sorted(os.listdir(folder)):
+        parts = name.split("__")
+        path = os.path.join(folder, name)
+        if len(parts) != 3 or not os.path.isfile(os.path.join(path, "plans.json")):
+            continue
+        wanted = ((trainer, parts[0]), (plans, parts[1]), (configuration, parts[2]))
+        if all(w is None or w == p for w, p in wanted):
+            configurations = read_json(os.path.join(path, "plans.json")).get("configurations", {})
+            if is_stitched(configurations.get(parts[2], {})):
+                found.append(path)
+    if not found:
+        raise StitchError(f"no stitched model in {folder} fits; train one with nnUNetv2_train_stitch, or check "
+                          f"-c, -tr and -p")
+    if len(found) > 1:
+        names = ", ".join(os.path.basename(f) for f in found)
+        raise StitchError(f"several stitched models in {folder}: {names}; choose with -tr, -p and -c")
+    return found[0]
+
+
+def trained_folds(model_folder: str, folds: list | None, checkpoint_name: str) -> list[int | str]:
+    """The folds to use: those asked for, or all that are there.
+
+    Raises:
+        StitchError: a fold without this checkpoint.
+    """
+    there = [n[5:] for n in sorted(os.listdir(model_folder)) if n.startswith("fold_")
+             and os.path.isfile(os.path.join(model_folder, n, checkpoint_name))]
+    there = [f if f == "all" else int(f) for f in there]
+    if folds is None:
+        folds = [f for f in there if f != "all"] or there
+    missing = [f for f in folds if f not in there]
+    if missing or not folds:
+        raise StitchError(f"{model_folder} has no {checkpoint_name} of fold {missing[0] if missing else '0'}; "
+                          f"it has folds {', '.join(map(str, there)) or 'none'}; choose with -f and -chk")
+    return list(folds)
+
+
+def require_images(folder: str, file_ending: str, channels: int) -> int:
+    """Number of cases in an input folder.
+
+    Raises:
+        StitchError: no such folder, no image with nnU-Net's name pattern, or a case with missing channels.
+    """
+    if not os.path.isdir(folder):
+        raise StitchError(f"input folder {folder} does not exist")
+    cases: dict[str, set] = {}
+    for name in os.listdir(folder):
+        stem = name[:-len(file_ending)]
+        if name.endswith(file_ending) and len(stem) > 5 and stem[-5] == "_" and stem[-4:].isdigit():
+            cases.setdefault(stem[:-5], set()).add(int(stem[-4:]))
+    if not cases:
+        raise StitchError(f"nothing to predict in {folder}: no file named CASE_0000{file_ending}, as nnU-Net expects")
+    for case, present in sorted(cases.items()):
+        if present != set(range(channels)):
+            raise StitchError(f"case {case} in {folder} has channels {sorted(present)}, the model needs {channels} "
+                              f"(_0000 to _{channels - 1:04d})")
+    return len(cases)
+
+
+def results_folder() -> str:
+    if not nnUNet_results.is_set():
+        raise StitchError("environment variable nnUNet_results is not set; set it, or give the model folder with -m")
+    return str(nnUNet_results)

@@ -1,0 +1,145 @@
+"""nnU-Net's predictor for stitched models: safe loading, four ways to answer, disagreement of the parents."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.inference.find import stitched_configuration, trained_folds
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting, encode_setting
+from nnunetv2_stitch.stitching.setting import OUTPUTS, Setting
+
+MODES = ("stitched", "ensemble", "host", "partner")
+
+
+class StitchedPredictor(nnUNetPredictor):
+    """nnUNetPredictor for stitched models; everything that is not redefined here is nnU-Net's.
+
+    Stays initialised between cases: initialise once, then call `predict_from_files`, `predict_single_npy_array` or
+    any other of nnU-Net's methods as often as you like, and change `mode` in between.
+
+    Example:
+        >>> predictor = StitchedPredictor(device=torch.device("cpu"))
+        >>> predictor.initialize_from_trained_model_folder(folder, use_folds=None, mode="stitched")
+        >>> predictor.predict_from_files_sequential(input_folder, output_folder)
+    """
+
+    def initialize_from_trained_model_folder(self, model_training_output_dir: str, use_folds=None,
+                                             checkpoint_name: str = "checkpoint_final.pth",
+                                             mode: str = "stitched") -> None:
+        """As nnU-Net's, without executing anything from the folder and without looking for a trainer class.
+
+        Args:
+            mode: `stitched` as deployed; `ensemble`, `host` or `partner` answer with the untouched parents.
+
+        Raises:
+            StitchError: not a stitched model, a fold or checkpoint missing or broken, or a mode that the deployed
+                checkpoint does not hold the weights for.
+        """
+        folder = model_training_output_dir
+        configuration = stitched_configuration(folder)
+        folds = [use_folds] if isinstance(use_folds, (str, int)) else use_folds
+        folds = trained_folds(folder, None if folds is None else list(folds), checkpoint_name)
+        dataset_json = read_json(os.path.join(folder, "dataset.json"))
+        plans_manager = PlansManager(read_json(os.path.join(folder, "plans.json")))
+        configuration_manager = plans_manager.get_configuration(configuration)
+        paths = [os.path.join(folder, f"fold_{f}", checkpoint_name) for f in folds]
+        checkpoints = [load_checkpoint(p) for p in paths]
+        weights = [c["network_weights"] for c in checkpoints]
+        for path, w in zip(paths, weights):
+            if SETTING_KEY not in w:
+                raise StitchError(f"{path} holds no stitched ensemble; check -chk and the folder")
+        network = StitchedEnsemble(
+            determine_num_input_channels(plans_manager, configuration_manager, dataset_json),
+            plans_manager.get_label_manager(dataset_json).num_segmentation_heads,
+            **configuration_manager.network_arch_init_kwargs)
+        self._deployed, self._paths = weights, paths
+        self.manual_initialization(network, plans_manager, configuration_manager, weights, dataset_json,
+                                   "nnUNetTrainer", checkpoints[0].get("inference_allowed_mirroring_axes"))
+        self.set_mode(mode)
+
+    def set_mode(self, mode: str) -> None:
+        """Answer as `stitched`, plain `ensemble`, `host` or `partner` from now on.
+
+        Raises:
+            StitchError: the deployed checkpoint lacks what this mode needs.
+        """
+        if mode not in MODES:
+            raise StitchError(f"mode {mode!r} is not one of {', '.join(MODES)}")
+        parameters = []
+        for weights, path in zip(self._deployed, self._paths):
+            if mode in OUTPUTS:
+                combine = decode_setting(weights[SETTING_KEY]).combine
+                weights = {**weights, SETTING_KEY: encode_setting(Setting({}, mode, combine))}
+            try:
+                self.network.load_state_dict(weights)
+            except StitchError as error:
+                raise StitchError(f"{path} cannot answer as {mode}: it was pruned to what its own setting needs; "
+                                  f"use -mode stitched, or train with -output ensemble") from error
+            parameters.append({k: v for k, v in weights.items() if k in self.network.state_dict()})
+        self.list_of_parameters, self.mode = parameters, mode
+
+    @contextmanager
+    def answering_as(self, mode: str):
+        """Within this context, predict in another mode."""
+        before = self.list_of_parameters, self.mode
+        self.set_mode(mode)
+        try:
+            yield self
+        finally:
+            self.list_of_parameters, self.mode = before
+
+    def predict_from_files_sequential(self, list_of_lists_or_source_folder,
+                                      output_folder_or_list_of_truncated_output_files, *args, **kwargs):
+        """As nnU-Net's, which expects the output folder to exist."""
+        if isinstance(output_folder_or_list_of_truncated_output_files, str):
+            os.makedirs(output_folder_or_list_of_truncated_output_files, exist_ok=True)
+        return super().predict_from_files_sequential(
+            list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files, *args, **kwargs)
+
+    def save_disagreement(self, input_folder: str, output_folder: str, overwrite: bool = True, num_parts: int = 1,
+                          part_id: int = 0) -> list[str]:
+        """Write a map per case of where the untouched parents differ, in percent, into `output_folder`.
+
+        Percent are half the sum over classes of the absolute difference of both parents' probabilities (total
+        variation; the largest difference over regions for region-based models): 0 where they agree, 100 where each
+        is certain of something else. Same geometry and file format as the segmentations.
+
+        Raises:
+            StitchError: the deployed checkpoint does not hold both parents.
+        """
+        ending = self.dataset_json["file_ending"]
+        cases = create_lists_from_splitted_dataset_folder(input_folder, ending)[part_id::num_parts]
+        os.makedirs(output_folder, exist_ok=True)
+        preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
+        writer = self.plans_manager.image_reader_writer_class()
+        written = []
+        for files in cases:
+            path = os.path.join(output_folder, os.path.basename(files[0])[:-len(ending) - 5] + ending)
+            if not overwrite and os.path.isfile(path):
+                continue
+            data, _, properties = preprocessor.run_case(files, None, self.plans_manager, self.configuration_manager,
+                                                        self.dataset_json)
+            probabilities = []
+            for mode in ("host", "partner"):
+                with self.answering_as(mode):
+                    logits = self.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()
+                probabilities.append(convert_predicted_logits_to_segmentation_with_correct_shape(
+                    logits, self.plans_manager, self.configuration_manager, self.label_manager, properties,
+                    return_probabilities=True)[1])
+            difference = np.abs(np.asarray(probabilities[0]) - np.asarray(probabilities[1]))
+            share = difference.max(0) if self.label_manager.has_regions else difference.sum(0) / 2
+            writer.write_seg(np.round(100 * share).astype(np.uint8), path, properties)
+            written.append(path)
+        return written

@@ -1,0 +1,1 @@
+"""Model folders of the parties: reading, comparing and writing them."""

@@ -1,0 +1,231 @@
+"""Everything that is checked and decided before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
+from nnunetv2_stitch.parties.compatibility import require_compatible
+from nnunetv2_stitch.parties.model_folder import ModelFolder, find_pair
+from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
+from nnunetv2_stitch.selection.rules import position_at_progress
+from nnunetv2_stitch.stitching.network import CLASS_PATH, build_parent
+from nnunetv2_stitch.stitching.plans import (
+    Layout, Training, count_parameters, lay_out, record_parent, stitched_plans, supernet_from_plans,
+)
+from nnunetv2_stitch.stitching.setting import Setting
+
+TRAINERS = {"double_batched": "nnUNetTrainerStitch", "direct": "nnUNetTrainerStitchDirect",
+            "task": "nnUNetTrainerStitchTask"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, one field per flag of nnUNetv2_train_stitch. None means: choose sensibly."""
+
+    dataset_a: str | int
+    dataset_b: str | int
+    configuration: str | None = None
+    folds: Sequence[int | str] | None = None
+    trainer_a: str | None = None
+    trainer_b: str | None = None
+    plans_a: str | None = None
+    plans_b: str | None = None
+    fold_b: int | str | None = None
+    checkpoint_name: str = "checkpoint_final.pth"
+    fit: str = "double_batched"
+    positions: str | Sequence[int] = "all"
+    rule: str = "2"
+    position: int | float | None = None
+    output: str = "ensemble"
+    combine: str = "probabilities"
+    epochs: int | None = None
+    iterations: int | None = None
+    plans_name: str = "nnUNetStitchPlans"
+    seed: int = 12345
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked request: both parties, the layout, the folds and the plans to be written."""
+
+    request: Request
+    host: ModelFolder
+    partner: ModelFolder
+    layout: Layout
+    folds: list[int | str]
+    partner_folds: dict[int | str, int | str]
+    plans: dict
+    positions: list[int]
+    fixed_position: int | None
+    host_parameters: int
+    partner_parameters: int
+    stitch_parameters: int
+    memory: MemoryEstimate
+
+    @property
+    def trainer(self) -> str:
+        return TRAINERS[self.request.fit]
+
+    @property
+    def model_folder(self) -> str:
+        return os.path.join(str(nnUNet_results), self.host.dataset_name,
+                            f"{self.trainer}__{self.request.plans_name}__{self.host.configuration}")
+
+    @property
+    def preprocessed_folder(self) -> str:
+        return os.path.join(str(nnUNet_preprocessed), self.host.dataset_name)
+
+    @property
+    def plans_file(self) -> str:
+        return os.path.join(self.preprocessed_folder, f"{self.request.plans_name}.json")
+
+
+def prepare(request: Request, continue_training: bool = False) -> Job:
+    """Find both models, check that they can be stitched, match them and make the plans; writes nothing.
+
+    Raises:
+        StitchError: anything that stands in the way, in one line.
+    """
+    _check_request(request)
+    host, partner = find_pair(request.dataset_a, request.dataset_b, request.configuration, request.trainer_a,
+                              request.trainer_b, request.plans_a, request.plans_b, request.checkpoint_name)
+    require_compatible(host, partner)
+    folds, partner_folds = _folds(request, host, partner)
+    layout = lay_out(host, partner, "blocks" if request.positions == "blocks" else "all")
+    positions = _positions(request, layout)
+    fixed = _fixed_position(request, layout, positions)
+    _check_weights(host, partner, folds, partner_folds, request.checkpoint_name)
+
+    results = str(nnUNet_results)
+    records = [record_parent(host, results, request.checkpoint_name, {f: f for f in folds}),
+               record_parent(partner, results, request.checkpoint_name, partner_folds)]
+    setting = Setting({} if fixed is None else {fixed: "average"}, request.output, request.combine)
+    training = Training(TRAINERS[request.fit], request.epochs, request.iterations, request.seed,
+                        None if fixed is None else setting.to_json())
+    plans_file = os.path.join(str(nnUNet_preprocessed), host.dataset_name, f"{request.plans_name}.json")
+    previous = _previous_plans(plans_file)
+    plans = stitched_plans(host, partner, layout, request.plans_name, setting,
+                           None if len(positions) == len(layout.matches) else positions, training, records, previous)
+    stitched = plans["configurations"][host.configuration]
+    network = supernet_from_plans(stitched, host.num_input_channels, host.num_outputs)
+    configuration = host.configuration_manager
+    job = Job(request, host, partner, layout, folds, partner_folds, plans, positions, fixed,
+              count_parameters(network.host), count_parameters(network.partner),
+              sum(p.numel() for p in network.stitch_parameters()),
+              estimate_memory(layout, positions, configuration.patch_size, configuration.batch_size))
+    _check_folders(job, previous, continue_training)
+    return job
+
+
+def _check_request(request: Request) -> None:
+    if "__" in request.plans_name or not request.plans_name:
+        raise StitchError(f"plans name {request.plans_name!r} must not be empty or contain a double underscore: "
+                          f"nnU-Net splits folder names there")
+    for name, variable in (("nnUNet_results", nnUNet_results), ("nnUNet_preprocessed", nnUNet_preprocessed)):
+        if not variable.is_set():
+            raise StitchError(f"environment variable {name} is not set; set nnU-Net's three folders first")
+    if request.rule == "3" and request.position is None:
+        raise StitchError("rule 3 needs -position K (an index) or -position 0.65 (progress in the host)")
+    if request.position is not None and request.rule != "3":
+        raise StitchError("-position fixes the position by hand, which is rule 3; leave out -rule or use -rule 3")
+
+
+def _folds(request, host, partner) -> tuple[list, dict]:
+    """Folds to stitch, and the partner's fold for each: `-f_b`, else the same fold, else `all`, else its first."""
+    if request.folds is None:
+        folds = [f for f in host.folds if f != "all"] or list(host.folds)
+    else:
+        folds = list(request.folds)
+    for fold in folds:
+        host.checkpoint_path(fold, request.checkpoint_name)
+    partners = {}
+    for fold in folds:
+        if request.fold_b is not None:
+            partners[fold] = request.fold_b
+        elif fold in partner.folds:
+            partners[fold] = fold
+        else:
+            partners[fold] = "all" if "all" in partner.folds else partner.folds[0]
+        partner.checkpoint_path(partners[fold], request.checkpoint_name)
+    if request.rule == "loo" and len(folds) < 2:
+        raise StitchError("-rule loo needs at least two folds; use -rule 2 with one")
+    return folds, partners
+
+
+def _positions(request, layout) -> list[int]:
+    every = list(range(len(layout.matches)))
+    if isinstance(request.positions, str):
+        return every
+    unknown = [p for p in request.positions if p not in every]
+    if unknown or not request.positions:
+        raise StitchError(f"-positions: there is no position {unknown[:1] or ''}; these networks have 0 to {every[-1]}")
+    return sorted(set(request.positions))
+
+
+def _fixed_position(request, layout, positions) -> int | None:
+    if request.position is None:
+        return None
+    position = request.position
+    if isinstance(position, float):
+        progress = layout.progress()
+        return positions[position_at_progress([progress[p] for p in positions], position)]
+    if position not in positions:
+        raise StitchError(f"-position {position}: choose one of the trained positions {positions[0]} to "
+                          f"{positions[-1]}; --dry_run lists them")
+    return position
+
+
+def _check_weights(host, partner, folds, partner_folds, checkpoint_name) -> None:
+    """Read every checkpoint and try it in its network, so that a broken file is found before hours of training."""
+    networks = [build_parent(p.network_spec, p.num_input_channels, p.num_outputs) for p in (host, partner)]
+    todo = {(0, f) for f in folds} | {(1, partner_folds[f]) for f in folds}
+    for side, fold in sorted(todo, key=str):
+        path = (host, partner)[side].checkpoint_path(fold, checkpoint_name)
+        load_weights(networks[side], network_weights(load_checkpoint(path)), path)
+
+
+def _previous_plans(plans_file: str) -> dict | None:
+    if not os.path.isfile(plans_file):
+        return None
+    plans = read_json(plans_file)
+    classes = [c.get("architecture", {}).get("network_class_name") for c in plans["configurations"].values()]
+    if any(c != CLASS_PATH for c in classes):
+        raise StitchError(f"{plans_file} holds other plans, not stitched ones; choose another name with -o_p")
+    return plans
+
+
+def _check_folders(job: Job, previous: dict | None, continue_training: bool) -> None:
+    data = os.path.join(job.preprocessed_folder, job.host.configuration_manager.data_identifier)
+    for path in (data, os.path.join(job.preprocessed_folder, "dataset.json")):
+        if not os.path.exists(path):
+            raise StitchError(f"{path} does not exist: the host's data must be preprocessed here; run nnUNetv2_preprocess "
+                              f"-d {job.host.dataset_name} -plans_name {job.host.plans_name} -c {job.host.configuration}")
+    for folder in (job.preprocessed_folder, os.path.dirname(job.model_folder)):
+        if not os.access(folder, os.W_OK):
+            raise StitchError(f"no permission to write into {folder}; change its permissions or the nnU-Net folders")
+    started = [f for f in job.folds if os.path.isdir(os.path.join(job.model_folder, f"fold_{f}"))]
+    if not started:
+        return
+    if not continue_training:
+        raise StitchError(f"{job.model_folder} already holds fold {started[0]}; add --c to go on, -o_p NAME to keep it "
+                          f"and make another, or delete it")
+    name = job.host.configuration
+    old = (previous or {}).get("configurations", {}).get(name)
+    if old is not None and _identity(old) != _identity(job.plans["configurations"][name]):
+        raise StitchError(f"{job.plans_file} was made for other parents, positions or checkpoints; --c goes on only "
+                          f"with the same ones; use -o_p NAME for another model")
+
+
+def _identity(configuration: dict) -> tuple:
+    """What must not change between a training and its continuation."""
+    arguments = configuration["architecture"]["arch_kwargs"]
+    parents = configuration["stitching"]["parents"]
+    return (arguments["parents"], [(m["host"], m["partner"]) for m in arguments["matches"]], arguments["positions"],
+            [(p["dataset"], p["trainer"], p["plans"], p["checkpoint"]) for p in parents])

@@ -1,0 +1,1 @@
+"""Choosing the position: sweep over validation cases, rules, deployment of the choice."""

@@ -1,0 +1,85 @@
+"""From a trained fold to a deployed one: the chosen setting, pruned, in an ordinary nnU-Net checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import atomically, read_json, write_json
+from nnunetv2_stitch.fitting.session import STITCH_TRAINER_KEY, STITCHES_FILE
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, encode_setting
+from nnunetv2_stitch.stitching.plans import load_parents, supernet_from_plans
+from nnunetv2_stitch.stitching.setting import Setting
+
+
+def load_supernet(plans: dict, configuration: str, dataset_json: dict, fold: int | str, model_folder: str,
+                  results: str) -> StitchedEnsemble:
+    """The trained supernet of one fold: parents from their own folders, stitches from `stitches_all.safetensors`.
+
+    Raises:
+        StitchError: parents or stitches missing or changed.
+    """
+    from safetensors.torch import load_file
+    manager = PlansManager(plans)
+    configuration_manager = manager.get_configuration(configuration)
+    network = supernet_from_plans(configuration_manager.configuration,
+                                  determine_num_input_channels(manager, configuration_manager, dataset_json),
+                                  manager.get_label_manager(dataset_json).num_segmentation_heads)
+    load_parents(network, configuration_manager.configuration, fold, results)
+    path = os.path.join(model_folder, f"fold_{fold}", STITCHES_FILE)
+    if not os.path.isfile(path):
+        raise StitchError(f"{path} is missing; train fold {fold} to its end first (--c goes on)")
+    network.load_state_dict({**network.state_dict(), **load_file(path)})
+    return network
+
+
+def deploy_fold(network: StitchedEnsemble, fold_folder: str, setting: Setting) -> None:
+    """Rewrite a fold's `checkpoint_final.pth` (and `checkpoint_best.pth`) for `setting`.
+
+    The final checkpoint holds the weights this setting needs and no more; the best one, of an earlier epoch, keeps
+    all its stitches. Both name nnUNetTrainer as their trainer, because the network is described by the plans alone
+    and stock prediction then needs nothing of ours but the installed package.
+    """
+    final, best = (os.path.join(fold_folder, f"checkpoint_{name}.pth") for name in ("final", "best"))
+    weights = network.deployed(setting).state_dict()
+    _rewrite(final, {"network_weights": weights, "optimizer_state": {}, "grad_scaler_state": None})
+    if os.path.isfile(best):
+        kept = load_checkpoint(best)["network_weights"]
+        _rewrite(best, {"network_weights": {**kept, SETTING_KEY: encode_setting(setting)},
+                        "optimizer_state": {}, "grad_scaler_state": None})
+
+
+def _rewrite(path: str, changes: dict) -> None:
+    checkpoint = load_checkpoint(path)
+    checkpoint.setdefault(STITCH_TRAINER_KEY, checkpoint["trainer_name"])
+    checkpoint.update(changes, trainer_name="nnUNetTrainer")
+    checkpoint = {k: v if k == "network_weights" else plain(v) for k, v in checkpoint.items()}
+    atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+
+
+def plain(value):
+    """Numpy values as python ones, so that the file loads with `weights_only=True` and no allowed globals."""
+    if isinstance(value, Mapping):
+        return {plain(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(v) for v in value)
+    if isinstance(value, np.generic):
+        return value.item()
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def write_setting(plans_files: list[str], configuration: str, setting: Setting) -> None:
+    """Put the chosen setting into plans files, so that the network is built as it is deployed."""
+    for path in plans_files:
+        plans = read_json(path)
+        stitched = plans["configurations"][configuration]
+        stitched["architecture"]["arch_kwargs"]["setting"] = setting.to_json()
+        stitched["stitching"]["training"]["setting"] = setting.to_json()
+        write_json(path, plans)

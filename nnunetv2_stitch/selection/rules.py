@@ -1,0 +1,75 @@
+"""Which position to deploy: the paper's rules 1 to 3 and two of our own, as pure functions on sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import rankdata, spearmanr
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.selection.sweep import Sweep
+
+RULES = ("1", "2", "3", "loo")
+
+
+def choose(sweeps: Sequence[Sweep], rule: str, position: int | None = None) -> dict[int | str, int]:
+    """The position of each fold.
+
+    Rule 1 takes each fold's best, rule 2 the lowest mean rank over folds, rule 3 the given position, `loo` the lowest
+    mean rank over the *other* folds, because rule 2 judges a fold by its own validation cases. The paper ranks by
+    these rules; ours: the ranked metric is the mean foreground Dice of both heads, equal values share their mean
+    rank, and of equally good positions the earliest wins.
+
+    Raises:
+        StitchError: no position given for rule 3, `loo` with one fold, sweeps over different positions.
+    """
+    positions = common_positions(sweeps)
+    if rule == "3":
+        if position not in positions:
+            raise StitchError(f"rule 3 needs -position with one of the trained positions "
+                              f"{positions[0]} to {positions[-1]}, not {position}")
+        return {s.fold: position for s in sweeps}
+    ranks = fold_ranks(sweeps)
+    if rule == "1":
+        return {s.fold: positions[int(np.argmin(r))] for s, r in zip(sweeps, ranks)}
+    if rule == "2":
+        best = positions[int(np.argmin(ranks.mean(0)))]
+        return {s.fold: best for s in sweeps}
+    if rule != "loo":
+        raise StitchError(f"rule {rule!r} is not one of {', '.join(RULES)}")
+    if len(sweeps) < 2:
+        raise StitchError("-rule loo needs at least two folds; use -rule 2 with one")
+    return {s.fold: positions[int(np.argmin(np.delete(ranks, i, 0).mean(0)))] for i, s in enumerate(sweeps)}
+
+
+def common_positions(sweeps: Sequence[Sweep]) -> list[int]:
+    if not sweeps:
+        raise StitchError("there is no sweep to choose from; train at least one fold first")
+    if any(s.positions != sweeps[0].positions for s in sweeps):
+        raise StitchError("the folds' sweeps cover different positions; train them with the same -positions")
+    return sweeps[0].positions
+
+
+def fold_ranks(sweeps: Sequence[Sweep]) -> np.ndarray:
+    """Ranks `(folds, positions)` of the ensemble's Dice, 1 is best."""
+    return np.stack([rankdata(-np.round(s.ensemble, 6)) for s in sweeps])
+
+
+def position_at_progress(progress: Sequence[float], wanted: float) -> int:
+    """The position whose progress in the host is nearest to `wanted` in [0, 1]."""
+    return int(np.argmin(np.abs(np.asarray(progress) - wanted)))
+
+
+def label_free_scores(sweep: Sweep) -> list[float]:
+    """Mean R^2 of both directions per position: how well the parents' features translate, without labels. Ours;
+    whether it predicts a good position is an open question, see `label_free_agreement`."""
+    return [float(np.mean(r)) for r in sweep.r2]
+
+
+def label_free_agreement(sweep: Sweep) -> float | None:
+    """Spearman correlation between the label-free score and the ensemble's Dice over positions; None if undefined."""
+    scores = label_free_scores(sweep)
+    if len(scores) < 3 or len(set(scores)) < 2 or len(set(sweep.ensemble)) < 2:
+        return None
+    return float(spearmanr(scores, sweep.ensemble).statistic)

@@ -1,0 +1,184 @@
+"""Dice over position: every position of a supernet tried on labelled cases, sharing what comes before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+
+from nnunetv2_stitch.stitching.network import StitchedEnsemble
+from nnunetv2_stitch.stitching.runner import GraphRunner, is_switch, position_of
+
+MEMORY_FOR_ACCUMULATORS = 2 * 2**30  # bytes
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Mean foreground Dice per position on one party's cases; names no case, so it may travel between parties.
+
+    `ensemble` and `host_head` are by position: both heads averaged, and the host's head alone, with both parents'
+    maps averaged there. `baselines` are the untouched host, partner and plain ensemble. `r2` is the share of
+    variance that each stitch explains, `(to host, to partner)`, measured without labels. Dice is taken on the
+    preprocessed grid, with nnU-Net's sliding window and without mirroring.
+    """
+
+    fold: int | str
+    positions: list[int]
+    names: list[str]
+    ensemble: list[float]
+    host_head: list[float]
+    baselines: dict[str, float]
+    cases: int
+    r2: list[tuple[float, float]] = field(default_factory=list)
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict) -> Sweep:
+        return cls(**{**value, "r2": [tuple(r) for r in value.get("r2", [])]})
+
+
+def sweep_heads(runner: GraphRunner, x: torch.Tensor, positions: Sequence[int]) -> Iterator[tuple]:
+    """Both heads' logits for a batch `(B, C, *spatial)`, as `(position, host, partner)`; the first position is None,
+    for the untouched parents.
+
+    Walks once along the untouched network. At each position a copy of the live values takes the averaged maps and
+    runs the remainder alone, so what comes before a position is computed once. In-order yields keep one remainder
+    in memory at a time.
+    """
+    first = {}
+    for index, node in enumerate(runner.nodes):
+        if is_switch(node):
+            first.setdefault(position_of(node)[0], index)
+    end = len(runner.nodes) - 1
+
+    def own(_node, value, _other):
+        return value
+
+    def average(node, value, other):
+        return (value + runner.modules[node].stitch(other)) / 2
+
+    env = {runner.input: x}
+    done = 0
+    heads = runner.output.args
+    for position in sorted(positions):
+        runner.run(env, done, first[position], own)
+        done = first[position]
+        fork = runner.run(dict(env), done, done + 2, average)
+        runner.run(fork, done + 2, end, own)
+        yield position, *(fork[h] for h in heads)
+    runner.run(env, done, end, own)
+    yield None, *(env[h] for h in heads)
+
+
+class PositionSweep:
+    """Scores all positions of a supernet on preprocessed cases.
+
+    Args:
+        network: the supernet with its stitches fitted.
+        plans_manager, configuration_manager, dataset_json: nnU-Net's, of the host.
+        device: where to compute.
+        positions: default all that carry stitches.
+    """
+
+    def __init__(self, network: StitchedEnsemble, plans_manager, configuration_manager, dataset_json: dict,
+                 device: torch.device, positions: Iterable[int] | None = None):
+        self.network, self.device = network.to(device).eval(), device
+        self.runner = GraphRunner(network.joined)
+        self.positions = list(network.positions if positions is None else positions)
+        self.label_manager = plans_manager.get_label_manager(dataset_json)
+        self.patch_size = configuration_manager.patch_size
+        self.batch_size = configuration_manager.batch_size
+        self.tiler = nnUNetPredictor(device=device, allow_tqdm=False)
+        self.tiler.configuration_manager = configuration_manager
+
+    @property
+    def rows(self) -> list[str]:
+        """Names of what one case is scored for, in the order of `score_case`."""
+        return ["host", "partner", "ensemble", *(f"ensemble@{p}" for p in self.positions),
+                *(f"host@{p}" for p in self.positions)]
+
+    @torch.inference_mode()
+    def score_case(self, data: np.ndarray, segmentation: np.ndarray) -> np.ndarray:
+        """Dice `(rows, labels)` of one case; data `(C, z, y, x)`, segmentation `(1, z, y, x)`. A label that neither
+        side has is NaN, as in nnU-Net."""
+        image, unpad = pad_nd_image(torch.from_numpy(np.ascontiguousarray(data)).float(), self.patch_size, "constant",
+                                    {"value": 0}, True, None)
+        per_row = 4 * self.label_manager.num_segmentation_heads * int(np.prod(image.shape[1:]))
+        chunk = max(1, int(MEMORY_FOR_ACCUMULATORS // (2 * per_row)) - 3)
+        scores: dict[str, np.ndarray] = {}
+        for start in range(0, max(1, len(self.positions)), chunk):
+            for row, logits in self._predict(image, self.positions[start:start + chunk]).items():
+                predicted = self.label_manager.convert_logits_to_segmentation(logits[(slice(None), *unpad[1:])])
+                scores[row] = self._dice(np.asarray(predicted.cpu()), segmentation[0])
+        return np.stack([scores[row] for row in self.rows])
+
+    def _predict(self, image: torch.Tensor, positions: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Sliding-window logits `(K, z, y, x)` per row, up to a factor per voxel that decides nothing."""
+        gaussian = compute_gaussian(tuple(self.patch_size), sigma_scale=1 / 8, value_scaling_factor=10,
+                                    device=self.device).float()
+        slicers = self.tiler._internal_get_sliding_window_slicers(image.shape[1:])
+        sums: dict[str, torch.Tensor] = {}
+
+        def add(row, tiles, logits):
+            total = sums.setdefault(row, torch.zeros((logits.shape[1], *image.shape[1:])))
+            for where, tile in zip(tiles, (logits.float() * gaussian).cpu()):
+                total[where] += tile
+
+        autocast = torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
+        with autocast:
+            for start in range(0, len(slicers), self.batch_size):
+                tiles = slicers[start:start + self.batch_size]
+                x = torch.stack([image[where] for where in tiles]).to(self.device)
+                for position, host, partner in sweep_heads(self.runner, x, positions):
+                    both = self._both(host, partner)
+                    if position is None:
+                        for row, logits in (("host", host), ("partner", partner), ("ensemble", both)):
+                            add(row, tiles, logits)
+                    else:
+                        add(f"ensemble@{position}", tiles, both)
+                        add(f"host@{position}", tiles, host)
+        return sums
+
+    def _both(self, host, partner):
+        heads = self.network.heads
+        mode, heads.mode = heads.mode, "ensemble"
+        try:
+            return heads(host, partner)
+        finally:
+            heads.mode = mode
+
+    def _dice(self, predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        labels = self.label_manager
+        ignore = reference == labels.ignore_label if labels.has_ignore_label else None
+        values = []
+        for label in labels.foreground_regions if labels.has_regions else labels.foreground_labels:
+            tp, fp, fn, _ = compute_tp_fp_fn_tn(region_or_label_to_mask(reference, label),
+                                                region_or_label_to_mask(predicted, label), ignore)
+            values.append(2 * tp / (2 * tp + fp + fn) if tp + fp + fn else np.nan)
+        return np.array(values)
+
+    def summarise(self, fold: int | str, scores: Sequence[np.ndarray], names: Sequence[str],
+                  r2: dict[int, tuple[float, float]] | None = None) -> Sweep:
+        """Mean over cases per label, then over labels, as nnU-Net's foreground mean."""
+        per_label = np.stack(scores)
+        with np.errstate(invalid="ignore"):
+            counts = (~np.isnan(per_label)).sum(0)
+            means = np.where(counts, np.nansum(per_label, 0) / np.maximum(counts, 1), np.nan)
+        seen = ~np.isnan(means).all(0)
+        value = dict(zip(self.rows, np.nan_to_num(np.nanmean(means[:, seen], 1)).tolist()))
+        return Sweep(
+            fold=fold, positions=self.positions, names=list(names), cases=len(scores),
+            ensemble=[value[f"ensemble@{p}"] for p in self.positions],
+            host_head=[value[f"host@{p}"] for p in self.positions],
+            baselines={k: value[k] for k in ("host", "partner", "ensemble")},
+            r2=[r2[p] for p in self.positions] if r2 else [],
+        )

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import torch
+from networks import build, ensemble, image, spec
+
+from nnunetv2_stitch.fitting.closed_form import DirectMatching, Moments
+from nnunetv2_stitch.graph import features
+
+
+def test_moments_give_the_least_squares_solution_in_both_directions():
+    torch.manual_seed(0)
+    a = 50 + torch.randn(4, 3, 8, 8)
+    b = torch.einsum("oc,bcxy->boxy", torch.randn(5, 3), a) + 0.3 * torch.randn(4, 5, 8, 8) - 7
+    moments = Moments(3, 5)
+    for chunk_a, chunk_b in zip(a.split(1), b.split(1)):
+        moments.update(chunk_a, chunk_b)
+    to_a, to_b = moments.solve(ridge=0)
+    flat_a, flat_b = (m.transpose(0, 1).flatten(1).double().numpy() for m in (a, b))
+    for solution, source, target in ((to_a, flat_b, flat_a), (to_b, flat_a, flat_b)):
+        design = np.vstack([source, np.ones(source.shape[1])]).T
+        wanted, *_ = np.linalg.lstsq(design, target.T, rcond=None)
+        np.testing.assert_allclose(solution.weight.numpy(), wanted[:-1].T, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(solution.bias.numpy(), wanted[-1], rtol=1e-3, atol=1e-2)
+        residual = target - (design @ wanted).T
+        assert solution.r2 == pytest.approx(1 - residual.var(1).sum() / target.var(1).sum(), abs=1e-5)
+
+
+def test_moments_of_two_processes_add_up():
+    torch.manual_seed(0)
+    a, b = 5 + torch.randn(4, 3, 8, 8), torch.randn(4, 2, 8, 8)
+    whole, *parts = (Moments(3, 2) for _ in range(3))
+    whole.update(a, b)
+    for part, x, y in zip(parts, a.split(2), b.split(2)):
+        part.update(x, y)
+    joined = Moments(3, 2)
+    joined.load_state(sum(p.state() for p in parts))
+    for got, wanted in zip(joined.solve(), whole.solve()):
+        torch.testing.assert_close(got.weight, wanted.weight, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got.bias, wanted.bias, rtol=1e-4, atol=1e-4)
+
+
+def test_dead_channels_stay_finite():
+    moments = Moments(2, 2)
+    moments.update(torch.randn(1, 2, 4, 4), torch.zeros(1, 2, 4, 4))
+    for solution in moments.solve():
+        assert torch.isfinite(solution.weight).all() and torch.isfinite(solution.bias).all()
+
+
+@pytest.mark.parametrize("partner", [{}, {"kind": "ResidualEncoderUNet", "width": 4}])
+@torch.no_grad()
+def test_direct_matching_fits_every_stitch_to_the_untouched_features(partner):
+    specs = spec(), spec(**partner)
+    parents = [build(s, seed) for seed, s in enumerate(specs)]
+    net = ensemble(*specs, parents)
+    x = image(batch=4)
+    matching = DirectMatching(net)
+    matching.update(x)
+    scores = matching.solve()
+    for position in net.positions[::5]:
+        match = net.matches[position]
+        if any(p.rsplit(".", 1)[-1].startswith(("cat", "add")) for p in (match["host_path"], match["partner_path"])):
+            continue
+        a = features(parents[0], [match["host_path"]], x)[match["host_path"]]
+        b = features(parents[1], [match["partner_path"]], x)[match["partner_path"]]
+        fitted = net.switch(position, "host").stitch(b)
+        error = (fitted - a).square().mean() / a.transpose(0, 1).flatten(1).var(1).mean()
+        assert float(1 - error) == pytest.approx(scores[position][0], abs=0.02)
+        better = net.switch(position, "host").stitch.weight + 0.01 * torch.randn_like(net.switch(position, "host").stitch.weight)
+        net.switch(position, "host").stitch.weight.copy_(better)
+        assert (net.switch(position, "host").stitch(b) - a).square().sum() > (fitted - a).square().sum()

@@ -1,0 +1,112 @@
+import copy
+import random
+
+import pytest
+import torch
+from networks import build, ensemble, image, spec
+from torch import fx
+
+from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
+from nnunetv2_stitch.fitting.double_batched import double_batched_loss, relative_error, sample_setting
+from nnunetv2_stitch.stitching.runner import is_switch
+from nnunetv2_stitch.stitching.setting import Setting
+
+
+def literally_doubled_loss(net, x):
+    """The same loss the way the paper describes it: one batch, first half reference, second half stitched."""
+    n = len(x)
+    terms, heads = [], []
+
+    def error(stitched, target):
+        centred = target.transpose(0, 1).flatten(1)
+        return (stitched - target).square().mean() / centred.var(1, correction=0).mean()
+
+    class Doubled(fx.Interpreter):
+        def run_node(self, node):
+            if not is_switch(node):
+                return super().run_node(node)
+            own, other = (self.env[a] for a in node.args)
+            switch = self.fetch_attr(node.target)
+            stitched = switch.stitch(other)[n:]
+            terms.append(error(stitched, own[:n].detach()))
+            return torch.cat([own[:n], switch.choose(own[n:], stitched)])
+
+        def call_module(self, target, args, kwargs):
+            if target == "heads":
+                heads.extend(args)
+            return super().call_module(target, args, kwargs)
+
+    Doubled(net.joined, garbage_collect_values=False).run(torch.cat([x, x]))
+    return torch.stack(terms).mean() + torch.stack([error(h[n:], h[:n].detach()) for h in heads]).mean()
+
+
+def gradients(net, loss):
+    net.zero_grad()
+    loss.backward()
+    return [p.grad.clone() for p in net.stitch_parameters()]
+
+
+def make(dim=2, partner=None, norm="InstanceNorm"):
+    specs = spec(dim=dim, norm=norm), spec(dim=dim, norm=norm, **(partner or {}))
+    net = ensemble(*specs, [build(s, seed) for seed, s in enumerate(specs)])
+    matching = DirectMatching(net)
+    matching.update(image(dim))
+    matching.solve()
+    return net
+
+
+@pytest.mark.parametrize("norm", ["InstanceNorm", "BatchNorm"])
+@pytest.mark.parametrize("segments", [1, 5])
+@pytest.mark.parametrize("dim,partner", [(2, None), (2, {"kind": "ResidualEncoderUNet"}), (3, None)])
+def test_equals_a_literally_doubled_batch_in_loss_and_gradients(dim, partner, segments, norm):
+    net = make(dim, partner, norm)
+    x = image(dim, seed=3)
+    for setting in (all_average(net), sample_setting(net, random.Random(2)),
+                    Setting({p: "stitched" for p in net.positions}), Setting()):
+        net.apply_setting(setting)
+        wanted = literally_doubled_loss(net, x)
+        wanted_gradients = gradients(net, wanted)
+        got = net(x, objective=lambda n, v: double_batched_loss(n, v, segments))
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+        for g, w in zip(gradients(net, got), wanted_gradients):
+            torch.testing.assert_close(g, w, rtol=2e-3, atol=1e-5 + 2e-4 * float(w.abs().max()))
+
+
+def test_training_lowers_the_loss_with_every_stitch_active_and_leaves_the_parents_alone():
+    net = make()
+    before = copy.deepcopy({k: v for k, v in net.state_dict().items() if k.startswith(("host", "partner"))})
+    net.apply_setting(all_average(net))
+    optimizer = torch.optim.AdamW(net.stitch_parameters(), 3e-3, weight_decay=0)
+    losses = []
+    for step in range(30):
+        optimizer.zero_grad()
+        loss = net(image(seed=step % 3), objective=double_batched_loss)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    after = net.state_dict()
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+
+
+def test_every_stitch_learns_even_where_its_switch_is_own():
+    net = make()
+    net.apply_setting(Setting())
+    net(image(), objective=double_batched_loss).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in net.named_parameters() if n.endswith("stitch.bias"))
+
+
+def test_relative_error_gradient():
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    target = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda v: relative_error(v, target).double(), (x,), atol=1e-3, rtol=1e-3, eps=1e-3)
+    constant = torch.ones(1, 1, 4, 4)
+    assert torch.isfinite(relative_error(constant + 1, constant))
+
+
+def test_sampled_settings_repeat_with_the_seed_and_use_every_state():
+    net = make()
+    assert sample_setting(net, random.Random(5)) == sample_setting(net, random.Random(5))
+    rng = random.Random(0)
+    states = [s for _ in range(20) for pair in sample_setting(net, rng).switches.values() for s in pair]
+    assert {"own", "stitched", "average"} == set(states)

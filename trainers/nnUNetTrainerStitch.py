@@ -1,0 +1,104 @@
+"""Double-batched training of stitches inside nnU-Net's own training loop."""
+
+from typing import Union
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+
+class nnUNetTrainerStitch(nnUNetTrainer):
+    """Trains the stitches between two frozen parents; both are named by the plans that nnUNetv2_train_stitch writes.
+
+    Starts from the closed-form solution of direct matching, then trains all stitches together, double-batched. At
+    the end sweeps all positions on the fold's validation cases, deploys the position that the plans name or else the
+    fold's best, and leaves an ordinary nnU-Net model folder.
+    """
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
+                 device: torch.device = torch.device("cuda")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        from nnunetv2_stitch.fitting.session import StitchSession
+        self.enable_deep_supervision = False
+        self.num_epochs = 50
+        self.num_val_iterations_per_epoch = 10
+        self.initial_lr = 1e-3
+        self.save_every = 10
+        self.disable_progress_bar = False
+        self.checkpoint_segments = 1  # > 1: activation checkpointing, less memory for one more forward pass
+        self.session = StitchSession(self)
+
+    @staticmethod
+    def build_network_architecture(plans_manager, configuration_manager, num_input_channels: int,
+                                   num_output_channels: int, enable_deep_supervision: bool = True):
+        from nnunetv2_stitch.stitching.plans import supernet_from_plans
+        return supernet_from_plans(configuration_manager.configuration, num_input_channels, num_output_channels)
+
+    @property
+    def stitched(self):
+        """The supernet without nnU-Net's wrappers."""
+        return self.network.module if self.is_ddp else self.network
+
+    def _do_i_compile(self) -> bool:
+        return False  # the switches change in every step, which would recompile in every step
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """A stitched ensemble has one output."""
+
+    def plot_network_architecture(self) -> None:
+        self.session.plot_matches()
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.session.load_parents()
+
+    def configure_optimizers(self):
+        from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+        parameters = self.network.stitch_parameters()
+        optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=0)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def on_train_start(self) -> None:
+        self.session.seed()
+        super().on_train_start()
+        if self.current_epoch == 0:
+            self.initialise_stitches()
+
+    def initialise_stitches(self) -> None:
+        self.session.direct_matching()
+
+    def batch_loss(self, data: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        from nnunetv2_stitch.fitting.double_batched import double_batched_loss
+        return self.network(data, objective=lambda n, x: double_batched_loss(n, x, self.checkpoint_segments))
+
+    def train_step(self, batch: dict) -> dict:
+        self.session.sample_switches()
+        data, target = self.session.to_device(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.session.autocast():
+            loss = self.batch_loss(data, target)
+        self.session.optimise(loss)
+        return {"loss": loss.detach().cpu().numpy()}
+
+    def validation_step(self, batch: dict) -> dict:
+        """Pseudo Dice with every stitch active, the hardest setting; the loss is the one that is trained."""
+        self.session.all_switches()
+        data, target = self.session.to_device(batch)
+        with self.session.autocast():
+            loss = self.batch_loss(data, target)
+        return {**super().validation_step(batch), "loss": loss.detach().cpu().numpy()}
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        from nnunetv2_stitch.selection.fold import finish_fold
+        finish_fold(self)
+
+    def save_checkpoint(self, filename: str) -> None:
+        self.session.save_checkpoint(filename, super().save_checkpoint)
+
+    def load_checkpoint(self, filename_or_checkpoint: Union[dict, str]) -> None:
+        self.session.load_checkpoint(filename_or_checkpoint, super().load_checkpoint)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        self.stitched.apply_setting(self.session.setting)
+        super().perform_actual_validation(save_probabilities)
+
