@@ -21,12 +21,19 @@ def atomically(path: str, write: Callable[[str], Any]) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
         write(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())  # some writers leave files that colleagues cannot read
         os.replace(temporary, path)
     except PermissionError as error:
         raise StitchError(f"no permission to write {path}; choose a folder that you may write to") from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_json(path: str, value: Any) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -90,23 +90,26 @@ class StitchedPredictor(nnUNetPredictor):
             parameters.append({k: v for k, v in weights.items() if k in self.network.state_dict()})
         self.list_of_parameters, self.mode = parameters, mode
 
-    @contextmanager
-    def answering_as(self, mode: str):
-        """Within this context, predict in another mode."""
-        before = self.list_of_parameters, self.mode
-        self.set_mode(mode)
-        try:
-            yield self
-        finally:
-            self.list_of_parameters, self.mode = before
+    def answering_as(self, mode: str) -> StitchedPredictor:
+        """Another predictor with a network of its own, on the same weights, that answers in another mode."""
+        other = copy.copy(self)
+        network = self.network
+        other.network = StitchedEnsemble(network.input_channels, network.num_classes, network.parents,
+                                         network.matches, None, network.positions, network.regions)
+        other.set_mode(mode)
+        return other
 
     def predict_from_files_sequential(self, list_of_lists_or_source_folder,
-                                      output_folder_or_list_of_truncated_output_files, *args, **kwargs):
-        """As nnU-Net's, which expects the output folder to exist."""
+                                      output_folder_or_list_of_truncated_output_files,
+                                      save_probabilities: bool = False, overwrite: bool = True,
+                                      folder_with_segs_from_prev_stage: str | None = None):
+        """As nnU-Net's, which expects the output folder to exist. (It reads its own parameters' names, so they are
+        the same here.)"""
         if isinstance(output_folder_or_list_of_truncated_output_files, str):
             os.makedirs(output_folder_or_list_of_truncated_output_files, exist_ok=True)
         return super().predict_from_files_sequential(
-            list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files, *args, **kwargs)
+            list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files, save_probabilities,
+            overwrite, folder_with_segs_from_prev_stage)
 
     def save_disagreement(self, input_folder: str, output_folder: str, overwrite: bool = True, num_parts: int = 1,
                           part_id: int = 0) -> list[str]:
@@ -124,6 +127,7 @@ class StitchedPredictor(nnUNetPredictor):
         os.makedirs(output_folder, exist_ok=True)
         preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
         writer = self.plans_manager.image_reader_writer_class()
+        parents = [self.answering_as(mode) for mode in ("host", "partner")]
         written = []
         for files in cases:
             path = os.path.join(output_folder, os.path.basename(files[0])[:-len(ending) - 5] + ending)
@@ -132,9 +136,8 @@ class StitchedPredictor(nnUNetPredictor):
             data, _, properties = preprocessor.run_case(files, None, self.plans_manager, self.configuration_manager,
                                                         self.dataset_json)
             probabilities = []
-            for mode in ("host", "partner"):
-                with self.answering_as(mode):
-                    logits = self.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()
+            for parent in parents:
+                logits = parent.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()
                 probabilities.append(convert_predicted_logits_to_segmentation_with_correct_shape(
                     logits, self.plans_manager, self.configuration_manager, self.label_manager, properties,
                     return_probabilities=True)[1])

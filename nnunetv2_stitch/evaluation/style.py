@@ -1,0 +1,42 @@
+"""What all figures share: colours that colour-blind readers can tell apart, and how a figure is made and written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nnunetv2_stitch.fileio import atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette
+BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, YELLOW, GREY = "#CC79A7", "#56B4E9", "#F0E442", "#7F7F7F"
+MODEL_COLOURS = {"A alone": BLUE, "B alone": ORANGE, "plain ensemble": GREY, "stitched": GREEN}
+MODEL_MARKERS = {"A alone": "o", "B alone": "s", "plain ensemble": "D", "stitched": "^"}
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, YELLOW)
+DPI = 120
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure in inches, bound to no window and to no global state (`pyplot` keeps every figure it makes)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: Axes) -> None:
+    """Only the lines that help reading."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def write(figure: Figure, path: str) -> str:
+    """Write the figure as PNG, whole or not at all, and return `path`."""
+    atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+    return path

@@ -1,0 +1,124 @@
+"""Checkpoints of other parties: untrusted files, read without running anything in them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.parties.plain_numpy import STAND_INS
+
+WRAPPERS = ("module.", "_orig_mod.")
+
+
+def load_checkpoint(path: str) -> dict:
+    """An nnU-Net checkpoint, on the CPU. Only tensors, plain Python values and numpy numbers are read.
+
+    Raises:
+        StitchError: the file is missing, unreadable, cut short, no nnU-Net checkpoint, or asks for anything else to be
+            imported or called; nothing of it has then been run.
+    """
+    _require_archive(path)
+    try:
+        with torch.serialization.safe_globals(list(STAND_INS)):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise StitchError(_refusal(path, str(error))) from error
+    except Exception as error:  # whatever a malformed file leads torch to: its type says nothing to the user
+        raise StitchError(f"{path} is damaged and cannot be read ({_first_line(error)}); copy it again and compare "
+                          f"its sha256 with the sender's") from error
+    weights = checkpoint.get("network_weights") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, Mapping) or not all(isinstance(k, str) for k in weights):
+        raise StitchError(f"{path} is not an nnU-Net checkpoint (it has no network_weights); give a "
+                          f"checkpoint_final.pth that nnU-Net wrote")
+    return checkpoint
+
+
+def network_weights(checkpoint: Mapping) -> dict[str, torch.Tensor]:
+    """The network's tensors by name, without the prefixes that DDP and torch.compile put before every name."""
+    weights = dict(checkpoint["network_weights"])
+    while weights and (wrapper := next((w for w in WRAPPERS if all(k.startswith(w) for k in weights)), None)):
+        weights = {k[len(wrapper):]: v for k, v in weights.items()}
+    return weights
+
+
+def sha256(path: str) -> str:
+    """Hexadecimal SHA-256 of a file, read in blocks of 1 MiB.
+
+    Raises:
+        StitchError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as f:
+            while block := f.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return digest.hexdigest()
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> None:
+    """Fill every parameter and buffer of `module`; `path` is where the weights come from, for messages.
+
+    Names that `module` does not have are passed over: nnU-Net saves up to four names for one tensor, and heads for deep
+    supervision that are not used here. Nothing is changed if anything is wrong.
+
+    Raises:
+        StitchError: a tensor of `module` is missing, is of another shape or holds NaN or infinity.
+    """
+    state = module.state_dict()
+    for name, own in state.items():
+        given = weights.get(name)
+        if not isinstance(given, torch.Tensor):
+            raise StitchError(f"{path} lacks tensor {name} of shape {tuple(own.shape)}; its weights belong to another "
+                              f"network than its plans.json describes: take both from one model folder")
+        if given.shape != own.shape:
+            raise StitchError(f"{path}: tensor {name} is of shape {tuple(given.shape)}, the network of its plans.json "
+                              f"needs {tuple(own.shape)}; take both files from one model folder")
+        if given.is_floating_point() and not torch.isfinite(given).all():
+            raise StitchError(f"{path}: tensor {name} holds NaN or infinity, so this training diverged; use another "
+                              f"checkpoint with -chk or another fold")
+    module.load_state_dict({name: weights[name] for name in state})
+
+
+def _require_archive(path: str) -> None:
+    """A checkpoint is a zip archive: tell apart the ways in which a file is none before torch reads it."""
+    try:
+        size = os.path.getsize(path)
+        with open(path, "rb") as f:
+            start = f.read(4)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if size == 0:
+        raise StitchError(f"{path} is empty; copy it again from its source")
+    if not zipfile.is_zipfile(path):
+        if start[:2] == b"PK":
+            raise StitchError(f"{path} is cut short at {size} bytes; copy it again from its source")
+        raise StitchError(f"{path} is not a checkpoint of nnU-Net v2; give a checkpoint_final.pth that nnU-Net wrote")
+
+
+def _unreadable(path: str, error: OSError) -> StitchError:
+    if isinstance(error, FileNotFoundError):
+        return StitchError(f"{path} does not exist; check the model folder, the fold and -chk")
+    return StitchError(f"{path} cannot be read ({error.strerror}); it must be a file that you may read")
+
+
+def _refusal(path: str, message: str) -> str:
+    named = re.search(r"GLOBAL (\S+)", message)
+    what = f"it asks for {named[1]}" if named else f"it holds more than weights: {_first_line(message)}"
+    return (f"{path} is refused because it could run code ({what}); nothing of it was run: ask the sender for a "
+            f"checkpoint as stock nnU-Net saves it")
+
+
+def _first_line(error) -> str:
+    """Of torch's messages, which run over many lines, the part that says what is wrong."""
+    text = str(error).split("WeightsUnpickler error:")[-1].strip() or type(error).__name__
+    return text.splitlines()[0][:120]

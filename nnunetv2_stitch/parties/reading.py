@@ -1,0 +1,153 @@
+"""One party's trained model as nnU-Net keeps it: a folder `trainer__plans__configuration` with plans and folds."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import read_json
+
+FINAL = "checkpoint_final.pth"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A readable model folder. `plans` and `dataset_json` are the files' contents, not to be changed."""
+
+    path: str
+    dataset_name: str
+    trainer: str
+    plans_name: str
+    configuration: str
+    plans: dict = field(repr=False)
+    dataset_json: dict = field(repr=False)
+    folds: tuple[int | str, ...]
+
+    @property
+    def identifier(self) -> str:
+        return f"{self.trainer}__{self.plans_name}__{self.configuration}"
+
+    @cached_property
+    def plans_manager(self) -> PlansManager:
+        return PlansManager(self.plans)
+
+    @cached_property
+    def configuration_manager(self) -> ConfigurationManager:
+        """With what the configuration inherits from others, and plans of older nnU-Net versions translated."""
+        return self.plans_manager.get_configuration(self.configuration)
+
+    @cached_property
+    def label_manager(self) -> LabelManager:
+        return self.plans_manager.get_label_manager(self.dataset_json)
+
+    @property
+    def num_input_channels(self) -> int:
+        return determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json)
+
+    @property
+    def num_outputs(self) -> int:
+        return self.label_manager.num_segmentation_heads
+
+    @property
+    def network_spec(self) -> dict[str, Any]:
+        """The network as plain JSON: `network_class_name`, `arch_kwargs`, `_kw_requires_import`."""
+        configuration = self.configuration_manager
+        return {"network_class_name": configuration.network_arch_class_name,
+                "arch_kwargs": dict(configuration.network_arch_init_kwargs),
+                "_kw_requires_import": list(configuration.network_arch_init_kwargs_req_import)}
+
+    @property
+    def is_cascaded(self) -> bool:
+        """Whether the network reads another network's segmentation beside the image."""
+        return self.configuration_manager.previous_stage_name is not None
+
+    @property
+    def is_stitched(self) -> bool:
+        return str(self.configuration_manager.network_arch_class_name).startswith("nnunetv2_stitch.")
+
+    def checkpoint_path(self, fold: int | str, checkpoint_name: str = FINAL) -> str:
+        """Raises StitchError, naming the folds that are trained, if this one is not."""
+        path = os.path.join(self.path, f"fold_{fold}", checkpoint_name)
+        if not os.path.isfile(path):
+            there = trained_folds(self.path, checkpoint_name)
+            raise StitchError(f"{self.path} has no {checkpoint_name} of fold {fold}; folds that have it: "
+                              f"{', '.join(map(str, there)) or 'none'}")
+        return path
+
+
+def read_model_folder(path: str, checkpoint_name: str = FINAL) -> ModelFolder:
+    """Read plans.json and dataset.json; `folds` are those that hold `checkpoint_name`, perhaps none.
+
+    The folder's name says trainer, plans and configuration, and the folder around it the dataset, as everywhere in
+    nnU-Net; only where that is no dataset folder the plans are asked.
+
+    Raises:
+        StitchError: no such folder, a name of another kind, or files that are missing or not nnU-Net's.
+    """
+    path = os.path.abspath(path)
+    if not os.path.isdir(path):
+        raise StitchError(f"model folder {path} does not exist")
+    names = os.path.basename(path).split("__")
+    if len(names) != 3 or not all(names):
+        raise StitchError(f"{path} is not a model folder: nnU-Net names them TRAINER__PLANS__CONFIGURATION")
+    plans_file, dataset_file = (os.path.join(path, name) for name in ("plans.json", "dataset.json"))
+    plans, dataset_json = read_json(plans_file), read_json(dataset_file)
+    around = os.path.basename(os.path.dirname(path))
+    dataset_name = around if around.startswith("Dataset") else _get(plans, "dataset_name", plans_file)
+    if os.path.basename(str(dataset_name)) != dataset_name:
+        raise StitchError(f"{plans_file}: dataset_name {dataset_name!r} is not a name; copy it again from its source")
+    model = ModelFolder(path, dataset_name, *names, plans, dataset_json, trained_folds(path, checkpoint_name))
+    _require_readable(model, plans_file, dataset_file)
+    return model
+
+
+def trained_folds(path: str, checkpoint_name: str = FINAL) -> tuple[int | str, ...]:
+    """Folds of a model folder that hold a checkpoint of this name, `all` last."""
+    folds = [name[5:] for name in os.listdir(path)
+             if name.startswith("fold_") and os.path.isfile(os.path.join(path, name, checkpoint_name))]
+    numbered = sorted(int(f) for f in folds if f.isdecimal())
+    return (*numbered, *(f for f in folds if f == "all"))
+
+
+def _require_readable(model: ModelFolder, plans_file: str, dataset_file: str) -> None:
+    """Fail here, naming the file, and not somewhere later, on files that nnU-Net itself would stumble over."""
+    configurations = _get(model.plans, "configurations", plans_file)
+    if not isinstance(configurations, dict) or model.configuration not in configurations:
+        raise StitchError(f"{plans_file} does not describe configuration {model.configuration}; copy the model folder "
+                          f"again from its source, without renaming it")
+    _get(model.dataset_json, "labels", dataset_file)
+    try:
+        configuration = model.configuration_manager
+        for value in (configuration.patch_size, configuration.spacing, configuration.normalization_schemes,
+                      configuration.use_mask_for_norm, configuration.data_identifier, configuration.preprocessor_name,
+                      model.plans_manager.transpose_forward, model.network_spec):
+            if value is None:
+                raise ValueError("a value is null")
+    except Exception as error:  # nnU-Net checks nothing, so any type of error may come from here
+        raise StitchError(f"{plans_file} is not a plans file of nnU-Net v2 ({_said(error)}); copy it again from its "
+                          f"source") from error
+    try:
+        channels = model.dataset_json.get("channel_names") or model.dataset_json["modality"]
+        sorted(channels, key=int)
+        if not model.num_input_channels or not model.num_outputs:
+            raise ValueError("no channels or no labels")
+    except Exception as error:
+        raise StitchError(f"{dataset_file} is not a dataset.json of nnU-Net v2 ({_said(error)}); copy it again from "
+                          f"its source") from error
+
+
+def _get(contents: Any, key: str, path: str) -> Any:
+    if not isinstance(contents, dict) or key not in contents:
+        raise StitchError(f"{path} has no {key}; is it nnU-Net's?")
+    return contents[key]
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:100]}"

@@ -1,0 +1,78 @@
+"""Fixtures for all tests: the two small worlds of tests/world.py, built once and kept in pytest's cache."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import world as worlds
+
+TESTS = Path(__file__).resolve().parent
+# Read while torch and nnU-Net are imported, so set before any test file is. Nobody's own folders may be touched.
+os.environ.update(worlds.QUIET)
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer"):
+    os.environ.pop(variable, None)
+
+
+@pytest.fixture(scope="session")
+def world2d(pytestconfig, tmp_path_factory) -> worlds.World:
+    """Two parties with 2d images and two trained folds each (40 s to build). Read only: see `copy_world`."""
+    return _world(2, pytestconfig, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def world3d(pytestconfig, tmp_path_factory) -> worlds.World:
+    """Two parties with 3d images and one trained fold each (35 s to build), for slow tests. Read only."""
+    return _world(3, pytestconfig, tmp_path_factory)
+
+
+@pytest.fixture
+def copy_world(tmp_path):
+    """`copy_world(world2d)`: a copy that the test may change."""
+    def copy(world: worlds.World) -> worlds.World:
+        return worlds.World(Path(shutil.copytree(world.root, tmp_path / "world")), world.dim)
+    return copy
+
+
+@pytest.fixture
+def nnunet_env(monkeypatch):
+    """`nnunet_env(world)`: nnU-Net works on this world until the end of the test. Returns the world."""
+    def use(world: worlds.World) -> worlds.World:
+        for name, value in world.env.items():
+            monkeypatch.setenv(name, value)
+        return world
+    return use
+
+
+@pytest.fixture
+def thread_pools():
+    """nnU-Net uses threads where it would spawn processes: minutes less for a test that trains or validates."""
+    with worlds.thread_pools():
+        yield
+
+
+def _world(dim: int, config, tmp_path_factory) -> worlds.World:
+    """Built in another process, because nnU-Net's set-up of logging, threads and seeds is no test's business."""
+    digest = hashlib.sha256(version("nnunetv2").encode())
+    for source in (TESTS / "world.py", *sorted(worlds.TRAINERS.glob("*.py"))):
+        digest.update(source.read_bytes())
+    cache = getattr(config, "cache", None)
+    folder = cache.mkdir("worlds") if cache else tmp_path_factory.mktemp("worlds")
+    root = folder / f"{dim}d_{digest.hexdigest()[:12]}"
+    with open(folder / f"{dim}d.lock", "w") as lock:  # several pytest processes may want it at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.is_dir():
+            unfinished = folder / f"{root.name}.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            command = [sys.executable, str(TESTS / "world.py"), str(unfinished), "--dim", str(dim)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-5000:]}")
+            unfinished.rename(root)
+    return worlds.World(root, dim)

@@ -1,0 +1,112 @@
+"""How commands fail, and what their arguments accept."""
+
+import argparse
+import errno
+import os
+
+import pytest
+
+from nnunetv2_stitch.entrypoints.common import add_common, fraction, positive_int, resolve_device, run
+from nnunetv2_stitch.errors import StitchError
+
+
+def leave(capsys: pytest.CaptureFixture, error: BaseException, **options) -> tuple[int, str]:
+    """Run a command that raises `error`; return its exit code and what it wrote to stderr."""
+
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run(main, **options)
+    out, err = capsys.readouterr()
+    assert out == ""
+    return caught.value.code, err
+
+
+def test_success_neither_exits_nor_prints(capsys):
+    called = []
+    assert run(lambda: called.append(1)) is None
+    assert called == [1]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_bad_input_is_one_line(capsys):
+    assert leave(capsys, StitchError("plans.json is missing; run X")) == (2, "error: plans.json is missing; run X\n")
+
+
+def test_line_breaks_in_a_message_are_folded(capsys):
+    assert leave(capsys, StitchError("first\n  second")) == (2, "error: first second\n")
+
+
+def test_interrupted_without_and_with_resume(capsys):
+    assert leave(capsys, KeyboardInterrupt()) == (130, "interrupted\n")
+    expected = "interrupted; the same command with --c goes on\n"
+    assert leave(capsys, KeyboardInterrupt(), resume="--c") == (130, expected)
+
+
+def test_file_errors_name_the_file(capsys, tmp_path):
+    code, err = leave(capsys, PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/data/plans.json"))
+    assert (code, err) == (2, "error: Permission denied: /data/plans.json\n")
+    code, err = leave(capsys, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a.tmp", None, "a.pth"))
+    assert (code, err) == (2, "error: No space left on device: a.tmp -> a.pth\n")
+
+
+def test_an_os_error_without_a_file_is_unexpected(capsys):
+    code, err = leave(capsys, OSError(errno.ENOMEM, "Cannot allocate memory"))
+    assert code == 1
+    assert err.startswith("error: unexpected OSError: ")
+
+
+def test_unexpected_errors_say_how_to_see_more(capsys):
+    code, err = leave(capsys, ZeroDivisionError("by zero"))
+    assert code == 1
+    assert err == "error: unexpected ZeroDivisionError: by zero; run again with --verbose for the traceback\n"
+
+
+@pytest.mark.parametrize(("error", "code"), [(StitchError("no"), 2), (ZeroDivisionError("no"), 1)])
+def test_verbose_adds_the_traceback_and_keeps_the_code(capsys, error, code):
+    actual, err = leave(capsys, error, verbose=True)
+    assert actual == code
+    assert "Traceback" in err
+    assert "run again" not in err
+    assert err.splitlines()[-1].startswith("error: ")
+
+
+def test_exit_codes_of_the_command_itself_pass(capsys):
+    assert leave(capsys, SystemExit(7)) == (7, "")
+
+
+def test_positive_int():
+    assert positive_int("3") == 3
+    for text in ("0", "-1", "1.5", "x", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="whole number"):
+            positive_int(text)
+
+
+def test_fraction():
+    assert [fraction(text) for text in ("0", "0.25", "1")] == [0.0, 0.25, 1.0]
+    for text in ("-0.1", "1.1", "nan", "inf", "x"):
+        with pytest.raises(argparse.ArgumentTypeError, match="from 0 to 1"):
+            fraction(text)
+
+
+def test_common_options_have_the_names_of_nnunet():
+    parser = argparse.ArgumentParser()
+    add_common(parser)
+    assert vars(parser.parse_args([])) == {"device": None, "disable_progress_bar": False, "verbose": False}
+    args = parser.parse_args(["-device", "mps", "--disable_progress_bar", "--verbose"])
+    assert vars(args) == {"device": "mps", "disable_progress_bar": True, "verbose": True}
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["-device", "tpu"])
+    assert caught.value.code == 2
+
+
+def test_device_by_default_and_by_name(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device(None).type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device(None).type == "cpu"
+    assert resolve_device("cpu").type == "cpu"
+    with pytest.raises(StitchError, match="-device cpu"):
+        resolve_device("cuda")
