@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -40,6 +41,9 @@ def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None =
     except KeyboardInterrupt:
         hint = f"; the same command with {resume} goes on" if resume else ""
         _leave(f"interrupted{hint}", EXIT_INTERRUPTED, verbose)
+    except BrokenPipeError:  # e.g. `... | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except StitchError as error:
         _leave(f"error: {error}", EXIT_BAD_INPUT, verbose)
     except Exception as error:

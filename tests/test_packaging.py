@@ -64,7 +64,7 @@ class Environment:
     def site(self) -> Path:
         """Its site-packages."""
         base = {"base": str(self.folder), "platbase": str(self.folder)}
-        return Path(sysconfig.get_path("purelib", scheme="venv" if os.name != "nt" else None, vars=base))
+        return Path(sysconfig.get_path("purelib", scheme="posix_prefix", vars=base))
 
     def run(self, *command: str, cwd: Path | None = None, ok: bool = True, **variables: str) -> str:
         """Run a program of the environment; return its stdout."""

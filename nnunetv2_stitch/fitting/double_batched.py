@@ -23,15 +23,15 @@ class RelativeError(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, target):
         difference = x - target
-        centred = target.transpose(0, 1).flatten(1).float()
-        scale = 1.0 / (centred.var(1, correction=0).mean().clamp_min(1e-8) * difference.numel())
+        channel_means = target.float().mean((0, *range(2, target.ndim)), keepdim=True)
+        scale = 1.0 / (target - channel_means).square().sum().clamp_min(1e-8 * target.numel())
         ctx.save_for_backward(difference, scale)
         return difference.float().square().sum() * scale
 
     @staticmethod
     def backward(ctx, grad):
         difference, scale = ctx.saved_tensors
-        return difference * (2 * scale * grad).to(difference.dtype), None
+        return (difference.float() * (2 * scale * grad)).to(difference.dtype), None
 
 
 def relative_error(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -211,20 +212,35 @@ def _check_folders(job: Job, previous: dict | None, continue_training: bool) -> 
         if not os.access(folder, os.W_OK):
             raise StitchError(f"no permission to write into {folder}; change its permissions or the nnU-Net folders")
     started = [f for f in job.folds if os.path.isdir(os.path.join(job.model_folder, f"fold_{f}"))]
-    if not started:
-        return
-    if not continue_training:
+    if started and not continue_training:
         raise StitchError(f"{job.model_folder} already holds fold {started[0]}; add --c to go on, -o_p NAME to keep it "
                           f"and make another, or delete it")
+    _keep_other_folds(job, previous)
+
+
+def _keep_other_folds(job: Job, previous: dict | None) -> None:
+    """Folds may be trained one command at a time, so what earlier commands wrote into the plans must fit and stay."""
     name = job.host.configuration
-    old = (previous or {}).get("configurations", {}).get(name)
-    if old is not None and _identity(old) != _identity(job.plans["configurations"][name]):
-        raise StitchError(f"{job.plans_file} was made for other parents, positions or checkpoints; --c goes on only "
-                          f"with the same ones; use -o_p NAME for another model")
+    old, new = (p.get("configurations", {}).get(name) for p in (previous or {}, job.plans))
+    trained = glob.glob(os.path.join(glob.escape(os.path.dirname(job.model_folder)),
+                                     f"*__{job.request.plans_name}__{name}", "fold_*"))
+    if old is None or not trained:
+        return
+    if _identity(old) != _identity(new):
+        raise StitchError(f"{job.plans_file} was made for other parents, positions or checkpoints, and "
+                          f"{os.path.dirname(trained[0])} was trained with it; use -o_p NAME for another model")
+    folds = {os.path.basename(path)[len("fold_"):] for path in trained}
+    for ours, theirs in zip(new["stitching"]["parents"], old["stitching"]["parents"]):
+        for fold in folds & theirs["folds"].keys():
+            entry = theirs["folds"][fold]
+            if ours["folds"].setdefault(fold, entry) != entry:
+                raise StitchError(f"fold {fold} was stitched with fold {entry['fold']} of {ours['dataset']}, which is "
+                                  f"not what it would be stitched with now (fold or sha256 differs); use -o_p NAME for "
+                                  f"another model")
 
 
 def _identity(configuration: dict) -> tuple:
-    """What must not change between a training and its continuation."""
+    """What must not change between a training and its continuation, and among folds."""
     arguments = configuration["architecture"]["arch_kwargs"]
     parents = configuration["stitching"]["parents"]
     return (arguments["parents"], [(m["host"], m["partner"]) for m in arguments["matches"]], arguments["positions"],

@@ -82,10 +82,10 @@ def train_stitch(dataset_a: str | int, dataset_b: str | int, *, device: str | to
     result = select_and_deploy(job, deploy=not only_validation)
     for fold in job.folds:
         summary = os.path.join(job.model_folder, f"fold_{fold}", "validation", "summary.json")
-        if only_validation or not _validated(job, fold, summary, save_probabilities):
+        if only_validation or save_probabilities or not _validated(job, fold, summary):
             say(f"fold {fold}: validation with nnU-Net's sliding window")
             _validate_fold(job, fold, device, save_probabilities)
-            write_json(_stamp(job, fold), {"position": result.positions[fold], "setting": _setting(job, result, fold).to_json()})
+            write_json(_stamp(job, fold), {"setting": _deployed_setting(job, fold).to_json()})
     return result
 
 
@@ -141,12 +141,19 @@ def _stamp(job: Job, fold) -> str:
     return os.path.join(job.model_folder, f"fold_{fold}", "validation", "stitch_setting.json")
 
 
-def _validated(job: Job, fold, summary: str, save_probabilities: bool) -> bool:
+def _deployed_setting(job: Job, fold) -> Setting:
+    path = os.path.join(job.model_folder, f"fold_{fold}", "checkpoint_final.pth")
+    weights = load_checkpoint(path)["network_weights"]
+    if SETTING_KEY not in weights:
+        raise StitchError(f"{path} holds no stitched ensemble; delete its folder and train fold {fold} again")
+    return decode_setting(weights[SETTING_KEY])
+
+
+def _validated(job: Job, fold, summary: str) -> bool:
     """Whether the validation folder was made with the setting that is deployed now."""
-    if save_probabilities or not (os.path.isfile(summary) and os.path.isfile(_stamp(job, fold))):
+    if not (os.path.isfile(summary) and os.path.isfile(_stamp(job, fold))):
         return False
-    selection = read_json(os.path.join(job.model_folder, SELECTION_FILE))
-    return read_json(_stamp(job, fold))["setting"] == selection["settings"][str(fold)]
+    return read_json(_stamp(job, fold))["setting"] == _deployed_setting(job, fold).to_json()
 
 
 def _setting(job: Job, result: StitchResult, fold) -> Setting:

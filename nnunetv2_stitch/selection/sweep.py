@@ -64,7 +64,7 @@ def sweep_heads(runner: GraphRunner, x: torch.Tensor, positions: Sequence[int]) 
         return value
 
     def average(node, value, other):
-        return (value + runner.modules[node].stitch(other)) / 2
+        return torch.lerp(value, runner.modules[node].stitch(other), 0.5)
 
     env = {runner.input: x}
     done = 0

@@ -94,5 +94,13 @@ def prune(joined: fx.GraphModule, setting: Setting) -> fx.GraphModule:
             node.replace_all_uses_with(node.args[SIDES.index(setting.output)])
     graph.eliminate_dead_code()
     joined.delete_all_unused_submodules()
+    _activate_in_place(joined)
     joined.recompile()
     return joined
+
+
+def _activate_in_place(joined: fx.GraphModule) -> None:
+    """Let activations overwrite maps that nobody else reads, as nnU-Net does; less memory traffic."""
+    for node in joined.graph.nodes:
+        if node.op == "call_module" and hasattr(joined.get_submodule(node.target), "inplace"):
+            joined.get_submodule(node.target).inplace = len(node.args[0].users) == 1

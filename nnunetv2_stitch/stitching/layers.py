@@ -28,7 +28,7 @@ class Switch(nn.Module):
     def choose(self, own: torch.Tensor, stitched: torch.Tensor) -> torch.Tensor:
         if self.state == "own":
             return own
-        return stitched if self.state == "stitched" else (own + stitched) / 2
+        return stitched if self.state == "stitched" else torch.lerp(own, stitched, 0.5)
 
     @torch.no_grad()
     def set_affine(self, weight: torch.Tensor, bias: torch.Tensor) -> None:

@@ -4,40 +4,11 @@ import random
 import pytest
 import torch
 from networks import build, ensemble, image, spec
-from torch import fx
+from reference import literally_doubled_loss
 
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, relative_error, sample_setting
-from nnunetv2_stitch.stitching.runner import is_switch
 from nnunetv2_stitch.stitching.setting import Setting
-
-
-def literally_doubled_loss(net, x):
-    """The same loss the way the paper describes it: one batch, first half reference, second half stitched."""
-    n = len(x)
-    terms, heads = [], []
-
-    def error(stitched, target):
-        centred = target.transpose(0, 1).flatten(1)
-        return (stitched - target).square().mean() / centred.var(1, correction=0).mean()
-
-    class Doubled(fx.Interpreter):
-        def run_node(self, node):
-            if not is_switch(node):
-                return super().run_node(node)
-            own, other = (self.env[a] for a in node.args)
-            switch = self.fetch_attr(node.target)
-            stitched = switch.stitch(other)[n:]
-            terms.append(error(stitched, own[:n].detach()))
-            return torch.cat([own[:n], switch.choose(own[n:], stitched)])
-
-        def call_module(self, target, args, kwargs):
-            if target == "heads":
-                heads.extend(args)
-            return super().call_module(target, args, kwargs)
-
-    Doubled(net.joined, garbage_collect_values=False).run(torch.cat([x, x]))
-    return torch.stack(terms).mean() + torch.stack([error(h[n:], h[:n].detach()) for h in heads]).mean()
 
 
 def gradients(net, loss):

@@ -4,6 +4,7 @@ import pytest
 from networks import spec
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.parties import compatibility
 from nnunetv2_stitch.parties.compatibility import (
     Difference,
     differences,
@@ -172,6 +173,13 @@ def test_building_blocks_are_allowed():
     network["arch_kwargs"]["block"] = "dynamic_network_architectures.building_blocks.residual.BottleneckD"
     network["_kw_requires_import"].append("block")
     require_allowed_classes(network)
+
+
+@pytest.mark.parametrize("name", ["os.system", "unet.PlainConvUNet\n", "unet._private.X", "unet.__class__", "unet.X()"])
+def test_a_bad_name_is_never_looked_up(name, monkeypatch):
+    monkeypatch.setattr(compatibility, "_locate", lambda name: pytest.fail(f"looked up {name!r}"))
+    with pytest.raises(StitchError, match="is not allowed"):
+        require_allowed_classes({**spec(), "network_class_name": ARCHITECTURES * (name != "os.system") + name})
 
 
 def test_nothing_is_imported_before_all_names_are_allowed(tmp_path, monkeypatch):

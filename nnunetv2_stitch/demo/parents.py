@@ -1,0 +1,90 @@
+"""Each party on its own, with stock nnU-Net: plan, preprocess, train."""
+
+from __future__ import annotations
+
+import os
+
+from nnunetv2_stitch.demo.data import PARTIES, blocked_splits, load_party
+from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings, environment_set
+from nnunetv2_stitch.fileio import read_json, write_json
+
+
+def plan_and_preprocess(key: str, settings: DemoSettings) -> None:
+    """nnU-Net's fingerprint, plans and preprocessing of party `key`; the network in the plans is made small."""
+    from nnunetv2.configuration import default_num_processes
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+        extract_fingerprint_dataset,
+        plan_experiment_dataset,
+        preprocess_dataset,
+    )
+    from nnunetv2.paths import nnUNet_preprocessed
+
+    party = PARTIES[key]
+    folder = os.path.join(str(nnUNet_preprocessed), party.dataset)
+    extract_fingerprint_dataset(party.dataset_id, num_processes=default_num_processes, verbose=False)
+    # The planner hands the number of augmentation workers to torch as a number of threads, which must not be 0.
+    with environment_set({"nnUNet_n_proc_DA": "1"}):
+        plan_experiment_dataset(party.dataset_id)
+    plans_file = os.path.join(folder, f"{PLANS}.json")
+    write_json(plans_file, shrunk(read_json(plans_file), settings))
+    write_json(os.path.join(folder, "splits_final.json"), blocked_splits(load_party(key).names["Tr"]))
+    preprocess_dataset(party.dataset_id, configurations=[CONFIGURATION], num_processes=[default_num_processes])
+
+
+def shrunk(plans: dict, settings: DemoSettings) -> dict:
+    """nnU-Net's plans with a small U-Net and the demo's batch size; spacing, patch size, normalisation and everything
+    else stay as planned."""
+    stages = len(settings.features)
+    configuration = plans["configurations"][CONFIGURATION]
+    configuration["batch_size"] = settings.batch_size
+    configuration["architecture"]["arch_kwargs"].update(
+        n_stages=stages, features_per_stage=list(settings.features), kernel_sizes=[[3, 3]] * stages,
+        strides=[[1, 1]] + [[2, 2]] * (stages - 1), n_conv_per_stage=[2] * stages,
+        n_conv_per_stage_decoder=[2] * (stages - 1),
+    )
+    return plans
+
+
+def train_parent(key: str, settings: DemoSettings, device, resume: bool) -> None:
+    """Stock training of one fold, with nnU-Net's own continuation where an interrupted one left a checkpoint."""
+    from nnunetv2.paths import nnUNet_results
+    from nnunetv2.run.run_training import run_training
+
+    party = PARTIES[key]
+    folder = os.path.join(str(nnUNet_results), party.dataset, f"{settings.trainer}__{PLANS}__{CONFIGURATION}",
+                          f"fold_{FOLD}")
+    kept = usable_checkpoints(folder) if resume else []
+    finished = "checkpoint_final.pth" in kept
+    seed_everything(settings.seed + ord(key))
+    run_training(party.dataset, CONFIGURATION, FOLD, settings.trainer, PLANS, device=device,
+                 continue_training=bool(kept) and not finished, only_run_validation=finished)
+
+
+def usable_checkpoints(folder: str) -> list[str]:
+    """Names of the checkpoints in a fold's folder that can be read. A kill while nnU-Net wrote one leaves a broken
+    file, on which its continuation would fail: such files are removed."""
+    import torch
+
+    kept = []
+    for name in ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"):
+        path = os.path.join(folder, name)
+        if not os.path.isfile(path):
+            continue
+        try:
+            torch.load(path, map_location="cpu", weights_only=False)  # made by this run of the demo, so trusted
+            kept.append(name)
+        except Exception:
+            os.remove(path)
+    return kept
+
+
+def seed_everything(seed: int) -> None:
+    """nnU-Net sets no seed; with augmentation in the same process this makes a training on the CPU repeatable."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

@@ -1,0 +1,65 @@
+"""What the demo trains and for how long, and the environment that nnU-Net reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+
+CONFIGURATION = "2d"
+PLANS = "nnUNetPlans"
+FOLD = 0
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Small enough for 12 minutes on two CPU cores; everything else is nnU-Net's default.
+
+    `features`: channels per stage of both parents' U-Nets, which also gives the number of stages. `trainer`: one of
+    nnU-Net's own short trainers. `stitch_epochs` of `stitch_iterations` train the stitches.
+    """
+
+    features: tuple[int, ...] = (12, 24, 48, 96, 96)
+    batch_size: int = 4
+    trainer: str = "nnUNetTrainer_5epochs"
+    stitch_epochs: int = 4
+    stitch_iterations: int = 50
+    seed: int = 12345
+
+    def to_json(self) -> dict:
+        return {**asdict(self), "features": list(self.features)}
+
+    @classmethod
+    def from_json(cls, value: dict) -> DemoSettings:
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k in known})
+
+
+def environment(folder: str) -> dict[str, str]:
+    """The variables of nnU-Net for a demo in `folder`."""
+    folders = {f"nnUNet_{name}": os.path.join(folder, f"nnUNet_{name}") for name in ("raw", "preprocessed", "results")}
+    return {
+        **folders,
+        # Augmentation in the training process: measured faster than 1 or 2 workers on 2 cores, which have enough to
+        # do with the network, and repeatable, because workers race for who delivers the next batch.
+        "nnUNet_n_proc_DA": "0",
+        "nnUNet_def_n_proc": str(max(1, min(4, os.cpu_count() or 1))),
+        "nnUNet_compile": "false",  # compiling takes longer than these trainings
+        "nnUNet_wandb_enabled": "0",
+    }
+
+
+@contextmanager
+def environment_set(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables within the context. nnU-Net reads its folders whenever it uses them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
