@@ -21,7 +21,8 @@ def main() -> None:
     result = medians({"stitched": lambda: deployed(x), "parents": lambda: [p(x) for p in parents]}, args.repeats * 5,
                      args.device)
     print(machine(args.device))
-    print(f"{args.dim}d, median ms: stitched {1e3 * result['stitched']:.1f}, two bare parents {1e3 * result['parents']:.1f}")
+    print(f"{args.dim}d, median ms: stitched {1e3 * result['stitched']:.1f}, "
+          f"two bare parents {1e3 * result['parents']:.1f}")
     print(f"ratio stitched / parents: {result['stitched'] / result['parents']:.3f}")
 
 

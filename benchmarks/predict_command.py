@@ -48,7 +48,8 @@ def main() -> None:
     parser.add_argument("-repeats", type=int, default=3)
     args = parser.parse_args()
     root = os.path.abspath(args.demo_folder)
-    env = {**os.environ, **{f"nnUNet_{k}": os.path.join(root, f"nnUNet_{k}") for k in ("raw", "preprocessed", "results")}}
+    variables = [f"nnUNet_{kind}" for kind in ("raw", "preprocessed", "results")]
+    env = {**os.environ, **{v: os.path.join(root, v) for v in variables}}
     results = env["nnUNet_results"]
     host, partner = sorted(d for d in os.listdir(results) if d.startswith("Dataset"))
     images = os.path.join(env["nnUNet_raw"], host, "imagesTs")

@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
     if not 0 < args.step_size <= 1:
         raise StitchError(f"-step_size {args.step_size} is not above 0 and at most 1")
     if not 0 <= args.part_id < args.num_parts:
-        raise StitchError(f"-part_id {args.part_id} must be from 0 to {args.num_parts - 1} (-num_parts {args.num_parts})")
+        raise StitchError(f"-part_id {args.part_id} must be from 0 to {args.num_parts - 1}, below -num_parts")
     if not os.path.isdir(args.i):
         raise StitchError(f"input folder {args.i} does not exist")
     device = resolve_device(args.device)

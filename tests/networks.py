@@ -14,8 +14,8 @@ KINDS = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
 CHANNELS, CLASSES = 1, 3
 
 
-def spec(kind: str = "PlainConvUNet", dim: int = 2, stages: int = 3, convs: int = 2, width: int = 6, norm: str = "InstanceNorm",
-         nonlin: str = "LeakyReLU") -> dict:
+def spec(kind: str = "PlainConvUNet", dim: int = 2, stages: int = 3, convs: int = 2, width: int = 6,
+         norm: str = "InstanceNorm", nonlin: str = "LeakyReLU") -> dict:
     """The architecture entry of a plans file for a small network of a supported class."""
     blocks = "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage"
     return {

@@ -1,7 +1,5 @@
 """Double-batched training of stitches inside nnU-Net's own training loop."""
 
-from typing import Union
-
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -95,7 +93,7 @@ class nnUNetTrainerStitch(nnUNetTrainer):
     def save_checkpoint(self, filename: str) -> None:
         self.session.save_checkpoint(filename, super().save_checkpoint)
 
-    def load_checkpoint(self, filename_or_checkpoint: Union[dict, str]) -> None:
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         self.session.load_checkpoint(filename_or_checkpoint, super().load_checkpoint)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:

@@ -116,7 +116,8 @@ class _Story:
             steps.append((f"preprocess_{key}", f"Planning and preprocessing party {key}",
                           lambda key=key: self._preprocess(key)))
         for key, party in PARTIES.items():
-            steps.append((f"train_{key}", f"Training party {key} alone: {party.about}", lambda key=key: self._train(key)))
+            steps.append((f"train_{key}", f"Training party {key} alone: {party.about}",
+                          lambda key=key: self._train(key)))
         steps += [
             ("stitch", "Stitching: A's images, A's model, B's model", self._stitch),
             ("predict", "Predicting the test cases with four models", self._predict),
@@ -152,6 +153,10 @@ class _Story:
         of = "" if total is None else f" of {total}"
         return lambda epoch: self.say(f"      epoch {epoch + 1}{of} ({self._clock()})")
 
+    def _detail(self, tell: Callable[[str], None]) -> Callable[[str], None]:
+        """What a step says of itself, set in below its heading."""
+        return (lambda line: tell(f"      {line} ({self._clock()})")) if self.progress else (lambda line: None)
+
     # -- steps ----------------------------------------------------------------------------------------------------
 
     def _data(self) -> None:
@@ -175,7 +180,7 @@ class _Story:
                 PARTIES["A"].dataset, PARTIES["B"].dataset, configuration=CONFIGURATION, folds=[FOLD],
                 fit="double_batched", epochs=self.settings.stitch_epochs, iterations=self.settings.stitch_iterations,
                 device=self._device(), continue_training=self.resume, progress=False, seed=self.settings.seed,
-                say=(lambda line: tell(f"      {line}")) if self.progress else (lambda line: None))
+                say=self._detail(tell))
         return {"model_folder": os.path.relpath(result.model_folder, self.folder), "folds": list(result.folds),
                 "position": int(result.position), "position_name": result.position_name, "table": result.table,
                 "remarks": list(getattr(result, "remarks", []))}
@@ -187,7 +192,7 @@ class _Story:
         with captured(self.log) as tell:
             from nnunetv2_stitch.demo.scores import predict_all
             predict_all(self.path(self._stitched()["model_folder"]), self.raw, self.predictions, self._device(),
-                        self._stitched()["folds"], (lambda text: tell(f"      {text}")) if self.progress else (lambda text: None))
+                        self._stitched()["folds"], self._detail(tell))
 
     def _evaluate(self) -> None:
         from nnunetv2_stitch.demo.scores import FOREGROUND, evaluate_all, overlay_panels, table_rows

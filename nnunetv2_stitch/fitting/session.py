@@ -41,8 +41,9 @@ class StitchSession:
         self.rng_seed = int(training.get("seed", 12345))
         self.rng = random.Random(self.rng_seed)
         self.fixed_setting = Setting.from_json(training["setting"]) if training.get("setting") else None
-        #: what validation and prediction use once the position is known
-        self.setting = self.fixed_setting or Setting.from_json(self.configuration["architecture"]["arch_kwargs"]["setting"])
+        # What validation and prediction use once the position is known.
+        planned = self.configuration["architecture"]["arch_kwargs"]["setting"]
+        self.setting = self.fixed_setting or Setting.from_json(planned)
         self.matching: DirectMatching | None = None
 
     # -- set-up ---------------------------------------------------------------------------------------------------

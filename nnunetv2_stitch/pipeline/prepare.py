@@ -18,7 +18,13 @@ from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
 from nnunetv2_stitch.selection.rules import position_at_progress
 from nnunetv2_stitch.stitching.network import CLASS_PATH, build_parent
 from nnunetv2_stitch.stitching.plans import (
-    Layout, Training, count_parameters, lay_out, record_parent, stitched_plans, supernet_from_plans,
+    Layout,
+    Training,
+    count_parameters,
+    lay_out,
+    record_parent,
+    stitched_plans,
+    supernet_from_plans,
 )
 from nnunetv2_stitch.stitching.setting import Setting
 
@@ -206,8 +212,9 @@ def _check_folders(job: Job, previous: dict | None, continue_training: bool) -> 
     data = os.path.join(job.preprocessed_folder, job.host.configuration_manager.data_identifier)
     for path in (data, os.path.join(job.preprocessed_folder, "dataset.json")):
         if not os.path.exists(path):
-            raise StitchError(f"{path} does not exist: the host's data must be preprocessed here; run nnUNetv2_preprocess "
-                              f"-d {job.host.dataset_name} -plans_name {job.host.plans_name} -c {job.host.configuration}")
+            raise StitchError(f"{path} does not exist: the host's data must be preprocessed here; run "
+                              f"nnUNetv2_preprocess -d {job.host.dataset_name} -plans_name {job.host.plans_name} "
+                              f"-c {job.host.configuration}")
     for folder in (job.preprocessed_folder, os.path.dirname(job.model_folder)):
         if not os.access(folder, os.W_OK):
             raise StitchError(f"no permission to write into {folder}; change its permissions or the nnU-Net folders")

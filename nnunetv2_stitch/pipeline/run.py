@@ -16,12 +16,14 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.figures import dice_over_position
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.fitting.session import STITCHES_FILE
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.pipeline.prepare import Job, Request, prepare
 from nnunetv2_stitch.registration import trainers_folder
 from nnunetv2_stitch.selection.deploy import deploy_fold, load_supernet, write_setting
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.rules import choose, label_free_agreement
 from nnunetv2_stitch.selection.sweep import Sweep
+from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
 from nnunetv2_stitch.stitching.setting import Setting
 
 SELECTION_FILE = "stitch_selection.json"
@@ -156,16 +158,18 @@ def _validated(job: Job, fold, summary: str) -> bool:
     return read_json(_stamp(job, fold))["setting"] == _deployed_setting(job, fold).to_json()
 
 
-def _setting(job: Job, result: StitchResult, fold) -> Setting:
-    return Setting.average_at(result.positions[fold], output=job.request.output, combine=job.request.combine)
-
-
 def select_and_deploy(job: Job, deploy: bool = True) -> StitchResult:
     """Choose by the request's rule from the folds' sweeps; write setting, checkpoints, `stitch_selection.json` and
-    the figure unless `deploy` is false."""
+    the figure. Unless `deploy`: take what is deployed and write nothing."""
     sweeps = [Sweep.from_json(read_json(os.path.join(job.model_folder, f"fold_{f}", SWEEP_FILE))) for f in job.folds]
-    positions = choose(sweeps, job.request.rule, job.fixed_position)
-    table = _table(job, sweeps, positions)
+    if deploy:
+        positions = choose(sweeps, job.request.rule, job.fixed_position)
+        settings = {f: Setting.average_at(p, output=job.request.output, combine=job.request.combine)
+                    for f, p in positions.items()}
+    else:
+        settings = {f: _deployed_setting(job, f) for f in job.folds}
+        positions = {f: min(s.switches) for f, s in settings.items()}
+    table = _table(job, sweeps, positions, settings[job.folds[0]].output)
     first = positions[job.folds[0]]
     result = StitchResult(
         model_folder=job.model_folder, dataset=job.host.dataset_name, configuration=job.host.configuration,
@@ -175,7 +179,6 @@ def select_and_deploy(job: Job, deploy: bool = True) -> StitchResult:
     )
     if not deploy:
         return result
-    settings = {f: _setting(job, result, f) for f in job.folds}
     plans_files = [job.plans_file, os.path.join(job.model_folder, "plans.json")]
     write_setting(plans_files, job.host.configuration, settings[job.folds[0]])
     plans = read_json(job.plans_file)
@@ -194,14 +197,14 @@ def select_and_deploy(job: Job, deploy: bool = True) -> StitchResult:
     return result
 
 
-def _table(job: Job, sweeps: list[Sweep], chosen: dict) -> list[dict]:
+def _table(job: Job, sweeps: list[Sweep], chosen: dict, output: str) -> list[dict]:
     rules = ["1", "2"] + (["loo"] if len(sweeps) > 1 else [])
     choices = {f"rule {r}": choose(sweeps, r) for r in rules}
     if job.request.rule == "3":
         choices["rule 3"] = chosen
     rows = []
     for sweep in sweeps:
-        values = sweep.host_head if job.request.output == "host" else sweep.ensemble
+        values = sweep.host_head if output == "host" else sweep.ensemble
         row = {"fold": sweep.fold, "A": sweep.baselines["host"], "B": sweep.baselines["partner"],
                "plain ensemble": sweep.baselines["ensemble"]}
         for name, choice in choices.items():

@@ -173,7 +173,8 @@ def build_parent(spec: Mapping, input_channels: int, num_classes: int) -> nn.Mod
                                       spec["_kw_requires_import"], input_channels, num_classes,
                                       allow_init=True, deep_supervision=False)
     except (AssertionError, TypeError, ValueError, KeyError, RuntimeError) as error:
-        raise StitchError(f"network {spec.get('network_class_name')} cannot be built from its plans: {error}") from error
+        name = spec.get("network_class_name")
+        raise StitchError(f"network {name} cannot be built from its plans: {error}") from error
 
 
 def encode_setting(setting: Setting) -> torch.Tensor:

@@ -65,6 +65,6 @@ def test_direct_matching_fits_every_stitch_to_the_untouched_features(partner):
         fitted = net.switch(position, "host").stitch(b)
         error = (fitted - a).square().mean() / a.transpose(0, 1).flatten(1).var(1).mean()
         assert float(1 - error) == pytest.approx(scores[position][0], abs=0.02)
-        better = net.switch(position, "host").stitch.weight + 0.01 * torch.randn_like(net.switch(position, "host").stitch.weight)
-        net.switch(position, "host").stitch.weight.copy_(better)
+        weight = net.switch(position, "host").stitch.weight
+        weight.add_(0.01 * torch.randn_like(weight))
         assert (net.switch(position, "host").stitch(b) - a).square().sum() > (fitted - a).square().sum()

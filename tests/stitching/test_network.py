@@ -53,7 +53,8 @@ def test_pruning_keeps_only_what_the_setting_needs():
 def test_loading_other_weights_respecialises_the_network():
     net = ensemble(spec(), spec(width=4))
     x = image()
-    settings = [Setting.average_at(4), Setting.average_at(8, output="host"), Setting({3: "stitched"}, "partner", "logits")]
+    settings = [Setting.average_at(4), Setting.average_at(8, output="host"),
+                Setting({3: "stitched"}, "partner", "logits")]
     deployed = [net.deployed(s) for s in settings]
     network = net.deployed(Setting.average_at(1))
     for other in (*deployed, *reversed(deployed)):

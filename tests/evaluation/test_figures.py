@@ -1,0 +1,83 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from nnunetv2_stitch.evaluation.figures import dice_by_party, dice_over_position, matches, overlays
+from nnunetv2_stitch.evaluation.style import DPI
+
+MODELS = ("A alone", "B alone", "plain ensemble", "stitched")
+
+
+def rgb(path):
+    return (imread(path)[..., :3] * 255).round().astype(np.uint8)
+
+
+def has_colour(path, colour):
+    """Whether a `#RRGGBB` is painted anywhere."""
+    wanted = np.array([int(colour[i:i + 2], 16) for i in (1, 3, 5)])
+    return bool((np.abs(rgb(path).astype(int) - wanted).max(-1) <= 2).any())
+
+
+def sweep(fold, positions=range(6)):
+    positions = list(positions)
+    return {"fold": fold, "positions": positions, "names": [f"encoder.stages.{p}" for p in positions],
+            "ensemble": [0.8 + 0.01 * p for p in positions], "host_head": [0.7] * len(positions),
+            "baselines": {"host": 0.85, "partner": 0.6, "ensemble": 0.8}}
+
+
+def test_dice_by_party(tmp_path):
+    rows = [{"party": party, "model": model, "dice": 0.8, "cases": [0.7, 0.9, float("nan")]}
+            for party in ("A", "B") for model in MODELS]
+    path = str(tmp_path / "dice.png")
+    assert dice_by_party(rows, path) == path
+    assert rgb(path).shape == (round(4.2 * DPI), round((1.8 + 2.9 * 2) * DPI), 3)
+    for colour in ("#0072B2", "#E69F00", "#7F7F7F", "#009E73"):
+        assert has_colour(path, colour)
+
+
+def test_dice_by_party_needs_no_cases_and_knows_any_model(tmp_path):
+    path = dice_by_party([{"party": "A", "model": "something else", "dice": 0.31}], str(tmp_path / "dice.png"))
+    assert rgb(path).std() > 0
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_dice_over_position_marks_the_choice(tmp_path, folds):
+    path = dice_over_position([sweep(f) for f in range(folds)], 4, str(tmp_path / "positions.png"))
+    assert has_colour(path, "#D55E00")
+    without = dice_over_position([sweep(f) for f in range(folds)], None, str(tmp_path / "none.png"))
+    assert not has_colour(without, "#D55E00")
+
+
+def test_dice_over_position_takes_what_all_folds_have(tmp_path):
+    path = dice_over_position([sweep(0), sweep(1, [1, 3, 5])], 2, str(tmp_path / "positions.png"))
+    assert not has_colour(path, "#D55E00")  # position 2 is not one of all folds'
+
+
+def test_matches(tmp_path):
+    nodes = [SimpleNamespace(progress=i / 6, stride=(2. ** min(i, 6 - i),) * 2, name=f"n{i}") for i in range(7)]
+    pairs = [(i, i) for i in range(1, 6)]
+    plain = matches(nodes, nodes, pairs, str(tmp_path / "matches.png"))
+    assert rgb(plain).shape == (round(5.6 * DPI), 10 * DPI, 3)
+    assert has_colour(plain, "#0072B2") and has_colour(plain, "#E69F00") and not has_colour(plain, "#D55E00")
+    assert has_colour(matches(nodes, nodes, pairs, str(tmp_path / "chosen.png"), chosen=2), "#D55E00")
+
+
+def test_overlays_paint_only_where_the_mask_is(tmp_path):
+    image = np.linspace(0, 1, 64).reshape(8, 8)
+    mask = np.zeros((8, 8), int)
+    mask[2:6, 2:6] = 2
+    panels = [{"title": "case", "image": image, "masks": {"reference": mask, "A alone": 0 * mask},
+               "dice": {"A alone": 0.0}}]
+    path = overlays(panels, str(tmp_path / "overlays.png"), {"cortex": 1, "inner": 2})
+    pixels = rgb(path).astype(int)
+    width = pixels.shape[1] // 3
+    blueness = pixels[:round(pixels.shape[0] * 0.85), :, 2] - pixels[:round(pixels.shape[0] * 0.85), :, 0]
+    assert (blueness[:, width:2 * width] > 60).any()
+    assert not (blueness[:, 2 * width:] > 60).any()
+
+
+def test_figures_leave_no_temporary_files(tmp_path):
+    dice_over_position([sweep(0)], 1, str(tmp_path / "positions.png"))
+    assert [p.name for p in tmp_path.iterdir()] == ["positions.png"]
