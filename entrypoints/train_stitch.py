@@ -73,8 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="whose head answers. Default: %(default)s, both")
     add("-combine", choices=("probabilities", "logits"), default="probabilities",
         help="what an ensemble of both heads averages. Default: %(default)s")
-    add("-epochs", type=positive_int, metavar="N", help="epochs. Default: the trainer's, 50")
+    add("-epochs", type=positive_int, metavar="N", help="epochs. Default: 50; direct fitting always takes one")
     add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
+    add("-checkpoint_segments", type=positive_int, default=1, metavar="N", help="recompute the networks in N pieces "
+        "during the backward pass: less memory, one more forward pass. 12 suits 3d. Default: %(default)s, off")
     add("-seed", type=int, default=12345, help="seed, recorded in the plans. Default: %(default)s")
     add("-o_p", default="nnUNetStitchPlans", metavar="PLANS_NAME", help="name of the plans written. "
         "Default: %(default)s")
@@ -98,7 +100,8 @@ def request_of(args: argparse.Namespace) -> dict:
         configuration=args.c, folds=args.f, trainer_a=args.tr_a, trainer_b=args.tr_b, plans_a=args.p_a,
         plans_b=args.p_b, fold_b=args.f_b, checkpoint_name=args.chk, fit=args.fit, positions=args.positions,
         rule=args.rule or ("3" if args.position is not None else "2"), position=args.position, output=args.output,
-        combine=args.combine, epochs=args.epochs, iterations=args.iterations, plans_name=args.o_p, seed=args.seed)
+        combine=args.combine, epochs=args.epochs, iterations=args.iterations,
+        checkpoint_segments=args.checkpoint_segments, plans_name=args.o_p, seed=args.seed)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -107,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
         raise StitchError("--c and --val exclude each other: --c goes on and validates, --val only validates")
     if args.dry_run:
         from nnunetv2_stitch.pipeline import Request, prepare
-        print_job(prepare(Request(args.dataset_a, args.dataset_b, **request_of(args)), continue_training=True))
+        print_job(prepare(Request(args.dataset_a, args.dataset_b, **request_of(args)), dry_run=True))
         return
     device = resolve_device(args.device)
     set_threads(device.type)

@@ -22,7 +22,7 @@ class nnUNetTrainerStitch(nnUNetTrainer):
         self.initial_lr = 1e-3
         self.save_every = 10
         self.disable_progress_bar = False
-        self.checkpoint_segments = 1  # > 1: activation checkpointing, less memory for one more forward pass
+        self.checkpoint_segments = 1
         self.session = StitchSession(self)
 
     @staticmethod

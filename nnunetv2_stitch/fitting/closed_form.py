@@ -79,7 +79,7 @@ def _regress(covariance: torch.Tensor, mean: torch.Tensor, source: slice, target
     regular = xx + ridge * scale * torch.eye(len(xx), dtype=xx.dtype)
     weight = torch.linalg.solve(regular, yx.T).T
     residual = yy - 2 * (weight * yx).sum() + (weight @ xx * weight).sum()
-    r2 = 1.0 if yy <= 0 else float(1 - residual / yy)
+    r2 = 1.0 if yy <= 0 else float((1 - residual / yy).clamp_max(1))
     return Affine(weight.float(), (mean[target] - weight @ mean[source]).float(), r2)
 
 

@@ -17,10 +17,11 @@ from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
 from nnunetv2_stitch.fitting.double_batched import sample_setting
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
-from nnunetv2_stitch.stitching.plans import load_parents
+from nnunetv2_stitch.stitching.plans import layout_of, load_parents
 from nnunetv2_stitch.stitching.setting import Setting
 
 STITCHES_FILE = "stitches_all.safetensors"
+MATCHES_FIGURE = "matches.png"
 DIRECT_FILE = "direct_matching.json"
 STITCH_TRAINER_KEY = "stitch_trainer_name"  # in deployed checkpoints only, whose trainer_name is nnUNetTrainer
 
@@ -38,6 +39,7 @@ class StitchSession:
         for name in ("num_epochs", "num_iterations_per_epoch"):
             if training.get(name) is not None:
                 setattr(trainer, name, training[name])
+        trainer.checkpoint_segments = training.get("checkpoint_segments", 1)
         self.rng_seed = int(training.get("seed", 12345))
         self.rng = random.Random(self.rng_seed)
         self.fixed_setting = Setting.from_json(training["setting"]) if training.get("setting") else None
@@ -64,14 +66,9 @@ class StitchSession:
     def plot_matches(self) -> None:
         """The two networks with their matches, in place of nnU-Net's drawing of one network."""
         from nnunetv2_stitch.evaluation.figures import matches
-        from nnunetv2_stitch.stitching.plans import parent_nodes
-        if self.trainer.local_rank != 0:
-            return
-        network = self.trainer.stitched
-        nodes = parent_nodes(network)
-        index = [{n.name: i for i, n in enumerate(side)} for side in nodes]
-        pairs = [(index[0][m["host"]], index[1][m["partner"]]) for m in network.matches]
-        matches(*nodes, pairs, os.path.join(self.trainer.output_folder_base, "matches.png"))
+        if self.trainer.local_rank == 0:
+            layout = layout_of(self.trainer.stitched)
+            matches(*layout.nodes, layout.pairs(), os.path.join(self.trainer.output_folder_base, MATCHES_FIGURE))
 
     # -- steps ----------------------------------------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ class Request:
     iterations: int | None = None
     plans_name: str = "nnUNetStitchPlans"
     seed: int = 12345
+    checkpoint_segments: int = 1
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,10 @@ class Job:
         return os.path.join(self.preprocessed_folder, f"{self.request.plans_name}.json")
 
 
-def prepare(request: Request, continue_training: bool = False) -> Job:
+def prepare(request: Request, continue_training: bool = False, dry_run: bool = False) -> Job:
     """Find both models, check that they can be stitched, match them and make the plans; writes nothing.
+
+    `dry_run` asks for no folder that could be written to and no preprocessed data.
 
     Raises:
         StitchError: anything that stands in the way, in one line.
@@ -115,7 +118,7 @@ def prepare(request: Request, continue_training: bool = False) -> Job:
                record_parent(partner, results, request.checkpoint_name, partner_folds)]
     setting = Setting({} if fixed is None else {fixed: "average"}, request.output, request.combine)
     training = Training(TRAINERS[request.fit], request.epochs, request.iterations, request.seed,
-                        None if fixed is None else setting.to_json())
+                        request.checkpoint_segments, None if fixed is None else setting.to_json())
     plans_file = os.path.join(str(nnUNet_preprocessed), host.dataset_name, f"{request.plans_name}.json")
     previous = _previous_plans(plans_file)
     plans = stitched_plans(host, partner, layout, request.plans_name, setting,
@@ -127,7 +130,8 @@ def prepare(request: Request, continue_training: bool = False) -> Job:
               count_parameters(network.host), count_parameters(network.partner),
               sum(p.numel() for p in network.stitch_parameters()),
               estimate_memory(layout, positions, configuration.patch_size, configuration.batch_size))
-    _check_folders(job, previous, continue_training)
+    if not dry_run:
+        _check_folders(job, previous, continue_training)
     return job
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from nnunetv2.run.run_training import run_training as stock_run_training
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.evaluation.figures import dice_over_position
+from nnunetv2_stitch.evaluation.figures import dice_over_position, matches
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.fitting.session import STITCHES_FILE
+from nnunetv2_stitch.fitting.session import MATCHES_FIGURE, STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.pipeline.prepare import Job, Request, prepare
 from nnunetv2_stitch.registration import trainers_folder
@@ -81,6 +81,8 @@ def train_stitch(dataset_a: str | int, dataset_b: str | int, *, device: str | to
             else:
                 say(f"fold {fold}: training the stitches ({job.request.fit})")
                 _train_fold(job, fold, device, num_gpus, continue_training, progress)
+        # One choice for all folds of the model, also those that earlier commands trained.
+        job = replace(job, folds=[*job.folds, *(f for f in _other_folds(job) if _fold_is_done(job, f))])
     result = select_and_deploy(job, deploy=not only_validation)
     for fold in job.folds:
         summary = os.path.join(job.model_folder, f"fold_{fold}", "validation", "summary.json")
@@ -96,6 +98,12 @@ def _use_our_trainers() -> None:
     ours = str(trainers_folder())
     if ours not in folders:
         os.environ["nnUNet_extTrainer"] = os.pathsep.join([*folders, ours])
+
+
+def _other_folds(job: Job) -> list[int | str]:
+    record = job.plans["configurations"][job.host.configuration]["stitching"]["parents"][0]
+    folds = [f if f == "all" else int(f) for f in record["folds"]]
+    return sorted((f for f in folds if f not in job.folds), key=str)
 
 
 def _fold_files(job: Job, fold) -> list[str]:
@@ -175,7 +183,8 @@ def select_and_deploy(job: Job, deploy: bool = True) -> StitchResult:
         model_folder=job.model_folder, dataset=job.host.dataset_name, configuration=job.host.configuration,
         trainer=job.trainer, plans_name=job.request.plans_name, folds=job.folds, position=first,
         position_name=job.layout.position_name(first), positions=positions, table=table,
-        remarks=_remarks(table), figures=[os.path.join(job.model_folder, f) for f in ("dice_over_position.png", "matches.png")],
+        remarks=_remarks(table),
+        figures=[os.path.join(job.model_folder, f) for f in ("dice_over_position.png", MATCHES_FIGURE)],
     )
     if not deploy:
         return result
@@ -194,6 +203,7 @@ def select_and_deploy(job: Job, deploy: bool = True) -> StitchResult:
         "label_free_spearman": {str(s.fold): label_free_agreement(s) for s in sweeps},
     })
     dice_over_position([s.to_json() for s in sweeps], first, result.figures[0])
+    matches(*job.layout.nodes, job.layout.pairs(), result.figures[1], chosen=first)
     return result
 
 
@@ -204,7 +214,7 @@ def _table(job: Job, sweeps: list[Sweep], chosen: dict, output: str) -> list[dic
         choices["rule 3"] = chosen
     rows = []
     for sweep in sweeps:
-        values = sweep.host_head if output == "host" else sweep.ensemble
+        values = sweep.values(output)
         row = {"fold": sweep.fold, "A": sweep.baselines["host"], "B": sweep.baselines["partner"],
                "plain ensemble": sweep.baselines["ensemble"]}
         for name, choice in choices.items():
@@ -217,6 +227,6 @@ def _table(job: Job, sweeps: list[Sweep], chosen: dict, output: str) -> list[dic
 def _remarks(table: list[dict]) -> list[str]:
     """Plain words where the chosen setting is no better on validation than doing less."""
     mean = {k: float(np.mean([row[k] for row in table])) for k in ("A", "plain ensemble", "chosen")}
-    return [f"On A's validation cases the stitched ensemble ({mean['chosen']:.3f}) is worse than {what} ({mean[key]:.3f})."
-            for key, what in (("A", "A alone"), ("plain ensemble", "the plain ensemble"))
+    return [f"On A's validation cases the stitched ensemble ({mean['chosen']:.3f}) is worse than {what} "
+            f"({mean[key]:.3f})." for key, what in (("A", "A alone"), ("plain ensemble", "the plain ensemble"))
             if round(mean["chosen"], 3) < round(mean[key], 3)]

@@ -23,8 +23,8 @@ MEMORY_FOR_ACCUMULATORS = 2 * 2**30  # bytes
 class Sweep:
     """Mean foreground Dice per position on one party's cases; names no case, so it may travel between parties.
 
-    `ensemble` and `host_head` are by position: both heads averaged, and the host's head alone, with both parents'
-    maps averaged there. `baselines` are the untouched host, partner and plain ensemble. `r2` is the share of
+    `ensemble`, `host_head` and `partner_head` are by position: both heads averaged, and either head alone, with both
+    parents' maps averaged there. `baselines` are the untouched host, partner and plain ensemble. `r2` is the share of
     variance that each stitch explains, `(to host, to partner)`, measured without labels. Dice is taken on the
     preprocessed grid, with nnU-Net's sliding window and without mirroring.
     """
@@ -34,12 +34,17 @@ class Sweep:
     names: list[str]
     ensemble: list[float]
     host_head: list[float]
+    partner_head: list[float]
     baselines: dict[str, float]
     cases: int
     r2: list[tuple[float, float]] = field(default_factory=list)
 
     def to_json(self) -> dict:
         return asdict(self)
+
+    def values(self, output: str) -> list[float]:
+        """Dice by position of an output: `ensemble`, `host` or `partner`."""
+        return {"ensemble": self.ensemble, "host": self.host_head, "partner": self.partner_head}[output]
 
     @classmethod
     def from_json(cls, value: dict) -> Sweep:
@@ -104,7 +109,7 @@ class PositionSweep:
     def rows(self) -> list[str]:
         """Names of what one case is scored for, in the order of `score_case`."""
         return ["host", "partner", "ensemble", *(f"ensemble@{p}" for p in self.positions),
-                *(f"host@{p}" for p in self.positions)]
+                *(f"host@{p}" for p in self.positions), *(f"partner@{p}" for p in self.positions)]
 
     @torch.inference_mode()
     def score_case(self, data: np.ndarray, segmentation: np.ndarray) -> np.ndarray:
@@ -113,7 +118,7 @@ class PositionSweep:
         image, unpad = pad_nd_image(torch.from_numpy(np.ascontiguousarray(data)).float(), self.patch_size, "constant",
                                     {"value": 0}, True, None)
         per_row = 4 * self.label_manager.num_segmentation_heads * int(np.prod(image.shape[1:]))
-        chunk = max(1, int(MEMORY_FOR_ACCUMULATORS // (2 * per_row)) - 3)
+        chunk = max(1, int(MEMORY_FOR_ACCUMULATORS // (3 * per_row)) - 3)
         scores: dict[str, np.ndarray] = {}
         for start in range(0, max(1, len(self.positions)), chunk):
             for row, logits in self._predict(image, self.positions[start:start + chunk]).items():
@@ -146,6 +151,7 @@ class PositionSweep:
                     else:
                         add(f"ensemble@{position}", tiles, both)
                         add(f"host@{position}", tiles, host)
+                        add(f"partner@{position}", tiles, partner)
         return sums
 
     def _both(self, host, partner):
@@ -179,6 +185,7 @@ class PositionSweep:
             fold=fold, positions=self.positions, names=list(names), cases=len(scores),
             ensemble=[value[f"ensemble@{p}"] for p in self.positions],
             host_head=[value[f"host@{p}"] for p in self.positions],
+            partner_head=[value[f"partner@{p}"] for p in self.positions],
             baselines={k: value[k] for k in ("host", "partner", "ensemble")},
             r2=[r2[p] for p in self.positions] if r2 else [],
         )

@@ -34,6 +34,11 @@ class Layout:
             return match.host_path
         return f"{match.host_path} / {match.partner_path}"
 
+    def pairs(self) -> list[tuple[int, int]]:
+        """The matches as indices into the two lists of nodes."""
+        host, partner = ({n.name: i for i, n in enumerate(side)} for side in self.nodes)
+        return [(host[m.host], partner[m.partner]) for m in self.matches]
+
     def progress(self) -> list[float]:
         """The host's progress in [0, 1] by position."""
         by_name = {n.name: n.progress for n in self.nodes[0]}
@@ -65,6 +70,7 @@ class Training:
     num_epochs: int | None = None
     num_iterations_per_epoch: int | None = None
     seed: int = 12345
+    checkpoint_segments: int = 1
     setting: dict | None = None
 
     def to_json(self) -> dict:
@@ -157,11 +163,12 @@ def load_parents(network: StitchedEnsemble, configuration: dict, fold: int | str
         load_weights(getattr(network, side), weights, path)
 
 
-def parent_nodes(network: StitchedEnsemble) -> tuple[list[LayerNode], list[LayerNode]]:
-    """The layers of both parents of a stitched ensemble, traced anew."""
+def layout_of(network: StitchedEnsemble) -> Layout:
+    """The layout of a stitched ensemble, its parents traced anew."""
     with torch.device("meta"):
-        return tuple(layer_nodes(trace(build_parent(spec, network.input_channels, network.num_classes)),
-                                 network.input_channels) for spec in network.parents)
+        nodes = tuple(layer_nodes(trace(build_parent(spec, network.input_channels, network.num_classes)),
+                                  network.input_channels) for spec in network.parents)
+    return Layout(nodes, [Match(**m) for m in network.matches])
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -10,7 +10,7 @@ from nnunetv2_stitch.selection.sweep import Sweep
 
 def sweep(fold, dice, positions=None, r2=()):
     positions = list(range(len(dice))) if positions is None else positions
-    return Sweep(fold, positions, [f"layer.{p}" for p in positions], dice, dice, {"host": 0.5}, 3, list(r2))
+    return Sweep(fold, positions, [f"layer.{p}" for p in positions], dice, dice, dice, {"host": 0.5}, 3, list(r2))
 
 
 SWEEPS = [sweep(0, [.1, .9, .8, .2]), sweep(1, [.2, .3, .8, .9]), sweep(2, [.1, .5, .7, .6])]

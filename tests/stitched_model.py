@@ -1,0 +1,163 @@
+"""Stitched models of the small worlds, and commands in processes of their own that can be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import world as worlds
+
+FOLDER = "nnUNetTrainerStitch__nnUNetStitchPlans"
+#: for tests that care for the steps and not for the stitches: a few positions along the network, a few steps
+SHORT = {"folds": [0], "positions": [2, 20, 41], "epochs": 1, "iterations": 2}
+ENTRIES = {
+    "nnUNetv2_train_stitch": "nnunetv2_stitch.entrypoints.train_stitch:train_stitch_entry",
+    "nnUNetv2_predict_stitched": "nnunetv2_stitch.entrypoints.predict_stitched:predict_stitched_entry",
+    "nnUNetv2_train": "nnunetv2.run.run_training:run_training_entry",
+    "nnUNetv2_evaluate_folder": "nnunetv2.evaluation.evaluate_predictions:evaluate_folder_entry_point",
+    "nnUNetv2_find_best_configuration":
+        "nnunetv2.evaluation.find_best_configuration:find_best_configuration_entry_point",
+    "nnUNetv2_export_model_to_zip": "nnunetv2.model_sharing.entry_points:export_pretrained_model_entry",
+}
+
+
+@dataclass(frozen=True)
+class Stitched:
+    """A trained stitched model in a copy of a world. `parents` is `tree` of both parents' folders before it."""
+
+    world: worlds.World
+    result: object
+    parents: dict[str, str]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.result.model_folder)
+
+
+def stitch(world: worlds.World, **arguments):
+    """`train_stitch` of the world's two parties, on the CPU, under the environment that the test has set."""
+    from nnunetv2_stitch.pipeline import train_stitch
+    arguments = {"device": "cpu", "progress": False, **arguments}
+    return train_stitch(world.host.dataset_id, world.partner.dataset_id, **arguments)
+
+
+_built: dict[worlds.World, Stitched] = {}
+
+
+def trained(world: worlds.World, factory: pytest.TempPathFactory) -> Stitched:
+    """The world's folds stitched at every position, in a copy of the world; once per session. Read only."""
+    if world not in _built:
+        copy = worlds.World(Path(shutil.copytree(world.root, factory.mktemp("stitched") / "world")), world.dim)
+        before = tree(copy.model(copy.host), copy.model(copy.partner))
+        with environment(copy.env), worlds.thread_pools():
+            result = stitch(copy, epochs=2, iterations=4)
+        _built[world] = Stitched(copy, result, before)
+    return _built[world]
+
+
+@contextlib.contextmanager
+def environment(variables: dict[str, str]):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        patch.setenv("nnUNet_extTrainer", variables.get("nnUNet_extTrainer", ""))  # train_stitch adds to it
+        yield
+
+
+def tree(*folders: Path) -> dict[str, str]:
+    """sha256 of every file below the folders, by path."""
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest()
+            for folder in folders for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+def stitched_env(world: worlds.World) -> dict[str, str]:
+    """nnU-Net's three folders and nothing of ours, nor of the tests' trainers, for another process."""
+    return {**world.env, "nnUNet_extTrainer": "", "OMP_NUM_THREADS": "2", "PYTHONPATH": python_path()}
+
+
+def python_path() -> str:
+    """So that other processes find the package that is tested, installed or not."""
+    import nnunetv2_stitch
+    root = str(Path(nnunetv2_stitch.__file__).parents[1])
+    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command in a process of its own."""
+
+    process: multiprocessing.Process
+    log: Path
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def wait(self, seconds: float = 180) -> int:
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"still running after {seconds} s:\n{self.output[-3000:]}")
+        return self.process.exitcode
+
+
+def forkserver():
+    """Processes that need not import torch and nnU-Net anew, and have never run a thread of theirs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nnunetv2_stitch.pipeline", "nnunetv2_stitch.inference.predictor",
+                                    "nnunetv2.run.run_training"])
+    return context
+
+
+def start(command: str, *arguments: str, env: dict[str, str]) -> Running:
+    """Run one of `ENTRIES` as its console script would, its streams going to a file."""
+    handle, log = tempfile.mkstemp(suffix=".log")
+    os.close(handle)
+    with environment({"PYTHONPATH": python_path()}):  # for the fork server, which is started by the first process
+        process = forkserver().Process(target=_run, args=([command, *map(str, arguments)], env, log))
+        process.start()
+    return Running(process, Path(log))
+
+
+def call(command: str, *arguments: str, env: dict[str, str], code: int = 0) -> str:
+    """`start` and wait; returns the output."""
+    running = start(command, *arguments, env=env)
+    actual, output = running.wait(), running.output
+    running.log.unlink()
+    assert actual == code, f"{command} {arguments} left with {actual}:\n{output[-4000:]}"
+    return output
+
+
+def _run(argv: list[str], env: dict[str, str], log: str) -> None:
+    stream = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for number in (1, 2):
+        os.dup2(stream, number)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    os.environ.update(env)
+    sys.argv = argv
+    module, _, function = ENTRIES[argv[0]].partition(":")
+    with worlds.thread_pools():
+        getattr(__import__(module, fromlist=[function]), function)()
+
+
+def read_segmentations(folder: Path) -> dict:
+    """Arrays of a folder's images by file name."""
+    import SimpleITK as sitk
+    files = sorted(Path(folder).glob("*.nii.gz"))
+    return {f.name: sitk.GetArrayFromImage(sitk.ReadImage(str(f))) for f in files}
+
+
+def assert_equal_voxels(a: Path, b: Path, cases: int) -> None:
+    one, two = read_segmentations(a), read_segmentations(b)
+    assert one.keys() == two.keys() and len(one) == cases
+    for name, voxels in one.items():
+        assert (voxels == two[name]).all(), f"{name}: {(voxels != two[name]).sum()} voxels differ"
+    assert any(voxels.any() for voxels in one.values()), "nothing but background proves nothing"
