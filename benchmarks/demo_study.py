@@ -53,13 +53,10 @@ class SettingScorer(PositionSweep):
     @torch.inference_mode()
     def score(self, setting: Setting, cases: list) -> float:
         self.network.apply_setting(setting)
+        self.tiler.network, self.tiler.label_manager = self.network, self.label_manager
         per_case = []
         for data, labels in cases:
-            image = torch.from_numpy(data).float()
-            pad = [max(0, p - s) for p, s in zip(self.patch_size, image.shape[2:])]
-            padded = torch.nn.functional.pad(image, (0, pad[1], 0, pad[0]))
-            logits = self.network(padded.transpose(0, 1).to(self.device)).transpose(0, 1).cpu()
-            logits = logits[..., :image.shape[2], :image.shape[3]]
+            logits = self.tiler.predict_sliding_window_return_logits(torch.from_numpy(data).float()).float().cpu()
             predicted = self.label_manager.convert_logits_to_segmentation(logits)
             per_case.append(self._dice(np.asarray(predicted), labels[0]))
         return float(np.nanmean(np.nanmean(per_case, 0)))

@@ -37,10 +37,11 @@ def main(args: argparse.Namespace) -> None:
 
 
 def print_result(result) -> None:
-    from nnunetv2_stitch.demo.scores import table_rows
+    from nnunetv2_stitch.demo.scores import reading, table_rows
     from nnunetv2_stitch.evaluation.tables import text_table
     print("\nDice on the test cases, which nothing has touched until now:\n")
     print(text_table(table_rows(result.rows)))
+    print("\n" + "\n".join(reading(result.rows)))
     print(f"\nStitched at position {result.position}, {result.position_name}, chosen on A's validation cases.")
     for remark in result.remarks:
         print(remark)

@@ -23,6 +23,7 @@ class nnUNetTrainerStitch(nnUNetTrainer):
         self.save_every = 10
         self.disable_progress_bar = False
         self.checkpoint_segments = 1
+        self.sampled_switches = False  # True: own, stitched or average at random in each step
         self.session = StitchSession(self)
 
     @staticmethod
@@ -69,7 +70,7 @@ class nnUNetTrainerStitch(nnUNetTrainer):
         return self.network(data, objective=lambda n, x: double_batched_loss(n, x, self.checkpoint_segments))
 
     def train_step(self, batch: dict) -> dict:
-        self.session.sample_switches()
+        self.session.set_switches()
         data, target = self.session.to_device(batch)
         self.optimizer.zero_grad(set_to_none=True)
         with self.session.autocast():

@@ -80,6 +80,17 @@ def table_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
              **{name: row[name] for name in FOREGROUND}, "cases": len(row["cases"])} for row in rows]
 
 
+def reading(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The stitched model against the others in words, a sentence per party, whichever way it turned out."""
+    lines = []
+    for party in dict.fromkeys(row["party"] for row in rows):
+        dice = {row["model"]: row["dice"] for row in rows if row["party"] == party}
+        differences = [f"{dice['stitched'] - value:+.3f} against {model}" for model, value in dice.items()
+                       if model != "stitched"]
+        lines.append(f"{party}: stitched {', '.join(differences)}.")
+    return lines
+
+
 def overlay_panels(raw: str, root: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Two test cases of each party for `evaluation.overlays`: those at one and two thirds of the list of names, a rule
     that looks at no score."""

@@ -195,7 +195,7 @@ class _Story:
                         self._stitched()["folds"], self._detail(tell))
 
     def _evaluate(self) -> None:
-        from nnunetv2_stitch.demo.scores import FOREGROUND, evaluate_all, overlay_panels, table_rows
+        from nnunetv2_stitch.demo.scores import FOREGROUND, evaluate_all, overlay_panels, reading, table_rows
         from nnunetv2_stitch.evaluation.figures import dice_by_party, overlays
         from nnunetv2_stitch.evaluation.tables import markdown_table
         with captured(self.log):
@@ -205,6 +205,7 @@ class _Story:
         overlays(overlay_panels(self.raw, self.predictions, rows), self.path(OVERLAY_FIGURE), FOREGROUND)
         stitched = self._stitched()
         lines = ["# Dice on the test cases", "", markdown_table(table_rows(rows)), "",
+                 *(f"{line}\n" for line in reading(rows)),
                  f"Stitched at position {stitched['position']}, {stitched['position_name']}, chosen on A's validation "
                  f"cases. Seed {self.settings.seed}.", "", *(f"{r}\n" for r in stitched["remarks"]), CAVEAT, ""]
 

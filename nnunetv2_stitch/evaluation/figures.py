@@ -18,6 +18,7 @@ from nnunetv2_stitch.evaluation.style import (
     SERIES,
     VERMILLION,
     new_figure,
+    own_style,
     tidy,
     write,
 )
@@ -25,6 +26,7 @@ from nnunetv2_stitch.evaluation.style import (
 __all__ = ["dice_by_party", "dice_over_position", "matches", "overlays"]
 
 
+@own_style
 def dice_by_party(rows: Sequence[Mapping[str, Any]], path: str, title: str = "Dice on the test cases") -> str:
     """Dice of each model on each party's cases: a marker for the mean, a small dot for each case.
 
@@ -72,6 +74,7 @@ def dice_by_party(rows: Sequence[Mapping[str, Any]], path: str, title: str = "Di
     return write(figure, path)
 
 
+@own_style
 def dice_over_position(sweeps: Sequence[Mapping[str, Any]], chosen: int | None, path: str) -> str:
     """Dice of the stitched ensemble over the position of the stitch, a line per fold and their mean.
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_stitch.evaluation.style import BLUE, ORANGE, VERMILLION, new_figure, write
+from nnunetv2_stitch.evaluation.style import BLUE, ORANGE, VERMILLION, new_figure, own_style, write
 
 GAP = 1.6  # between the deepest layers of both networks, in octaves of stride
 
 
+@own_style
 def matches(nodes_a: Sequence[Any], nodes_b: Sequence[Any], pairs: Sequence[tuple[int, int]], path: str,
             chosen: int | None = None) -> str:
     """Draw the host above and the partner below, the second upside down, so that their deepest layers face each other.

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_stitch.evaluation.style import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, new_figure, write
+from nnunetv2_stitch.evaluation.style import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, new_figure, own_style, write
 
 LABEL_COLOURS = (ORANGE, BLUE, PURPLE, GREEN, VERMILLION)
 
 
+@own_style
 def overlays(panels: Sequence[Mapping[str, Any]], path: str, labels: Mapping[str, int]) -> str:
     """Draw the image alone, then the image under each segmentation.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from nnunetv2_stitch.fileio import atomically
 
@@ -17,6 +19,19 @@ MODEL_COLOURS = {"A alone": BLUE, "B alone": ORANGE, "plain ensemble": GREY, "st
 MODEL_MARKERS = {"A alone": "o", "B alone": "s", "plain ensemble": "D", "stitched": "^"}
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, YELLOW)
 DPI = 120
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def own_style(draw: Callable[P, R]) -> Callable[P, R]:
+    """Draw in matplotlib's default style, whatever is set. nnU-Net's logger sets seaborn's for the whole process, with
+    fonts of two and a half times the size."""
+    @wraps(draw)
+    def in_default_style(*args: P.args, **kwargs: P.kwargs) -> R:
+        import matplotlib.style
+        with matplotlib.style.context("default"):
+            return draw(*args, **kwargs)
+    return in_default_style
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -79,10 +79,11 @@ class StitchSession:
         """As nnU-Net: mixed precision on CUDA only."""
         return torch.autocast("cuda") if self.trainer.device.type == "cuda" else nullcontext()
 
-    def sample_switches(self) -> None:
+    def set_switches(self) -> None:
+        """For one training step: every stitch active, as in deployment but everywhere, or drawn at random."""
         network = self.trainer.stitched
-        sampled = sample_setting(network, self.rng)
-        network.apply_setting(Setting(sampled.switches, self.setting.output, self.setting.combine))
+        drawn = sample_setting(network, self.rng) if self.trainer.sampled_switches else all_average(network)
+        network.apply_setting(Setting(drawn.switches, self.setting.output, self.setting.combine))
 
     def all_switches(self) -> None:
         network = self.trainer.stitched

@@ -81,3 +81,13 @@ def test_overlays_paint_only_where_the_mask_is(tmp_path):
 def test_figures_leave_no_temporary_files(tmp_path):
     dice_over_position([sweep(0)], 1, str(tmp_path / "positions.png"))
     assert [p.name for p in tmp_path.iterdir()] == ["positions.png"]
+
+
+def test_figures_look_the_same_whatever_style_is_set(tmp_path):
+    """nnU-Net's logger leaves seaborn's style with huge fonts behind."""
+    import matplotlib
+    before = dice_over_position([sweep(0)], 1, str(tmp_path / "before.png"))
+    with matplotlib.rc_context({"font.size": 40, "axes.facecolor": "red", "axes.labelsize": 40}):
+        after = dice_over_position([sweep(0)], 1, str(tmp_path / "after.png"))
+        assert matplotlib.rcParams["font.size"] == 40
+    np.testing.assert_array_equal(rgb(before), rgb(after))

@@ -58,10 +58,6 @@ def test_parents_are_as_they_were_on_disk_and_in_the_checkpoint(stitched2d):
                 own = parent_weights(stitched2d, party, fold)
                 stored = {k[len(side) + 1:]: v for k, v in weights.items() if k.startswith(f"{side}.")}
                 assert stored and all(torch.equal(v, own[k]) for k, v in stored.items())
-                if name == "checkpoint_final.pth":
-                    used = {v.data_ptr() for k, v in own.items() if "seg_layers" not in k}
-                    assert sum(v.numel() for v in stored.values()) >= sum(
-                        next(v for v in own.values() if v.data_ptr() == p).numel() for p in used)
 
 
 def test_deployed_checkpoint_holds_what_its_network_needs_and_no_more(stitched2d):

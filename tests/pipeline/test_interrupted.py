@@ -1,0 +1,95 @@
+"""A kill or Ctrl-C at any moment leaves a folder from which `--c` goes on."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+from stitched_model import FOLDER, SHORT, call, start, stitched_env, tree
+
+pytestmark = pytest.mark.slow
+
+ARGUMENTS = ["-device", "cpu", "-epochs", "3", "-iterations", "4", "--disable_progress_bar"]
+
+
+def in_epoch_1(folder):
+    """After the first checkpoint, in the middle of training."""
+    return any("Epoch 1" in p.read_text() for p in (folder / "fold_0").glob("training_log_*.txt"))
+
+
+def in_sweep(folder):
+    return (folder / "fold_0" / "stitches_all.safetensors").exists()
+
+
+def in_second_fold(folder):
+    return (folder / "fold_0" / "sweep.json").exists()
+
+
+def in_deployment(folder):
+    """All folds are trained and the choice is being deployed."""
+    return (folder / "fold_1" / "sweep.json").exists()
+
+
+MOMENTS = [(in_epoch_1, signal.SIGKILL), (in_epoch_1, signal.SIGINT), (in_sweep, signal.SIGKILL),
+           (in_sweep, signal.SIGINT), (in_second_fold, signal.SIGKILL), (in_deployment, signal.SIGKILL)]
+
+
+@pytest.mark.parametrize(("moment", "kind"), MOMENTS, ids=lambda v: getattr(v, "__name__", None) or v.name)
+def test_going_on_after_an_interruption(moment, kind, world2d, copy_world):
+    world = copy_world(world2d)
+    env = {**stitched_env(world), "nnUNet_extTrainer": world.env["nnUNet_extTrainer"]}
+    parents = tree(world.model(world.host), world.model(world.partner))
+    command = ["nnUNetv2_train_stitch", str(world.host.dataset_id), str(world.partner.dataset_id), *ARGUMENTS]
+    folder = world.results / world.host.dataset / f"{FOLDER}__2d"
+
+    running = start(*command, env=env)
+    deadline = time.time() + 120
+    while not moment(folder):
+        assert running.process.is_alive() and time.time() < deadline, running.output[-3000:]
+        time.sleep(0.002)
+    os.kill(running.process.pid, kind)
+    code = running.wait(60)
+    output = running.output
+    if kind == signal.SIGINT:
+        assert code == 130
+        assert output.splitlines()[-1] == "interrupted; the same command with --c goes on"
+    else:
+        assert code == -signal.SIGKILL
+    assert not (folder / "stitch_selection.json").exists(), "too late to interrupt anything"
+
+    call(*command, env=env, code=2)  # without --c nothing is overwritten
+    output = call(*command, "--c", env=env)
+    assert "Predict with" in output and "Chosen position" in output
+    for fold in (0, 1):
+        checkpoint = torch.load(folder / f"fold_{fold}" / "checkpoint_final.pth", weights_only=True)
+        assert len(checkpoint["logging"]["train_losses"]) == 3 and checkpoint["trainer_name"] == "nnUNetTrainer"
+        assert (folder / f"fold_{fold}" / "validation" / "summary.json").is_file()
+    if moment is in_epoch_1:
+        logs = "".join(p.read_text() for p in sorted((folder / "fold_0").glob("training_log_*.txt")))
+        assert logs.count("Epoch 0") == 1, "what was trained before the interruption was thrown away"
+    if moment in (in_second_fold, in_deployment):
+        assert "fold 0: stitches are trained" in output
+    assert tree(world.model(world.host), world.model(world.partner)) == parents
+
+
+def test_a_kill_while_a_finished_model_is_deployed_anew(stitched2d, copy_world):
+    """Between the rewriting of one fold's checkpoint and the next: nothing that is there may be lost."""
+    world = copy_world(stitched2d.world)
+    env = stitched_env(world)
+    folder = world.results / stitched2d.folder.relative_to(stitched2d.world.results)
+    command = ["nnUNetv2_train_stitch", str(world.host.dataset_id), str(world.partner.dataset_id), "-device", "cpu",
+               "--c", "-position", str(SHORT["positions"][0])]
+    final = folder / "fold_0" / "checkpoint_final.pth"
+    before = final.stat().st_mtime_ns
+    running = start(*command, env=env)
+    while final.stat().st_mtime_ns == before:
+        assert running.process.is_alive(), running.output[-3000:]
+        time.sleep(0.001)
+    os.kill(running.process.pid, signal.SIGKILL)
+    assert running.wait(60) == -signal.SIGKILL
+    for path in folder.rglob("checkpoint_*.pth"):
+        if not path.name.startswith("."):
+            torch.load(path, weights_only=True)
+    output = call(*command, env=env)
+    assert f"Chosen position: {SHORT['positions'][0]}," in output
