@@ -23,7 +23,7 @@ class DemoSettings:
     features: tuple[int, ...] = (12, 24, 48, 96, 96)
     batch_size: int = 4
     trainer: str = "nnUNetTrainer_5epochs"
-    stitch_epochs: int = 10
+    stitch_epochs: int = 6
     stitch_iterations: int = 50
     seed: int = 12345
 
