@@ -1,0 +1,269 @@
+"""nnUNetv2_train_stitch: arguments, dry run, and bad input: one line on stderr, exit code 2, nothing written."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from stitched_model import FOLDER, tree
+from world import World
+
+from nnunetv2_stitch.entrypoints import train_stitch
+from nnunetv2_stitch.entrypoints.common import run
+
+NETWORK = ("architecture", "network_class_name")
+
+
+@pytest.fixture
+def world(world2d, copy_world, nnunet_env):
+    return nnunet_env(copy_world(world2d))
+
+
+def command(*arguments):
+    """As the console script: parse, then call through `run`."""
+    args = train_stitch.build_parser().parse_args([str(a) for a in arguments])
+    run(lambda: train_stitch.main(args), verbose=args.verbose, resume="--c")
+
+
+def refused(world, capsys, *arguments) -> str:
+    """The one line that the command says; checks the code and that nothing was written."""
+    before = tree(world.root), sorted(world.root.rglob("*"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        command(*arguments, "-device", "cpu")
+    err = capsys.readouterr().err
+    assert caught.value.code == 2, err
+    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err, err
+    assert (tree(world.root), sorted(world.root.rglob("*"))) == before
+    return err
+
+
+def edit(path, change):
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def change_plans(world, party, change):
+    """Change the configuration in the plans of a party's model folder."""
+    edit(world.model(party) / "plans.json", lambda p: change(p["configurations"][world.configuration]))
+
+
+def test_unknown_dataset(world, capsys):
+    err = refused(world, capsys, 999, world.partner.dataset_id)
+    assert "999" in err and world.host.dataset in err
+    assert "Dataset802_Typo" in refused(world, capsys, world.host.dataset_id, "Dataset802_Typo")
+
+
+def test_no_trained_model(world, capsys):
+    shutil.rmtree(world.model(world.partner))
+    assert world.partner.dataset in refused(world, capsys, world.host.dataset_id, world.partner.dataset_id)
+
+
+def test_fold_that_is_not_trained(world, capsys):
+    for flags in (("-f", 0, 4), ("-f", 0, "-f_b", 4)):
+        err = refused(world, capsys, 801, 802, *flags)
+        assert "fold 4" in err and "0, 1" in err
+
+
+def test_checkpoint_that_is_not_there(world, capsys):
+    assert "checkpoint_typo.pth" in refused(world, capsys, 801, 802, "-chk", "checkpoint_typo.pth")
+
+
+def test_unfinished_training(world, capsys):
+    for path in world.model(world.partner).rglob("checkpoint_final.pth"):
+        path.unlink()
+    err = refused(world, capsys, 801, 802)
+    assert world.partner.dataset in err and "checkpoint_final.pth" in err
+
+
+def rename_configuration(world, party, new, **changes):
+    old = world.model(party)
+
+    def rename(plans):
+        plans["configurations"][new] = {**plans["configurations"].pop(world.configuration), **changes}
+    edit(old / "plans.json", rename)
+    old.rename(old.with_name(old.name.replace(f"__{world.configuration}", f"__{new}")))
+
+
+def test_configurations_differ(world, capsys):
+    rename_configuration(world, world.partner, "3d_lowres")
+    err = refused(world, capsys, 801, 802)
+    assert "2d with 3d_lowres" in err and world.host.dataset in err and world.partner.dataset in err
+
+
+def test_2d_with_3d(world, world3d, capsys):
+    shutil.copytree(world3d.results / world3d.partner.dataset, world.results / world3d.partner.dataset)
+    assert "2d with 3d_fullres" in refused(world, capsys, 801, 804)
+
+
+def test_cascade(world, capsys):
+    for party in (world.host, world.partner):
+        rename_configuration(world, party, "3d_cascade_fullres", previous_stage="3d_lowres")
+    err = refused(world, capsys, 801, 802)
+    assert "cascade" in err and "3d_cascade_fullres" in err
+
+
+def test_several_models_to_choose_from(world, capsys):
+    for party in (world.host, world.partner):
+        model = world.model(party)
+        shutil.copytree(model, model.with_name(model.name.replace("nnUNetPlans", "nnUNetResEncUNetLPlans")))
+    err = refused(world, capsys, 801, 802)
+    assert "nnUNetPlans" in err and "nnUNetResEncUNetLPlans" in err and "-p_a" in err
+
+
+def test_other_number_of_channels(world, capsys):
+    edit(world.model(world.partner) / "dataset.json", lambda d: d["channel_names"].update({"1": "T2"}))
+    change_plans(world, world.partner, lambda c: c.update(normalization_schemes=["ZScoreNormalization"] * 2))
+    assert "channels: host [MRI], partner [MRI, T2]" in refused(world, capsys, 801, 802)
+
+
+def test_other_labels(world, capsys):
+    edit(world.model(world.partner) / "dataset.json", lambda d: d.update(labels={"background": 0, "a": 1, "c": 2}))
+    err = refused(world, capsys, 801, 802)
+    assert "labels: host [background=0, a=1, b=2], partner [background=0, a=1, c=2]" in err
+
+
+def test_other_spacing_and_normalisation_are_named_side_by_side(world, capsys):
+    change_plans(world, world.partner, lambda c: c.update(spacing=[0.5, 0.7],
+                                                          normalization_schemes=["NoNormalization"]))
+    err = refused(world, capsys, 801, 802)
+    assert "spacing: host [1, 1], partner [0.5, 0.7]" in err
+    assert "normalization_schemes: host [ZScoreNormalization], partner [NoNormalization]" in err
+
+
+def test_truncated_checkpoint_of_either(world, capsys):
+    for party in (world.host, world.partner):
+        path = world.model(party) / "fold_1" / "checkpoint_final.pth"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:len(whole) // 2])
+        err = refused(world, capsys, 801, 802)
+        assert str(path) in err and "cut short" in err
+        path.write_bytes(whole)
+
+
+def test_weights_of_another_network(world, capsys):
+    shutil.copy(world.model(world.host) / "fold_1" / "checkpoint_final.pth", world.model(world.partner) / "fold_1")
+    err = refused(world, capsys, 801, 802)
+    assert f"{world.model(world.partner)}/fold_1/checkpoint_final.pth" in err
+
+
+def test_network_class_that_cannot_be_traced_or_may_not_be_built(world, capsys):
+    change_plans(world, world.partner, lambda c: c["architecture"].update(network_class_name="os.system"))
+    assert "os.system" in refused(world, capsys, 801, 802)
+    name = "dynamic_network_architectures.architectures.primus.PrimusS"
+    change_plans(world, world.partner, lambda c: c["architecture"].update(network_class_name=name))
+    assert name in refused(world, capsys, 801, 802)
+
+
+def test_damaged_plans(world, capsys):
+    path = world.model(world.partner) / "plans.json"
+    path.write_text(path.read_text()[:100])
+    assert str(path) in refused(world, capsys, 801, 802)
+
+
+def test_host_data_that_are_not_preprocessed(world, capsys):
+    shutil.rmtree(world.preprocessed / world.host.dataset / "nnUNetPlans_2d")
+    err = refused(world, capsys, 801, 802)
+    assert "nnUNetPlans_2d" in err and "nnUNetv2_preprocess" in err
+
+
+def test_environment_variables_that_are_not_set(world, capsys, monkeypatch):
+    for name in ("nnUNet_preprocessed", "nnUNet_results"):
+        with monkeypatch.context() as patch:
+            patch.delenv(name)
+            assert name in refused(world, capsys, 801, 802)
+
+
+@pytest.mark.parametrize(("flags", "named"), [
+    (("-positions", "3,900"), "no position 900"),
+    (("-position", "900"), "-position 900"),
+    (("-position", "3", "-positions", "4,5"), "-position 3"),
+    (("-rule", "3"), "-position K"),
+    (("-rule", "1", "-position", "3"), "-position"),
+    (("-rule", "loo", "-f", "0"), "at least two folds"),
+    (("-o_p", "My__Plans"), "double underscore"),
+    (("--c", "--val"), "--val"),
+    (("-c", "3d_fullres"), "3d_fullres"),
+    (("-tr_b", "nnUNetTrainerTypo"), "nnUNetTrainerTypo"),
+    (("--val",), "not trained"),
+])
+def test_flags_that_do_not_fit(world, capsys, flags, named):
+    assert named in refused(world, capsys, 801, 802, *flags)
+
+
+@pytest.mark.parametrize("flags", [("-f", "x"), ("-positions", "a-b"), ("-position", "1.5"), ("-epochs", "0"),
+                                   ("-rule", "4"), ("-fit", "magic")])
+def test_flags_that_cannot_be_read(world, capsys, flags):
+    with pytest.raises(SystemExit) as caught:
+        command(801, 802, *flags)
+    assert caught.value.code == 2 and flags[0] in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def as_nobody():
+    """Root may write everywhere, so give that up for a while."""
+    if os.getuid() != 0:
+        yield
+        return
+    os.setresgid(65534, 65534, 0)
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "setresuid"), reason="needs Linux")
+def test_no_write_permission(world2d, nnunet_env, capsys):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        os.chmod(folder, 0o755)
+        world = nnunet_env(World(Path(shutil.copytree(world2d.root, Path(folder) / "world")), 2))
+        refused_folder = world.preprocessed / world.host.dataset
+        for closed in (refused_folder, world.results / world.host.dataset):
+            os.chmod(closed, 0o555)
+            with as_nobody():
+                err = refused(world, capsys, 801, 802)
+            os.chmod(closed, 0o777)
+            assert f"no permission to write into {closed}" in err
+
+
+def test_dry_run_prints_the_matches_and_writes_nothing(world, capsys):
+    before = tree(world.root)
+    command(801, 802, "--dry_run")
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[0].startswith("host     Dataset801_HostBlobs nnUNetTrainerTiny__nnUNetPlans__2d, folds 0, 1: ")
+    rows = [line.split() for line in lines if line.strip()[:1].isdigit()]
+    assert [int(r[0]) for r in rows] == list(range(len(rows))) and len(rows) > 40
+    assert rows[0][-1] == "encoder.stages.0.0.convs.0.conv"
+    assert "8 / 6" in lines[[line.strip()[:2] for line in lines].index("0 ")]
+    assert "parameters" in out and "GiB" in out and "Nothing was written" in out
+    network = torch.load(world.model(world.host) / "fold_0/checkpoint_final.pth", weights_only=False)
+    unique = {t.data_ptr(): t.numel() for k, t in network["network_weights"].items()}
+    auxiliary = {t.data_ptr() for k, t in network["network_weights"].items() if "seg_layers" in k and ".2." not in k}
+    assert f"{sum(n for p, n in unique.items() if p not in auxiliary):,} parameters" in lines[0]
+    assert tree(world.root) == before
+
+
+def test_the_command_ends_with_a_table_and_the_commands_that_predict(world, capsys, thread_pools):
+    command(801, 802, "-fit", "direct", "-f", 0, "-positions", "2,20-21", "-iterations", 2, "-device", "cpu",
+            "--disable_progress_bar")
+    out = capsys.readouterr().out
+    after = out[out.index("Mean Dice on A's validation cases"):]
+    header = next(line for line in after.splitlines() if "plain ensemble" in line)
+    assert [header.index(n) for n in ("fold", "A ", "plain ensemble", "rule 1", "rule 2")] == sorted(
+        header.index(n) for n in ("fold", "A ", "plain ensemble", "rule 1", "rule 2"))
+    folder = FOLDER.replace("Stitch__", "StitchDirect__") + "__2d"
+    position = json.loads((world.results / world.host.dataset / folder / "stitch_selection.json")
+                          .read_text())["positions"]["0"]
+    assert position in (2, 20, 21) and f"Chosen position: {position}, " in after
+    flags = ("-i INPUT_FOLDER -o OUTPUT_FOLDER -d Dataset801_HostBlobs -c 2d -tr nnUNetTrainerStitchDirect "
+             "-p nnUNetStitchPlans -f 0")
+    assert f"  nnUNetv2_predict_stitched {flags}\n" in after and f"  nnUNetv2_predict {flags}\n" in after
+    assert "is worse than A alone" in after  # the partner's images differ, so the ensemble must lose here
