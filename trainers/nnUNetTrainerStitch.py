@@ -19,7 +19,7 @@ class nnUNetTrainerStitch(nnUNetTrainer):
         self.enable_deep_supervision = False
         self.num_epochs = 50
         self.num_val_iterations_per_epoch = 10
-        self.initial_lr = 1e-3
+        self.initial_lr = 3e-3
         self.save_every = 10
         self.disable_progress_bar = False
         self.checkpoint_segments = 1
