@@ -56,8 +56,8 @@ class SettingScorer(PositionSweep):
         self.tiler.network, self.tiler.label_manager = self.network, self.label_manager
         per_case = []
         for data, labels in cases:
-            logits = self.tiler.predict_sliding_window_return_logits(torch.from_numpy(data).float()).float().cpu()
-            predicted = self.label_manager.convert_logits_to_segmentation(logits)
+            logits = self.tiler.predict_sliding_window_return_logits(torch.from_numpy(data).float())
+            predicted = self.label_manager.convert_logits_to_segmentation(logits.float().cpu())
             per_case.append(self._dice(np.asarray(predicted), labels[0]))
         return float(np.nanmean(np.nanmean(per_case, 0)))
 
@@ -76,8 +76,8 @@ def study_seed(folder: str, seed: int, settings: DemoSettings, device: str) -> d
     demo = run_demo(folder, device, resume=os.path.isdir(folder), seed=seed, settings=settings, say=print)
     with environment_set(environment(folder)):
         train_stitch(PARTIES["A"].dataset, PARTIES["B"].dataset, configuration=CONFIGURATION, folds=[FOLD],
-                     fit="direct", iterations=settings.stitch_iterations, plans_name=DIRECT_PLANS, device=device, seed=seed,
-                     continue_training=True, progress=False)
+                     fit="direct", iterations=settings.stitch_iterations, plans_name=DIRECT_PLANS, device=device,
+                     seed=seed, continue_training=True, progress=False)
         rows, curves = [], {}
         for row in demo.rows:
             if row["model"] != "stitched":

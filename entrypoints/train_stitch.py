@@ -52,7 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("dataset_a", metavar="DATASET_A", help="host: dataset name or id")
     parser.add_argument("dataset_b", metavar="DATASET_B", help="partner: dataset name or id; only its model is read")
     add = parser.add_argument
-    add("-c", metavar="CONFIG", help="configuration, e.g. 2d; default: the one that both are trained in")
+    add("-c", dest="configuration", metavar="CONFIG",  # dest, because --c would have the same
+        help="configuration, e.g. 2d; default: the one that both are trained in")
     add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of A to stitch; default: all that are trained")
     add("-tr_a", metavar="TRAINER", help="trainer of A's model; default: the only one there is")
     add("-tr_b", metavar="TRAINER", help="trainer of B's model")
@@ -82,7 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
         "Default: %(default)s")
     add("-num_gpus", type=positive_int, default=1, help="number of GPUs (DDP, as nnU-Net). Default: %(default)s")
     add("--npz", action="store_true", help="save probabilities of the validation, for nnUNetv2_find_best_configuration")
-    add("--c", action="store_true", help="continue after an interruption; what is done is kept")
+    add("--c", dest="continue_training", action="store_true",
+        help="continue after an interruption; what is done is kept")
     add("--val", action="store_true", help="only repeat the validation of trained folds")
     add("--dry_run", action="store_true", help="print the matches, parameters and memory; write nothing")
     add_common(parser)
@@ -97,7 +99,7 @@ def train_stitch_entry() -> None:
 def request_of(args: argparse.Namespace) -> dict:
     """The command's arguments as fields of `pipeline.Request`."""
     return dict(
-        configuration=args.c, folds=args.f, trainer_a=args.tr_a, trainer_b=args.tr_b, plans_a=args.p_a,
+        configuration=args.configuration, folds=args.f, trainer_a=args.tr_a, trainer_b=args.tr_b, plans_a=args.p_a,
         plans_b=args.p_b, fold_b=args.f_b, checkpoint_name=args.chk, fit=args.fit, positions=args.positions,
         rule=args.rule or ("3" if args.position is not None else "2"), position=args.position, output=args.output,
         combine=args.combine, epochs=args.epochs, iterations=args.iterations,
@@ -106,7 +108,7 @@ def request_of(args: argparse.Namespace) -> dict:
 
 def main(args: argparse.Namespace) -> None:
     from nnunetv2_stitch.errors import StitchError
-    if args.c and args.val:
+    if args.continue_training and args.val:
         raise StitchError("--c and --val exclude each other: --c goes on and validates, --val only validates")
     if args.dry_run:
         from nnunetv2_stitch.pipeline import Request, prepare
@@ -116,7 +118,7 @@ def main(args: argparse.Namespace) -> None:
     set_threads(device.type)
     from nnunetv2_stitch.pipeline import train_stitch
     result = train_stitch(
-        args.dataset_a, args.dataset_b, device=device, num_gpus=args.num_gpus, continue_training=args.c,
+        args.dataset_a, args.dataset_b, device=device, num_gpus=args.num_gpus, continue_training=args.continue_training,
         only_validation=args.val, save_probabilities=args.npz, progress=not args.disable_progress_bar,
         say=lambda line: print(f"\n=== {line}", flush=True), **request_of(args))
     print_result(result)

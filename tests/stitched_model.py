@@ -7,6 +7,7 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -146,6 +147,32 @@ def _run(argv: list[str], env: dict[str, str], log: str) -> None:
     module, _, function = ENTRIES[argv[0]].partition(":")
     with worlds.thread_pools():
         getattr(__import__(module, fromlist=[function]), function)()
+
+
+@contextlib.contextmanager
+def as_nobody():
+    """Root may write everywhere, so give that up for a while."""
+    if os.getuid() != 0:
+        yield
+        return
+    os.setresgid(65534, 65534, 0)
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+
+
+def console_script(name: str, *arguments: str, world: worlds.World, **variables: str) -> str:
+    """A stock command as users run it, with nnU-Net's three folders set and no variable of ours; its output."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")}
+    env = {**keep, **{k: v for k, v in world.env.items() if k != "nnUNet_extTrainer"}, "OMP_NUM_THREADS": "2",
+           "PYTHONPATH": python_path(), **variables}
+    done = subprocess.run([str(Path(sys.executable).parent / name), *map(str, arguments)], env=env, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, f"{name} {arguments}:\n{done.stdout[-4000:]}"
+    return done.stdout
 
 
 def read_segmentations(folder: Path) -> dict:

@@ -176,7 +176,8 @@ def _positions(request, layout) -> list[int]:
         return every
     unknown = [p for p in request.positions if p not in every]
     if unknown or not request.positions:
-        raise StitchError(f"-positions: there is no position {unknown[:1] or ''}; these networks have 0 to {every[-1]}")
+        raise StitchError(f"-positions: there is no position {unknown[0] if unknown else 'given'}; these networks have "
+                          f"0 to {every[-1]}")
     return sorted(set(request.positions))
 
 

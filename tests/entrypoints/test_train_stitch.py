@@ -1,6 +1,5 @@
 """nnUNetv2_train_stitch: arguments, dry run, and bad input: one line on stderr, exit code 2, nothing written."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -9,13 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from stitched_model import FOLDER, tree
+from stitched_model import FOLDER, as_nobody, tree
 from world import World
 
 from nnunetv2_stitch.entrypoints import train_stitch
 from nnunetv2_stitch.entrypoints.common import run
-
-NETWORK = ("architecture", "network_class_name")
 
 
 @pytest.fixture
@@ -204,21 +201,6 @@ def test_flags_that_cannot_be_read(world, capsys, flags):
     assert caught.value.code == 2 and flags[0] in capsys.readouterr().err
 
 
-@contextlib.contextmanager
-def as_nobody():
-    """Root may write everywhere, so give that up for a while."""
-    if os.getuid() != 0:
-        yield
-        return
-    os.setresgid(65534, 65534, 0)
-    os.setresuid(65534, 65534, 0)
-    try:
-        yield
-    finally:
-        os.setresuid(0, 0, 0)
-        os.setresgid(0, 0, 0)
-
-
 @pytest.mark.skipif(not hasattr(os, "setresuid"), reason="needs Linux")
 def test_no_write_permission(world2d, nnunet_env, capsys):
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
@@ -267,3 +249,11 @@ def test_the_command_ends_with_a_table_and_the_commands_that_predict(world, caps
              "-p nnUNetStitchPlans -f 0")
     assert f"  nnUNetv2_predict_stitched {flags}\n" in after and f"  nnUNetv2_predict {flags}\n" in after
     assert "is worse than A alone" in after  # the partner's images differ, so the ensemble must lose here
+
+
+def test_c_is_the_configuration_and_two_dashes_continue():
+    parse = train_stitch.build_parser().parse_args
+    for flags, wanted in ((["-c", "2d"], ("2d", False)), (["--c"], (None, True)), (["--c", "-c", "2d"], ("2d", True))):
+        args = parse(["801", "802", *flags])
+        assert (args.configuration, args.continue_training) == wanted
+        assert train_stitch.request_of(args)["configuration"] == wanted[0]

@@ -86,12 +86,14 @@ def test_a_kept_predictor_changes_modes_and_back_between_cases(stitched2d):
     image = np.random.default_rng(0).normal(100, 50, (1, 1, 64, 64)).astype(np.float32)
     properties = {"spacing": (999.0, 1.0, 1.0)}
     predictor = load(stitched2d)
-    fresh = {mode: load(stitched2d, mode=mode).predict_single_npy_array(image, properties, save_or_return_probabilities=True)[1]
-             for mode in ("stitched", "host", "partner", "ensemble")}
+
+    def answer(predictor):
+        return predictor.predict_single_npy_array(image, properties, save_or_return_probabilities=True)[1]
+
+    fresh = {mode: answer(load(stitched2d, mode=mode)) for mode in ("stitched", "host", "partner", "ensemble")}
     for mode in ("stitched", "host", "partner", "stitched", "ensemble", "host", "stitched"):
         predictor.set_mode(mode)
-        again = predictor.predict_single_npy_array(image, properties, save_or_return_probabilities=True)[1]
-        np.testing.assert_array_equal(again, fresh[mode])
+        np.testing.assert_array_equal(answer(predictor), fresh[mode])
     assert not np.array_equal(fresh["host"], fresh["stitched"])
 
 
