@@ -102,7 +102,7 @@ class Running:
     def output(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
-    def wait(self, seconds: float = 180) -> int:
+    def wait(self, seconds: float = 300) -> int:
         self.process.join(seconds)
         if self.process.exitcode is None:
             self.process.kill()
