@@ -7,6 +7,7 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -143,6 +144,7 @@ def _run(argv: list[str], env: dict[str, str], log: str) -> None:
         os.dup2(stream, number)
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.environ.update(env)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it, and so would we
     sys.argv = argv
     module, _, function = ENTRIES[argv[0]].partition(":")
     with worlds.thread_pools():
