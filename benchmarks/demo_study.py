@@ -17,13 +17,14 @@ import torch
 from matplotlib.figure import Figure
 
 from nnunetv2_stitch.demo.data import PARTIES
-from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, DemoSettings, environment, environment_set
+from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, DemoSettings, environment
 from nnunetv2_stitch.demo.story import run_demo
+from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.pipeline import train_stitch
 from nnunetv2_stitch.selection.deploy import load_supernet
-from nnunetv2_stitch.selection.sweep import PositionSweep
+from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.stitching.setting import Setting
 
 DIRECT_PLANS = "nnUNetStitchDirectPlans"
@@ -45,21 +46,6 @@ def test_cases(raw: str, plans_manager, dataset_json: dict) -> dict[str, list]:
                                                     configuration, dataset_json)
             cases.setdefault(key, []).append((data, labels))
     return cases
-
-
-class SettingScorer(PositionSweep):
-    """Mean foreground Dice of a supernet under any setting, on preprocessed cases."""
-
-    @torch.inference_mode()
-    def score(self, setting: Setting, cases: list) -> float:
-        self.network.apply_setting(setting)
-        self.tiler.network, self.tiler.label_manager = self.network, self.label_manager
-        per_case = []
-        for data, labels in cases:
-            logits = self.tiler.predict_sliding_window_return_logits(torch.from_numpy(data).float())
-            predicted = self.label_manager.convert_logits_to_segmentation(logits.float().cpu())
-            per_case.append(self._dice(np.asarray(predicted), labels[0]))
-        return float(np.nanmean(np.nanmean(per_case, 0)))
 
 
 def evenly(positions: list[int], count: int) -> list[int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from nnunetv2_stitch.demo.data import PARTIES, blocked_splits, load_party
-from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings, environment_set
+from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings
+from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.fileio import read_json, write_json
 
 

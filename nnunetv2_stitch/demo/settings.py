@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 
 CONFIGURATION = "2d"
@@ -48,18 +46,3 @@ def environment(folder: str) -> dict[str, str]:
         "nnUNet_compile": "false",  # compiling takes longer than these trainings
         "nnUNet_wandb_enabled": "0",
     }
-
-
-@contextmanager
-def environment_set(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables within the context. nnU-Net reads its folders whenever it uses them."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -10,7 +10,8 @@ from typing import Any
 
 from nnunetv2_stitch.demo.capture import captured
 from nnunetv2_stitch.demo.data import PARTIES, write_party
-from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, DemoSettings, environment, environment_set
+from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, DemoSettings, environment
+from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, read_json, write_json
 

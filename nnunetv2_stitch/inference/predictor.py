@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.inference.find import stitched_configuration, trained_folds
+from nnunetv2_stitch.inference.find import results_folder, stitched_configuration, trained_folds
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.selection.deploy import load_supernet
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting, encode_setting
 from nnunetv2_stitch.stitching.setting import OUTPUTS, Setting
 
@@ -51,23 +53,43 @@ class StitchedPredictor(nnUNetPredictor):
         configuration = stitched_configuration(folder)
         folds = [use_folds] if isinstance(use_folds, (str, int)) else use_folds
         folds = trained_folds(folder, None if folds is None else list(folds), checkpoint_name)
-        dataset_json = read_json(os.path.join(folder, "dataset.json"))
-        plans_manager = PlansManager(read_json(os.path.join(folder, "plans.json")))
-        configuration_manager = plans_manager.get_configuration(configuration)
         paths = [os.path.join(folder, f"fold_{f}", checkpoint_name) for f in folds]
         checkpoints = [load_checkpoint(p) for p in paths]
         weights = [c["network_weights"] for c in checkpoints]
         for path, w in zip(paths, weights):
             if SETTING_KEY not in w:
                 raise StitchError(f"{path} holds no stitched ensemble; check -chk and the folder")
+        self._use(folder, configuration, weights, paths, checkpoints[0].get("inference_allowed_mirroring_axes"))
+        self.set_mode(mode)
+
+    def initialize_from_stitches(self, model_folder: str, settings: Mapping[int | str, Setting]) -> None:
+        """Answer under other settings than the deployed one, a setting per fold, from the trained supernets.
+
+        Raises:
+            StitchError: parents or stitches of a fold missing or changed.
+        """
+        configuration = stitched_configuration(model_folder)
+        plans, dataset_json = (read_json(os.path.join(model_folder, f)) for f in ("plans.json", "dataset.json"))
+        weights, paths, mirroring = [], [], None
+        for fold, setting in settings.items():
+            network = load_supernet(plans, configuration, dataset_json, fold, model_folder, results_folder())
+            weights.append(network.deployed(setting).state_dict())
+            paths.append(os.path.join(model_folder, f"fold_{fold}", "checkpoint_final.pth"))
+            mirroring = load_checkpoint(paths[-1]).get("inference_allowed_mirroring_axes")
+        self._use(model_folder, configuration, weights, paths, mirroring)
+        self.set_mode("stitched")
+
+    def _use(self, folder: str, configuration: str, weights: list[dict], paths: list[str], mirroring) -> None:
+        dataset_json = read_json(os.path.join(folder, "dataset.json"))
+        plans_manager = PlansManager(read_json(os.path.join(folder, "plans.json")))
+        configuration_manager = plans_manager.get_configuration(configuration)
         network = StitchedEnsemble(
             determine_num_input_channels(plans_manager, configuration_manager, dataset_json),
             plans_manager.get_label_manager(dataset_json).num_segmentation_heads,
             **configuration_manager.network_arch_init_kwargs)
         self._deployed, self._paths = weights, paths
         self.manual_initialization(network, plans_manager, configuration_manager, weights, dataset_json,
-                                   "nnUNetTrainer", checkpoints[0].get("inference_allowed_mirroring_axes"))
-        self.set_mode(mode)
+                                   "nnUNetTrainer", mirroring)
 
     def set_mode(self, mode: str) -> None:
         """Answer as `stitched`, plain `ensemble`, `host` or `partner` from now on.

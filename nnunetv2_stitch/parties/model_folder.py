@@ -51,7 +51,8 @@ def dataset_folder(dataset: int | str, results: str | None = None) -> str:
 def find_models(dataset: int | str, results: str | None = None, checkpoint_name: str = FINAL, *,
                 configuration: str | None = None, trainer: str | None = None,
                 plans: str | None = None) -> list[ModelFolder]:
-    """The trained models of a dataset that are no stitched ensembles, and fit what is given, in order of their names.
+    """The trained models of a dataset that fit what is given, in order of their names. Left out are stitched ensembles
+    and, unless `plans` names them, what was only trained for a comparison.
 
     Raises:
         StitchError: see `dataset_folder`; no such model is trained; or a model's files are unreadable.
@@ -67,7 +68,7 @@ def find_models(dataset: int | str, results: str | None = None, checkpoint_name:
         if any(w is not None and w != part for w, part in zip(wanted, parts)):
             continue
         model = read_model_folder(os.path.join(folder, name), checkpoint_name)
-        if not model.is_stitched:
+        if not model.is_stitched and (plans is not None or not model.is_baseline):
             (found if model.folds else unfinished).append(model)
     if not found:
         asked = "__".join(w or "*" for w in wanted)

@@ -14,6 +14,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 
 FINAL = "checkpoint_final.pth"
+BASELINE_KEY = "made_for_stitch_comparison"  # in the plans of models that only a comparison needs
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class ModelFolder:
     @property
     def is_stitched(self) -> bool:
         return str(self.configuration_manager.network_arch_class_name).startswith("nnunetv2_stitch.")
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the model was only trained for a comparison; such models are parents only where they are named."""
+        return bool(self.plans.get(BASELINE_KEY))
 
     def checkpoint_path(self, fold: int | str, checkpoint_name: str = FINAL) -> str:
         """Raises StitchError, naming the folds that are trained, if this one is not."""

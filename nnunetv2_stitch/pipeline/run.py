@@ -12,13 +12,13 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 from nnunetv2.run.run_training import run_training as stock_run_training
 
+from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.figures import dice_over_position, matches
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.fitting.session import MATCHES_FIGURE, STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.pipeline.prepare import Job, Request, prepare
-from nnunetv2_stitch.registration import trainers_folder
 from nnunetv2_stitch.selection.deploy import deploy_fold, load_supernet, write_setting
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.rules import choose, label_free_agreement
@@ -49,6 +49,7 @@ class StitchResult:
     figures: list[str]
 
 
+@our_trainers_known()
 def train_stitch(dataset_a: str | int, dataset_b: str | int, *, device: str | torch.device = "cuda",
                  num_gpus: int = 1, continue_training: bool = False, only_validation: bool = False,
                  save_probabilities: bool = False, progress: bool = True,
@@ -70,7 +71,6 @@ def train_stitch(dataset_a: str | int, dataset_b: str | int, *, device: str | to
     """
     job = prepare(Request(dataset_a, dataset_b, **request), continue_training or only_validation)
     device = torch.device(device)
-    _use_our_trainers()
     if only_validation:
         _require_deployed(job)
     else:
@@ -93,13 +93,6 @@ def train_stitch(dataset_a: str | int, dataset_b: str | int, *, device: str | to
     return result
 
 
-def _use_our_trainers() -> None:
-    folders = [f for f in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if f]
-    ours = str(trainers_folder())
-    if ours not in folders:
-        os.environ["nnUNet_extTrainer"] = os.pathsep.join([*folders, ours])
-
-
 def _other_folds(job: Job) -> list[int | str]:
     record = job.plans["configurations"][job.host.configuration]["stitching"]["parents"][0]
     folds = [f if f == "all" else int(f) for f in record["folds"]]
@@ -113,6 +106,11 @@ def _fold_files(job: Job, fold) -> list[str]:
 
 def _fold_is_done(job: Job, fold) -> bool:
     return all(os.path.isfile(f) for f in _fold_files(job, fold))
+
+
+def stitches_are_trained(job: Job) -> bool:
+    """Whether every fold of the job has been trained to its end and swept."""
+    return all(_fold_is_done(job, f) for f in job.folds)
 
 
 def _require_deployed(job: Job) -> None:

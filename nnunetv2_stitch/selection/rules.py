@@ -67,6 +67,14 @@ def label_free_scores(sweep: Sweep) -> list[float]:
     return [float(np.mean(r)) for r in sweep.r2]
 
 
+def label_free_choice(sweeps: Sequence[Sweep]) -> dict[int | str, int]:
+    """The position of the lowest mean rank over folds by `label_free_scores`, the same for every fold."""
+    positions = common_positions(sweeps)
+    ranks = np.stack([rankdata(-np.round(label_free_scores(s), 6)) for s in sweeps])
+    best = positions[int(np.argmin(ranks.mean(0)))]
+    return {s.fold: best for s in sweeps}
+
+
 def label_free_agreement(sweep: Sweep) -> float | None:
     """Spearman correlation between the label-free score and the ensemble's Dice over positions; None if undefined."""
     scores = label_free_scores(sweep)

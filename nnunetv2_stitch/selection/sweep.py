@@ -102,7 +102,8 @@ class PositionSweep:
         self.label_manager = plans_manager.get_label_manager(dataset_json)
         self.patch_size = configuration_manager.patch_size
         self.batch_size = configuration_manager.batch_size
-        self.tiler = nnUNetPredictor(device=device, allow_tqdm=False)
+        self.tiler = nnUNetPredictor(device=device, allow_tqdm=False,
+                                     perform_everything_on_device=device.type == "cuda")
         self.tiler.configuration_manager = configuration_manager
 
     @property

@@ -42,11 +42,13 @@ class Heads(nn.Module):
 
     An ensemble of probabilities is returned as logits, so that nnU-Net's own softmax (or sigmoid, for region-based
     training) gives back the mean probability. An average of raw logits lets a confidently wrong parent win.
+    `host_share` is the host's weight in either average.
     """
 
-    def __init__(self, mode: str = "ensemble", combine: str = "probabilities", regions: bool = False):
+    def __init__(self, mode: str = "ensemble", combine: str = "probabilities", regions: bool = False,
+                 host_share: float = 0.5):
         super().__init__()
-        self.mode, self.combine, self.regions = mode, combine, regions
+        self.mode, self.combine, self.regions, self.host_share = mode, combine, regions, host_share
 
     def forward(self, host: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
         if self.mode == "host":
@@ -54,17 +56,27 @@ class Heads(nn.Module):
         if self.mode == "partner":
             return partner
         if self.combine == "logits":
-            return (host + partner) / 2
-        return mean_sigmoid_as_logits(host, partner) if self.regions else mean_softmax_as_logits(host, partner)
+            return self.host_share * host + (1 - self.host_share) * partner
+        mean = mean_sigmoid_as_logits if self.regions else mean_softmax_as_logits
+        return mean(host, partner, self.host_share)
 
 
-def mean_softmax_as_logits(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """`log((softmax(a) + softmax(b)) / 2)` over dim 1, without underflow."""
-    return torch.logaddexp(F.log_softmax(a, 1), F.log_softmax(b, 1)) - math.log(2)
+def mean_softmax_as_logits(a: torch.Tensor, b: torch.Tensor, share: float = 0.5) -> torch.Tensor:
+    """`log(share * softmax(a) + (1 - share) * softmax(b))` over dim 1, without underflow."""
+    return _log_mean(F.log_softmax(a, 1), F.log_softmax(b, 1), share)
 
 
-def mean_sigmoid_as_logits(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """`logit((sigmoid(a) + sigmoid(b)) / 2)`, without underflow."""
-    yes = torch.logaddexp(F.logsigmoid(a), F.logsigmoid(b))
-    no = torch.logaddexp(F.logsigmoid(-a), F.logsigmoid(-b))
-    return yes - no
+def mean_sigmoid_as_logits(a: torch.Tensor, b: torch.Tensor, share: float = 0.5) -> torch.Tensor:
+    """`logit(share * sigmoid(a) + (1 - share) * sigmoid(b))`, without underflow."""
+    return _log_mean(F.logsigmoid(a), F.logsigmoid(b), share) - _log_mean(F.logsigmoid(-a), F.logsigmoid(-b), share)
+
+
+def _log_mean(a: torch.Tensor, b: torch.Tensor, share: float) -> torch.Tensor:
+    """`log(share * exp(a) + (1 - share) * exp(b))`."""
+    if share == 0.5:
+        return torch.logaddexp(a, b) - math.log(2)
+    return torch.logaddexp(a + _log(share), b + _log(1 - share))
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf

@@ -70,7 +70,7 @@ class StitchedEnsemble(nn.Module):
         if dims != spatial_dims(root.partner):
             raise StitchError("a 2d network cannot be stitched to a 3d network")
         root.switches = nn.ModuleDict({str(p): self._switch_pair(p, dims) for p in self.positions})
-        root.heads = Heads(self.setting.output, self.setting.combine, self.regions)
+        root.heads = Heads(self.setting.output, self.setting.combine, self.regions, self.setting.host_share)
         names = [(m["host"], m["partner"]) for m in self.matches]
         joined = join(root, *graphs, names, self.positions)
         if not self.supernet:
@@ -116,6 +116,7 @@ class StitchedEnsemble(nn.Module):
             for side in SIDES:
                 self.switch(position, side).state = setting.state(position, side)
         self.heads.mode, self.heads.combine = setting.output, setting.combine
+        self.heads.host_share = setting.host_share
         self.setting = setting
 
     def specialise(self, setting: Setting) -> None:

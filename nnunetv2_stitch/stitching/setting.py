@@ -17,12 +17,14 @@ COMBINES = ("probabilities", "logits")
 class Setting:
     """Switch states by position, as `(host state, partner state)`; a position that is not named is `own`.
 
-    `output` says whose head answers, `combine` what an ensemble of both heads averages.
+    `output` says whose head answers, `combine` what an ensemble of both heads averages, `host_share` the host's weight
+    in that average, from 0 to 1.
     """
 
     switches: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     output: str = "ensemble"
     combine: str = "probabilities"
+    host_share: float = 0.5
 
     def __post_init__(self):
         switches = {}
@@ -37,6 +39,8 @@ class Setting:
             raise StitchError(f"output {self.output!r} is not one of {', '.join(OUTPUTS)}")
         if self.combine not in COMBINES:
             raise StitchError(f"combine {self.combine!r} is not one of {', '.join(COMBINES)}")
+        if not isinstance(self.host_share, (int, float)) or not 0 <= self.host_share <= 1:
+            raise StitchError(f"host_share {self.host_share!r} is not between 0 and 1")
 
     @classmethod
     def average_at(cls, *positions: int, output: str = "ensemble", combine: str = "probabilities") -> Setting:
@@ -48,8 +52,10 @@ class Setting:
 
     def to_json(self) -> dict:
         switches = {str(k): (v[0] if v[0] == v[1] else list(v)) for k, v in self.switches.items()}
-        return {"switches": switches, "output": self.output, "combine": self.combine}
+        share = {} if self.host_share == 0.5 else {"host_share": self.host_share}
+        return {"switches": switches, "output": self.output, "combine": self.combine, **share}
 
     @classmethod
     def from_json(cls, value: Mapping) -> Setting:
-        return cls(value.get("switches", {}), value.get("output", "ensemble"), value.get("combine", "probabilities"))
+        return cls(value.get("switches", {}), value.get("output", "ensemble"), value.get("combine", "probabilities"),
+                   value.get("host_share", 0.5))

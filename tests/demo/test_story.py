@@ -8,8 +8,9 @@ import pytest
 from nnunetv2_stitch.demo import story
 from nnunetv2_stitch.demo.capture import captured
 from nnunetv2_stitch.demo.parents import shrunk, usable_checkpoints
-from nnunetv2_stitch.demo.settings import DemoSettings, environment_set
+from nnunetv2_stitch.demo.settings import DemoSettings
 from nnunetv2_stitch.demo.story import STATE_FILE, check_folder, run_demo
+from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.errors import StitchError
 
 

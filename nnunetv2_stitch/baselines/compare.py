@@ -1,0 +1,167 @@
+"""Every baseline beside the stitched ensemble: trained or reused on the same folds, tested on every party's cases."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from nnunetv2.paths import nnUNet_raw, nnUNet_results
+
+from nnunetv2_stitch.baselines.making import RowMaker
+from nnunetv2_stitch.baselines.rows import ROWS, Answer, Row
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.inference.plain import plain_predictor
+from nnunetv2_stitch.inference.predictor import StitchedPredictor
+from nnunetv2_stitch.parties.model_folder import read_model_folder
+from nnunetv2_stitch.pipeline.prepare import Request, prepare
+
+STATE_FILE = "compare_state.json"
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A party's test cases: nnU-Net's image files and the segmentations to compare with."""
+
+    name: str
+    images: str
+    labels: str
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """`predictions` maps a row's name to its folder of predictions (one subfolder per test set), in the order of
+    rows; `notes` says what a row needs, `details` what it turned out to be, `skipped` why a row is not there."""
+
+    folder: str
+    host_set: str
+    test_sets: list[TestSet]
+    predictions: dict[str, str]
+    notes: dict[str, str]
+    details: dict[str, str]
+    skipped: dict[str, str]
+
+
+def compare(dataset_a: str | int, dataset_b: str | int, folder: str | None = None,
+            test_sets: Mapping[str, str] | None = None, rows: Sequence[str] | None = None, *,
+            device: str | torch.device = "cuda", resume: bool = False, progress: bool = True,
+            baseline_epochs: int | None = None, baseline_iterations: int | None = None, tta: bool = True,
+            say: Callable[[str], None] = lambda line: None, **request) -> CompareResult:
+    """Train what is not trained yet, and predict every test set with every row.
+
+    Args:
+        dataset_a, dataset_b: host and partner, both trained with nnU-Net.
+        folder: for predictions and results; default `comparison_with_<B>` beside A's models.
+        test_sets: name -> nnU-Net raw dataset folder with imagesTs and labelsTs; default those of A and B. The first
+            is the host's.
+        rows: keys of `ROWS` to make; default all.
+        resume: go on in a folder that holds an interrupted comparison; what is done is kept.
+        baseline_epochs, baseline_iterations: of fine-tuning, merged and federated training, instead of the parents'.
+        tta: mirror when predicting, as nnU-Net does.
+        **request: fields of `Request`, for the stitches.
+
+    Raises:
+        StitchError: bad input, before anything is written; or a row that could not be made.
+    """
+    device = torch.device(device)
+    job = prepare(Request(dataset_a, dataset_b, **request), dry_run=True)
+    folder = os.path.abspath(folder or os.path.join(str(nnUNet_results), job.host.dataset_name,
+                                                    f"comparison_with_{job.partner.dataset_name}"))
+    sets = _test_sets(test_sets, job)
+    wanted = _rows(rows)
+    state = _state(folder, resume, job, baseline_epochs, baseline_iterations)
+    write_json(os.path.join(folder, STATE_FILE), state)
+    maker = RowMaker(job, device, progress, baseline_epochs, baseline_iterations, say)
+    for number, row in enumerate(wanted, 1):
+        heading = f"[{number}/{len(wanted)}] {row.name}"
+        if row.key not in state["rows"]:
+            reason = maker.obstacle(row.key)
+            if reason:
+                say(f"{heading}: left out, {reason}")
+                state["skipped"][row.key] = reason
+                write_json(os.path.join(folder, STATE_FILE), state)
+                continue
+            say(heading)
+            state["rows"][row.key] = {"answer": maker.make(row.key).to_json(), "predicted": []}
+            state["skipped"].pop(row.key, None)
+            write_json(os.path.join(folder, STATE_FILE), state)
+        entry = state["rows"][row.key]
+        todo = [s for s in sets if s.name not in entry["predicted"]]
+        if not todo:
+            say(f"{heading}: done before")
+            continue
+        predictor = _predictor(Answer.from_json(entry["answer"]), device, tta)
+        for test_set in todo:
+            target = os.path.join(folder, "predictions", row.key, test_set.name)
+            predictor.predict_from_files_sequential(test_set.images, _made(target))
+            entry["predicted"].append(test_set.name)
+            write_json(os.path.join(folder, STATE_FILE), state)
+    made = [row for row in wanted if row.key in state["rows"]]
+    return CompareResult(
+        folder, sets[0].name, sets, {r.name: os.path.join(folder, "predictions", r.key) for r in made},
+        {r.name: r.note for r in made if r.note},
+        {r.name: state["rows"][r.key]["answer"]["detail"] for r in made if state["rows"][r.key]["answer"]["detail"]},
+        {r.name: state["skipped"][r.key] for r in wanted if r.key in state["skipped"]})
+
+
+def _made(folder: str) -> str:
+    os.makedirs(folder, exist_ok=True)
+    return folder
+
+
+def _predictor(answer: Answer, device: torch.device, tta: bool):
+    if not answer.settings:
+        model = read_model_folder(answer.model_folder)
+        return plain_predictor(model, answer.folds, device, tta)
+    predictor = StitchedPredictor(device=device, use_mirroring=tta, allow_tqdm=False,
+                                  perform_everything_on_device=device.type == "cuda")
+    predictor.initialize_from_stitches(answer.model_folder, answer.settings)
+    return predictor
+
+
+def _test_sets(given: Mapping[str, str] | None, job) -> list[TestSet]:
+    if given is None:
+        if not nnUNet_raw.is_set():
+            raise StitchError("environment variable nnUNet_raw is not set; set it, or name the test sets with "
+                              "-datasets")
+        given = {p.dataset_name: os.path.join(str(nnUNet_raw), p.dataset_name) for p in (job.host, job.partner)}
+    sets = []
+    for name, path in given.items():
+        images, labels = (os.path.join(path, part) for part in ("imagesTs", "labelsTs"))
+        for part in (images, labels):
+            if not os.path.isdir(part) or not os.listdir(part):
+                raise StitchError(f"{part} holds no test cases; a comparison needs imagesTs and labelsTs of every "
+                                  f"party that is tested: add them, or name folders that have them with -datasets "
+                                  f"NAME=DIR")
+        sets.append(TestSet(name, images, labels))
+    return sets
+
+
+def _rows(keys: Sequence[str] | None) -> list[Row]:
+    unknown = [k for k in keys or () if k not in {r.key for r in ROWS}]
+    if unknown:
+        raise StitchError(f"there is no row {unknown[0]}; choose among {', '.join(r.key for r in ROWS)}")
+    return [r for r in ROWS if keys is None or r.key in keys]
+
+
+def _state(folder: str, resume: bool, job, epochs: int | None, iterations: int | None) -> dict:
+    """What was done in the folder before, or nothing."""
+    same = {"host": job.host.path, "partner": job.partner.path, "folds": job.folds, "seed": job.request.seed,
+            "epochs": job.request.epochs, "iterations": job.request.iterations, "baseline_epochs": epochs,
+            "baseline_iterations": iterations, "plans_name": job.request.plans_name}
+    path = os.path.join(folder, STATE_FILE)
+    if os.path.isfile(path):
+        state = read_json(path)
+        if not resume:
+            raise StitchError(f"{folder} holds a comparison; add --c to go on with it, or choose another folder with "
+                              f"-o")
+        different = [k for k in same if state["request"].get(k) != same[k]]
+        if different:
+            raise StitchError(f"the comparison in {folder} was started with other {', '.join(different)}; choose "
+                              f"another folder with -o")
+        return state
+    if os.path.isdir(folder) and os.listdir(folder):
+        raise StitchError(f"{folder} is not empty and holds no comparison; choose another folder with -o")
+    return {"request": same, "rows": {}, "skipped": {}}

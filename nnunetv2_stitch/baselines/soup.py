@@ -1,0 +1,56 @@
+"""The mean of both parents' weights as one network ("soup"). Parents that share no start are not linearly connected, so
+this is expected to fail for them; it is in the comparison to show it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import torch
+from nnunetv2.paths import nnUNet_results
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import atomically, write_json
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint, network_weights
+from nnunetv2_stitch.parties.model_folder import ModelFolder
+from nnunetv2_stitch.parties.reading import BASELINE_KEY
+from nnunetv2_stitch.selection.deploy import plain
+
+NAMES = ("plans.json", "dataset.json", "dataset_fingerprint.json")
+
+
+def average_weights(host: ModelFolder, partner: ModelFolder, folds: dict[int | str, int | str], plans_name: str,
+                    checkpoint_name: str) -> str:
+    """Write an ordinary model folder of the host with the mean of both parents' weights, for each of the host's folds.
+
+    Args:
+        folds: the host's folds, with the partner's fold for each.
+
+    Returns:
+        The model folder, `nnUNetTrainer__<plans_name>__<configuration>`.
+
+    Raises:
+        StitchError: the parents' tensors differ in name or shape.
+    """
+    folder = os.path.join(str(nnUNet_results), host.dataset_name,
+                          f"nnUNetTrainer__{plans_name}__{host.configuration}")
+    for fold, partner_fold in folds.items():
+        path = host.checkpoint_path(fold, checkpoint_name)
+        checkpoint = load_checkpoint(path)
+        mine = network_weights(checkpoint)
+        theirs = network_weights(load_checkpoint(partner.checkpoint_path(partner_fold, checkpoint_name)))
+        for name in sorted(mine.keys() | theirs.keys()):
+            if name not in mine or name not in theirs or mine[name].shape != theirs[name].shape:
+                shapes = " and ".join(str(tuple(w[name].shape)) if name in w else "missing" for w in (mine, theirs))
+                raise StitchError(f"weights cannot be averaged: {name} is {shapes} in the two networks")
+        mean = {k: (v.float() + theirs[k].float()).div(2).to(v.dtype) for k, v in mine.items()}
+        checkpoint = {k: plain(v) for k, v in checkpoint.items() if k != "network_weights"}
+        checkpoint.update(network_weights=mean, optimizer_state={}, grad_scaler_state=None,
+                          trainer_name="nnUNetTrainer")
+        atomically(os.path.join(folder, f"fold_{fold}", "checkpoint_final.pth"),
+                   lambda temporary, c=checkpoint: torch.save(c, temporary))
+    for name in NAMES:
+        if os.path.isfile(os.path.join(host.path, name)):
+            shutil.copyfile(os.path.join(host.path, name), os.path.join(folder, name))
+    write_json(os.path.join(folder, "plans.json"), {**host.plans, "plans_name": plans_name, BASELINE_KEY: True})
+    return folder

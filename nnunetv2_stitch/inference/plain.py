@@ -1,0 +1,34 @@
+"""nnU-Net's predictor for an ordinary model folder, without executing anything from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
+from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
+from nnunetv2_stitch.stitching.network import build_parent
+
+
+def plain_predictor(model: ModelFolder, folds: Sequence[int | str], device: torch.device, tta: bool = True,
+                    checkpoint_name: str = FINAL, progress: bool = False) -> nnUNetPredictor:
+    """An initialised predictor for the folds' models together, as nnU-Net ensembles folds.
+
+    Raises:
+        StitchError: a network class that may not be built, or a checkpoint missing, broken or of another network.
+    """
+    network = build_parent(model.network_spec, model.num_input_channels, model.num_outputs)
+    weights, mirroring = [], None
+    for fold in folds:
+        path = model.checkpoint_path(fold, checkpoint_name)
+        checkpoint = load_checkpoint(path)
+        load_weights(network, network_weights(checkpoint), path)
+        weights.append({k: v.clone() for k, v in network.state_dict().items()})
+        mirroring = checkpoint.get("inference_allowed_mirroring_axes")
+    predictor = nnUNetPredictor(device=device, use_mirroring=tta, perform_everything_on_device=device.type == "cuda",
+                                allow_tqdm=progress)
+    predictor.manual_initialization(network, model.plans_manager, model.configuration_manager, weights,
+                                    model.dataset_json, model.trainer, mirroring)
+    return predictor

@@ -1,0 +1,129 @@
+"""A whole comparison on the small world: every row trained or reused, predicted, and gone on with."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import stitched_model
+import world as worlds
+
+from nnunetv2_stitch.baselines.compare import compare
+from nnunetv2_stitch.baselines.rows import ROWS, SHARES_DATA
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.pipeline import train_stitch
+
+SHORT = {"device": "cpu", "progress": False, "tta": False, "epochs": 1, "iterations": 2, "baseline_epochs": 1,
+         "baseline_iterations": 3, "positions": [2, 20, 41]}
+HERE = [r.key for r in ROWS if r.key not in ("federated", "soup")]
+
+
+@pytest.fixture
+def world(world2d, copy_world, nnunet_env, thread_pools):
+    return nnunet_env(copy_world(world2d))
+
+
+def run(world, **arguments):
+    return compare(world.host.dataset, world.partner.dataset, **{**SHORT, **arguments})
+
+
+def files(folder) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(Path(folder).rglob("*.nii.gz"))}
+
+
+@pytest.mark.slow
+def test_all_rows_on_two_folds_then_again(world):
+    parents = stitched_model.tree(world.model(world.host), world.model(world.partner))
+    result = run(world, rows=[*HERE, "soup"])
+    assert stitched_model.tree(world.model(world.host), world.model(world.partner)) == parents
+    assert result.skipped == {"weight average": "the two networks differ"}
+    assert [r.name for r in ROWS if r.key in HERE] == list(result.predictions)
+    assert result.host_set == world.host.dataset and [s.name for s in result.test_sets] == [
+        world.host.dataset, world.partner.dataset]
+    for folder in result.predictions.values():
+        for test_set in result.test_sets:
+            assert len(list((Path(folder) / test_set.name).glob("*.nii.gz"))) == 3
+    assert result.notes["merged data"] == SHARES_DATA and "stitched, rule 2" not in result.notes
+    assert result.details["stitched everywhere"] == "6 active stitches"
+    made = files(result.folder)
+
+    # What each row is, against other ways of predicting it.
+    def same(row, other):
+        a, b = (files(result.predictions[r]) for r in (row, other))
+        return a == b
+    assert not same("A alone", "B alone") and not same("A alone", "plain ensemble")
+    from nnunetv2_stitch.inference.predictor import StitchedPredictor
+    predictor = StitchedPredictor(device=__import__("torch").device("cpu"), use_mirroring=False, allow_tqdm=False,
+                                  perform_everything_on_device=False)
+    model = next((world.results / world.host.dataset).glob("nnUNetTrainerStitch__nnUNetStitchPlans__2d"))
+    predictor.initialize_from_trained_model_folder(str(model), mode="stitched")
+    for mode, row in (("stitched", "stitched, rule 2"), ("ensemble", "plain ensemble")):
+        predictor.set_mode(mode)
+        out = Path(result.folder) / "check" / mode
+        predictor.predict_from_files_sequential(str(world.test_images(world.partner)), str(out))
+        stitched_model.assert_equal_voxels(out, Path(result.predictions[row]) / world.partner.dataset, 3)
+
+    said = []
+    again = run(world, rows=[*HERE, "soup"], resume=True, say=said.append)
+    assert again == result
+    assert sum(line.endswith("done before") for line in said) == len(HERE)
+    assert {k: v for k, v in files(result.folder).items() if not k.startswith("check")} == made
+
+
+@pytest.mark.slow
+def test_interrupted_comparison_goes_on_where_it_was(world, monkeypatch):
+    from nnunetv2_stitch.baselines import compare as module
+    rows = ["A_alone", "B_alone", "plain_ensemble"]
+    original, calls = module._predictor, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "_predictor", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(world, rows=rows, folds=[0])
+    with pytest.raises(StitchError, match="add --c to go on"):
+        run(world, rows=rows, folds=[0])
+    with pytest.raises(StitchError, match="other folds"):
+        run(world, rows=rows, resume=True)
+    result = run(world, rows=rows, folds=[0], resume=True)
+    assert list(result.predictions) == ["A alone", "B alone", "plain ensemble"]
+    assert len(calls) == 4  # A once; B, interrupted before it began, again; the ensemble
+
+
+@pytest.mark.slow
+def test_a_deployed_model_is_compared_and_not_deployed_anew(world):
+    deployed = train_stitch(world.host.dataset, world.partner.dataset, device="cpu", progress=False, folds=[0],
+                            epochs=1, iterations=2, positions=[2, 20, 41], rule="3", position=41)
+    before = stitched_model.tree(Path(deployed.model_folder))
+    result = run(world, rows=["stitched", "stitched_rule3"], folds=[0])
+    assert stitched_model.tree(Path(deployed.model_folder)) == before
+    assert "65%" in result.details["stitched, rule 3"]
+
+
+def test_bad_input_writes_nothing(world, tmp_path):
+    before = sorted(world.root.rglob("*"))
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    for arguments, message in (({"rows": ["stiched"]}, "there is no row stiched; choose among A_alone"),
+                               ({"folder": str(tmp_path / "used")}, "not empty and holds no comparison"),
+                               ({"test_sets": {"X": str(tmp_path)}}, "imagesTs holds no test cases"),
+                               ({"folds": [4]}, "of fold 4")):
+        with pytest.raises(StitchError, match=message):
+            run(world, **arguments)
+    assert sorted(world.root.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_rows_that_need_the_partners_images_are_left_out_without_them(world):
+    data = world.preprocessed / world.partner.dataset / f"{worlds.PLANS}_2d"
+    data.rename(data.with_name("elsewhere"))
+    result = run(world, rows=["A_alone", "finetuned_A_on_B", "merged"], folds=[0])
+    assert list(result.predictions) == ["A alone"]
+    assert all("are not preprocessed here" in reason for reason in result.skipped.values())
+    assert set(result.skipped) == {"A fine-tuned on B", "merged data"}
+    assert json.loads((Path(result.folder) / "compare_state.json").read_text())["rows"].keys() == {"A_alone"}
