@@ -12,6 +12,9 @@ from nnunetv2.paths import nnUNet_raw, nnUNet_results
 from nnunetv2_stitch.baselines.making import RowMaker
 from nnunetv2_stitch.baselines.rows import ROWS, Answer, Row
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.evaluation.comparison import Comparison
+from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
+from nnunetv2_stitch.evaluation.matrix import evaluate
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.inference.plain import plain_predictor
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
@@ -19,27 +22,16 @@ from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.pipeline.prepare import Request, prepare
 
 STATE_FILE = "compare_state.json"
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """A party's test cases: nnU-Net's image files and the segmentations to compare with."""
-
-    name: str
-    images: str
-    labels: str
+HOST_ROW = ROWS[0].key
 
 
 @dataclass(frozen=True)
 class CompareResult:
-    """`predictions` maps a row's name to its folder of predictions (one subfolder per test set), in the order of
-    rows; `notes` says what a row needs, `details` what it turned out to be, `skipped` why a row is not there."""
+    """A finished comparison. `details` says of a row what it turned out to be, `skipped` why a row is not there, both
+    by the row's name."""
 
     folder: str
-    host_set: str
-    test_sets: list[TestSet]
-    predictions: dict[str, str]
-    notes: dict[str, str]
+    comparison: Comparison
     details: dict[str, str]
     skipped: dict[str, str]
 
@@ -48,18 +40,20 @@ def compare(dataset_a: str | int, dataset_b: str | int, folder: str | None = Non
             test_sets: Mapping[str, str] | None = None, rows: Sequence[str] | None = None, *,
             device: str | torch.device = "cuda", resume: bool = False, progress: bool = True,
             baseline_epochs: int | None = None, baseline_iterations: int | None = None, tta: bool = True,
+            tolerance: float | None = None,
             say: Callable[[str], None] = lambda line: None, **request) -> CompareResult:
-    """Train what is not trained yet, and predict every test set with every row.
+    """Train what is not trained yet, predict every test set with every row, and evaluate.
 
     Args:
         dataset_a, dataset_b: host and partner, both trained with nnU-Net.
         folder: for predictions and results; default `comparison_with_<B>` beside A's models.
         test_sets: name -> nnU-Net raw dataset folder with imagesTs and labelsTs; default those of A and B. The first
             is the host's.
-        rows: keys of `ROWS` to make; default all.
+        rows: keys of `ROWS` to make; default all. "A alone" is always among them: the others are tested against it.
         resume: go on in a folder that holds an interrupted comparison; what is done is kept.
         baseline_epochs, baseline_iterations: of fine-tuning, merged and federated training, instead of the parents'.
         tta: mirror when predicting, as nnU-Net does.
+        tolerance: of the surface Dice, in mm; default: see `evaluate`.
         **request: fields of `Request`, for the stitches.
 
     Raises:
@@ -94,16 +88,23 @@ def compare(dataset_a: str | int, dataset_b: str | int, folder: str | None = Non
             continue
         predictor = _predictor(Answer.from_json(entry["answer"]), device, tta)
         for test_set in todo:
-            target = os.path.join(folder, "predictions", row.key, test_set.name)
-            predictor.predict_from_files_sequential(test_set.images, _made(target))
+            predictor.predict_from_files_sequential(test_set.images_folder, _made(_predictions(folder, row, test_set)))
             entry["predicted"].append(test_set.name)
             write_json(os.path.join(folder, STATE_FILE), state)
     made = [row for row in wanted if row.key in state["rows"]]
+    say("Evaluating")
+    models = [ModelEntry(r.name, note=r.note, predictions={t.name: _predictions(folder, r, t) for t in sets})
+              for r in made]
+    comparison = evaluate(models, sets, own=sets[0].name, tolerance=tolerance, progress=progress,
+                          dataset_json=os.path.join(job.host.path, "dataset.json"))
     return CompareResult(
-        folder, sets[0].name, sets, {r.name: os.path.join(folder, "predictions", r.key) for r in made},
-        {r.name: r.note for r in made if r.note},
-        {r.name: state["rows"][r.key]["answer"]["detail"] for r in made if state["rows"][r.key]["answer"]["detail"]},
+        folder, comparison,
+        {r.name: detail for r in made if (detail := state["rows"][r.key]["answer"]["detail"])},
         {r.name: state["skipped"][r.key] for r in wanted if r.key in state["skipped"]})
+
+
+def _predictions(folder: str, row: Row, test_set: TestSet) -> str:
+    return os.path.join(folder, "predictions", row.key, test_set.name)
 
 
 def _made(folder: str) -> str:
@@ -127,15 +128,12 @@ def _test_sets(given: Mapping[str, str] | None, job) -> list[TestSet]:
             raise StitchError("environment variable nnUNet_raw is not set; set it, or name the test sets with "
                               "-datasets")
         given = {p.dataset_name: os.path.join(str(nnUNet_raw), p.dataset_name) for p in (job.host, job.partner)}
-    sets = []
-    for name, path in given.items():
-        images, labels = (os.path.join(path, part) for part in ("imagesTs", "labelsTs"))
-        for part in (images, labels):
-            if not os.path.isdir(part) or not os.listdir(part):
-                raise StitchError(f"{part} holds no test cases; a comparison needs imagesTs and labelsTs of every "
-                                  f"party that is tested: add them, or name folders that have them with -datasets "
-                                  f"NAME=DIR")
-        sets.append(TestSet(name, images, labels))
+    sets = [TestSet(name, path) for name, path in given.items()]
+    for test_set in sets:
+        images, labels = test_set.images_folder, test_set.labels_folder
+        if images is None or not os.listdir(images) or labels == test_set.folder:
+            raise StitchError(f"{test_set.folder} holds no test cases; a comparison needs imagesTs and labelsTs of "
+                              f"every party that is tested: add them, or name folders with -datasets NAME=DIR")
     return sets
 
 
@@ -143,7 +141,7 @@ def _rows(keys: Sequence[str] | None) -> list[Row]:
     unknown = [k for k in keys or () if k not in {r.key for r in ROWS}]
     if unknown:
         raise StitchError(f"there is no row {unknown[0]}; choose among {', '.join(r.key for r in ROWS)}")
-    return [r for r in ROWS if keys is None or r.key in keys]
+    return [r for r in ROWS if keys is None or r.key in (HOST_ROW, *keys)]
 
 
 def _state(folder: str, resume: bool, job, epochs: int | None, iterations: int | None) -> dict:

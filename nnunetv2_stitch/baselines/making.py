@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -47,10 +48,8 @@ class RowMaker:
             return "the two networks differ"
         if key in ("finetuned_A_on_B", "merged", "federated") and not has_preprocessed(self.partner):
             return f"the images of {self.partner.dataset_name} are not preprocessed here"
-        if key == "federated":
-            from nnunetv2_stitch.baselines.federated import flower_is_installed
-            if not flower_is_installed():
-                return 'Flower is not installed: pip install "nnunetv2-stitch[federated]"'
+        if key == "federated" and importlib.util.find_spec("flwr") is None:
+            return 'Flower is not installed: pip install "nnunetv2-stitch[federated]"'
         return None
 
     def make(self, key: str) -> Answer:

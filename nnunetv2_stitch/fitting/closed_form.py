@@ -16,6 +16,9 @@ from nnunetv2_stitch.stitching.runner import GraphRunner, is_switch, position_of
 from nnunetv2_stitch.stitching.setting import SIDES, Setting
 
 
+MAX_GAIN = 3.0  # where next to nothing is explained, noise is not blown up without bound
+
+
 class Moments:
     """Running first and second moments of `[a; b]` over all pixels of all batches.
 
@@ -53,13 +56,19 @@ class Moments:
         self.shift = torch.zeros(n, 1)
         self.count, self.first, self.second = float(state[0]), state[1:n + 1], state[n + 1:].reshape(n, n)
 
-    def solve(self, ridge: float = 1e-6) -> tuple[Affine, Affine]:
-        """The regressions b -> a and a -> b, in this order."""
+    def solve(self, ridge: float = 1e-6, keep_variance: bool = False) -> tuple[Affine, Affine]:
+        """The regressions b -> a and a -> b, in this order.
+
+        Least squares explains a part of the target's variance and has no more than this part itself. `keep_variance`
+        scales every channel of the translated map around its mean to the target's variance, at the price of a larger
+        squared error.
+        """
         mean = self.first / max(self.count, 1)
         covariance = self.second / max(self.count, 1) - torch.outer(mean, mean)
         mean = mean + self.shift[:, 0].double().cpu()
         a, b = slice(0, self.split), slice(self.split, None)
-        return _regress(covariance, mean, b, a, ridge), _regress(covariance, mean, a, b, ridge)
+        return tuple(_regress(covariance, mean, source, target, ridge, keep_variance)
+                     for source, target in ((b, a), (a, b)))
 
 
 @dataclass(frozen=True)
@@ -72,12 +81,17 @@ class Affine:
     r2: float
 
 
-def _regress(covariance: torch.Tensor, mean: torch.Tensor, source: slice, target: slice, ridge: float) -> Affine:
+def _regress(covariance: torch.Tensor, mean: torch.Tensor, source: slice, target: slice, ridge: float,
+             keep_variance: bool) -> Affine:
     """Ridge relative to the mean variance of the source; only there to keep dead channels solvable."""
     xx, yx, yy = covariance[source, source], covariance[target, source], covariance[target, target].diagonal().sum()
     scale = xx.diagonal().mean().clamp_min(1e-12)
     regular = xx + ridge * scale * torch.eye(len(xx), dtype=xx.dtype)
     weight = torch.linalg.solve(regular, yx.T).T
+    if keep_variance:
+        fitted = ((weight @ xx) * weight).sum(1)
+        wanted = covariance[target, target].diagonal()
+        weight = weight * (wanted / fitted.clamp_min(1e-12)).clamp(0, MAX_GAIN**2).sqrt()[:, None]
     residual = yy - 2 * (weight * yx).sum() + (weight @ xx * weight).sum()
     r2 = 1.0 if yy <= 0 else float((1 - residual / yy).clamp_max(1))
     return Affine(weight.float(), (mean[target] - weight @ mean[source]).float(), r2)
@@ -86,8 +100,8 @@ def _regress(covariance: torch.Tensor, mean: torch.Tensor, source: slice, target
 class DirectMatching:
     """Accumulates the moments of all matches of a supernet, batch by batch, then solves for every stitch."""
 
-    def __init__(self, network: StitchedEnsemble, ridge: float = 1e-6):
-        self.network, self.ridge = network, ridge
+    def __init__(self, network: StitchedEnsemble, ridge: float = 1e-6, keep_variance: bool = False):
+        self.network, self.ridge, self.keep_variance = network, ridge, keep_variance
         self.runner = GraphRunner(network.joined)
         self.stop = 1 + max((i for i, n in enumerate(self.runner.nodes) if is_switch(n)), default=-1)
         channels = {p: [network.matches[p][f"{s}_channels"] for s in SIDES] for p in network.positions}
@@ -118,7 +132,7 @@ class DirectMatching:
         """Set every stitch to its least-squares solution; returns R^2 per position as `(to host, to partner)`."""
         scores = {}
         for position, moments in self.moments.items():
-            solutions = moments.solve(self.ridge)
+            solutions = moments.solve(self.ridge, self.keep_variance)
             for side, solution in zip(SIDES, solutions):
                 self.network.switch(position, side).set_affine(solution.weight, solution.bias)
             scores[position] = tuple(s.r2 for s in solutions)

@@ -39,13 +39,18 @@ def relative_error(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return RelativeError.apply(x, target)
 
 
-def double_batched_loss(network: StitchedEnsemble, x: torch.Tensor, segments: int = 1) -> torch.Tensor:
+POINTS = ("all", "switches", "heads")
+
+
+def double_batched_loss(network: StitchedEnsemble, x: torch.Tensor, segments: int = 1,
+                        points: str = "all") -> torch.Tensor:
     """Loss of one batch `(B, C, *spatial)` under the supernet's present switch states.
 
     Mean over all switches of the relative error between the stitched map in the stitched stream and the own map in
     the reference stream, plus the mean of the same over both heads. A switch that is set to `own` still compares its
     stitched map, so that every stitch learns in every step.
 
+    `points` leaves out the heads (`switches`) or all but the heads (`heads`), for comparison.
     `segments > 1` recomputes the graph in that many pieces during the backward pass (activation checkpointing):
     less memory, one more forward pass of both streams.
     """
@@ -73,7 +78,8 @@ def double_batched_loss(network: StitchedEnsemble, x: torch.Tensor, segments: in
         reference = dict(zip(piece.untouched, result[n:n + m]))
         switch_terms.extend(result[n + m:])
     head_terms = [relative_error(stitched[h], reference[h].detach()) for h in heads]
-    return torch.stack(switch_terms).mean() + torch.stack(head_terms).mean()
+    terms = {"switches": switch_terms, "heads": head_terms}
+    return sum(torch.stack(terms[p]).mean() for p in (terms if points == "all" else [points]))
 
 
 def _in_step(runner: GraphRunner, reference, stitched, start: int, end: int) -> list[torch.Tensor]:

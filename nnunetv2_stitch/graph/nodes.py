@@ -40,8 +40,9 @@ class LayerNode:
     activation: bool
 
 
-def layer_nodes(traced: fx.GraphModule, input_channels: int) -> list[LayerNode]:
-    """All nodes of a traced network in order of execution, input, head and output included.
+def layer_nodes(traced: fx.GraphModule, input_channels: int, path: str = "longest") -> list[LayerNode]:
+    """All nodes of a traced network in order of execution, input, head and output included. `path` is what progress
+    is measured along: the `longest` way through a node, or the `shortest`.
 
     Raises:
         StitchError: a layer whose effect on the shape is not known.
@@ -49,7 +50,7 @@ def layer_nodes(traced: fx.GraphModule, input_channels: int) -> list[LayerNode]:
     graph_nodes = list(traced.graph.nodes)
     modules = dict(traced.named_modules())
     shapes = _shapes(graph_nodes, modules, input_channels, spatial_dims(traced))
-    progress = _progress(graph_nodes)
+    progress = _progress(graph_nodes, path)
     output = graph_nodes[-1]
     head = output.args[0]
     return [
@@ -125,12 +126,14 @@ def _per_axis(value, dims) -> tuple[Fraction, ...]:
     return tuple(Fraction(int(v)) for v in values)
 
 
-def _progress(graph_nodes) -> dict[fx.Node, float]:
-    """Done share of the longest input-to-output path through each node; strictly increasing along every edge."""
+def _progress(graph_nodes, path: str) -> dict[fx.Node, float]:
+    """Done share of the longest (or shortest) input-to-output path through each node. With the longest it strictly
+    increases along every edge."""
+    length = {"longest": max, "shortest": min}[path]
     before: dict[fx.Node, int] = {}
     for node in graph_nodes:
-        before[node] = 1 + max((before[n] for n in node.all_input_nodes), default=-1)
+        before[node] = 1 + length((before[n] for n in node.all_input_nodes), default=-1)
     after: dict[fx.Node, int] = {}
     for node in reversed(graph_nodes):
-        after[node] = 1 + max((after[n] for n in node.users), default=-1)
+        after[node] = 1 + length((after[n] for n in node.users), default=-1)
     return {n: before[n] / max(1, before[n] + after[n]) for n in graph_nodes}

@@ -38,19 +38,21 @@ def test_all_rows_on_two_folds_then_again(world):
     result = run(world, rows=[*HERE, "soup"])
     assert stitched_model.tree(world.model(world.host), world.model(world.partner)) == parents
     assert result.skipped == {"weight average": "the two networks differ"}
-    assert [r.name for r in ROWS if r.key in HERE] == list(result.predictions)
-    assert result.host_set == world.host.dataset and [s.name for s in result.test_sets] == [
-        world.host.dataset, world.partner.dataset]
-    for folder in result.predictions.values():
-        for test_set in result.test_sets:
-            assert len(list((Path(folder) / test_set.name).glob("*.nii.gz"))) == 3
-    assert result.notes["merged data"] == SHARES_DATA and "stitched, rule 2" not in result.notes
+    comparison = result.comparison
+    assert [r.name for r in ROWS if r.key in HERE] == comparison.model_names
+    assert (comparison.host, comparison.own) == ("A alone", world.host.dataset)
+    assert comparison.parties == [world.host.dataset, world.partner.dataset]
+    for folders in comparison.predictions.values():
+        for party in comparison.parties:
+            assert len(list(Path(folders[party]).glob("*.nii.gz"))) == 3
+    notes = {m.name: m.note for m in comparison.models}
+    assert notes["merged data"] == SHARES_DATA and not notes["stitched, rule 2"]
     assert result.details["stitched everywhere"] == "6 active stitches"
     made = files(result.folder)
 
     # What each row is, against other ways of predicting it.
     def same(row, other):
-        a, b = (files(result.predictions[r]) for r in (row, other))
+        a, b = (files(Path(comparison.predictions[r][world.host.dataset]).parent) for r in (row, other))
         return a == b
     assert not same("A alone", "B alone") and not same("A alone", "plain ensemble")
     from nnunetv2_stitch.inference.predictor import StitchedPredictor
@@ -62,11 +64,12 @@ def test_all_rows_on_two_folds_then_again(world):
         predictor.set_mode(mode)
         out = Path(result.folder) / "check" / mode
         predictor.predict_from_files_sequential(str(world.test_images(world.partner)), str(out))
-        stitched_model.assert_equal_voxels(out, Path(result.predictions[row]) / world.partner.dataset, 3)
+        stitched_model.assert_equal_voxels(out, Path(comparison.predictions[row][world.partner.dataset]), 3)
 
     said = []
     again = run(world, rows=[*HERE, "soup"], resume=True, say=said.append)
-    assert again == result
+    assert repr(again.comparison.to_json()) == repr(comparison.to_json())  # NaN is not equal to itself
+    assert (again.details, again.skipped) == (result.details, result.skipped)
     assert sum(line.endswith("done before") for line in said) == len(HERE)
     assert {k: v for k, v in files(result.folder).items() if not k.startswith("check")} == made
 
@@ -91,7 +94,7 @@ def test_interrupted_comparison_goes_on_where_it_was(world, monkeypatch):
     with pytest.raises(StitchError, match="other folds"):
         run(world, rows=rows, resume=True)
     result = run(world, rows=rows, folds=[0], resume=True)
-    assert list(result.predictions) == ["A alone", "B alone", "plain ensemble"]
+    assert result.comparison.model_names == ["A alone", "B alone", "plain ensemble"]
     assert len(calls) == 4  # A once; B, interrupted before it began, again; the ensemble
 
 
@@ -111,7 +114,7 @@ def test_bad_input_writes_nothing(world, tmp_path):
     (tmp_path / "used" / "file").touch()
     for arguments, message in (({"rows": ["stiched"]}, "there is no row stiched; choose among A_alone"),
                                ({"folder": str(tmp_path / "used")}, "not empty and holds no comparison"),
-                               ({"test_sets": {"X": str(tmp_path)}}, "imagesTs holds no test cases"),
+                               ({"test_sets": {"X": str(tmp_path)}}, "holds no test cases"),
                                ({"folds": [4]}, "of fold 4")):
         with pytest.raises(StitchError, match=message):
             run(world, **arguments)
@@ -122,8 +125,8 @@ def test_bad_input_writes_nothing(world, tmp_path):
 def test_rows_that_need_the_partners_images_are_left_out_without_them(world):
     data = world.preprocessed / world.partner.dataset / f"{worlds.PLANS}_2d"
     data.rename(data.with_name("elsewhere"))
-    result = run(world, rows=["A_alone", "finetuned_A_on_B", "merged"], folds=[0])
-    assert list(result.predictions) == ["A alone"]
+    result = run(world, rows=["finetuned_A_on_B", "merged"], folds=[0])
+    assert result.comparison.model_names == ["A alone"]
     assert all("are not preprocessed here" in reason for reason in result.skipped.values())
     assert set(result.skipped) == {"A fine-tuned on B", "merged data"}
     assert json.loads((Path(result.folder) / "compare_state.json").read_text())["rows"].keys() == {"A_alone"}
