@@ -43,12 +43,8 @@ def position(text: str) -> int | float:
     return value
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="nnUNetv2_train_stitch",
-        description="Stitch two trained nnU-Nets into one. DATASET_A is the host: its images, plans and folds are "
-                    "used. DATASET_B is the partner: only its trained model is needed. The result is an ordinary "
-                    "nnU-Net model of DATASET_A.")
+def add_parties(parser: argparse.ArgumentParser) -> None:
+    """Both datasets, and which of their models and folds are meant."""
     parser.add_argument("dataset_a", metavar="DATASET_A", help="host: dataset name or id")
     parser.add_argument("dataset_b", metavar="DATASET_B", help="partner: dataset name or id; only its model is read")
     add = parser.add_argument
@@ -62,6 +58,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("-f_b", type=fold, metavar="FOLD", help="fold of B for all folds of A; default: the same fold, else 'all', "
                                                  "else B's first")
     add("-chk", default="checkpoint_final.pth", metavar="NAME", help="the parents' checkpoint. Default: %(default)s")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_train_stitch",
+        description="Stitch two trained nnU-Nets into one. DATASET_A is the host: its images, plans and folds are "
+                    "used. DATASET_B is the partner: only its trained model is needed. The result is an ordinary "
+                    "nnU-Net model of DATASET_A.")
+    add_parties(parser)
+    add = parser.add_argument
     add("-fit", choices=("double_batched", "direct", "task"), default="double_batched",
         help="how the stitches are fitted. direct: closed form, one pass. task: by the segmentation loss, a "
              "comparator. Default: %(default)s")

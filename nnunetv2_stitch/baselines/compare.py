@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from nnunetv2.paths import nnUNet_raw, nnUNet_results
@@ -14,6 +14,7 @@ from nnunetv2_stitch.baselines.rows import ROWS, Answer, Row
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.comparison import Comparison
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
+from nnunetv2_stitch.evaluation.labels import read_labels
 from nnunetv2_stitch.evaluation.matrix import evaluate
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.inference.plain import plain_predictor
@@ -96,11 +97,12 @@ def compare(dataset_a: str | int, dataset_b: str | int, folder: str | None = Non
     models = [ModelEntry(r.name, note=r.note, predictions={t.name: _predictions(folder, r, t) for t in sets})
               for r in made]
     comparison = evaluate(models, sets, own=sets[0].name, tolerance=tolerance, progress=progress,
-                          dataset_json=os.path.join(job.host.path, "dataset.json"))
-    return CompareResult(
-        folder, comparison,
-        {r.name: detail for r in made if (detail := state["rows"][r.key]["answer"]["detail"])},
-        {r.name: state["skipped"][r.key] for r in wanted if r.key in state["skipped"]})
+                          labels=read_labels(os.path.join(job.host.path, "dataset.json")))
+    details = {r.name: detail for r in made if (detail := state["rows"][r.key]["answer"]["detail"])}
+    skipped = {r.name: state["skipped"][r.key] for r in wanted if r.key in state["skipped"]}
+    remarks = [*(f"{name}: {detail}." for name, detail in details.items()),
+               *(f"Left out: {name}, because {reason}." for name, reason in skipped.items())]
+    return CompareResult(folder, replace(comparison, remarks=(*comparison.remarks, *remarks)), details, skipped)
 
 
 def _predictions(folder: str, row: Row, test_set: TestSet) -> str:

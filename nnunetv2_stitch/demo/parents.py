@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 
-from nnunetv2_stitch.demo.data import PARTIES, blocked_splits, load_party
 from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.fileio import read_json, write_json
 
 
-def plan_and_preprocess(key: str, settings: DemoSettings) -> None:
-    """nnU-Net's fingerprint, plans and preprocessing of party `key`; the network in the plans is made small."""
+def plan_and_preprocess(dataset: str, settings: DemoSettings, splits: list[dict[str, list[str]]]) -> None:
+    """nnU-Net's fingerprint, plans and preprocessing of a raw dataset; the network in the plans is made small."""
     from nnunetv2.configuration import default_num_processes
     from nnunetv2.experiment_planning.plan_and_preprocess_api import (
         extract_fingerprint_dataset,
@@ -20,16 +19,15 @@ def plan_and_preprocess(key: str, settings: DemoSettings) -> None:
     )
     from nnunetv2.paths import nnUNet_preprocessed
 
-    party = PARTIES[key]
-    folder = os.path.join(str(nnUNet_preprocessed), party.dataset)
-    extract_fingerprint_dataset(party.dataset_id, num_processes=default_num_processes, verbose=False)
+    folder, dataset_id = os.path.join(str(nnUNet_preprocessed), dataset), int(dataset[7:10])
+    extract_fingerprint_dataset(dataset_id, num_processes=default_num_processes, verbose=False)
     # The planner hands the number of augmentation workers to torch as a number of threads, which must not be 0.
     with environment_set({"nnUNet_n_proc_DA": "1"}):
-        plan_experiment_dataset(party.dataset_id)
+        plan_experiment_dataset(dataset_id)
     plans_file = os.path.join(folder, f"{PLANS}.json")
     write_json(plans_file, shrunk(read_json(plans_file), settings))
-    write_json(os.path.join(folder, "splits_final.json"), blocked_splits(load_party(key).names["Tr"]))
-    preprocess_dataset(party.dataset_id, configurations=[CONFIGURATION], num_processes=[default_num_processes])
+    write_json(os.path.join(folder, "splits_final.json"), splits)
+    preprocess_dataset(dataset_id, configurations=[CONFIGURATION], num_processes=[default_num_processes])
 
 
 def shrunk(plans: dict, settings: DemoSettings) -> dict:
@@ -46,18 +44,16 @@ def shrunk(plans: dict, settings: DemoSettings) -> dict:
     return plans
 
 
-def train_parent(key: str, settings: DemoSettings, device, resume: bool) -> None:
+def train_parent(dataset: str, settings: DemoSettings, device, resume: bool, seed: int, fold: int = FOLD) -> None:
     """Stock training of one fold, with nnU-Net's own continuation where an interrupted one left a checkpoint."""
     from nnunetv2.paths import nnUNet_results
     from nnunetv2.run.run_training import run_training
 
-    party = PARTIES[key]
-    folder = os.path.join(str(nnUNet_results), party.dataset, f"{settings.trainer}__{PLANS}__{CONFIGURATION}",
-                          f"fold_{FOLD}")
+    folder = os.path.join(str(nnUNet_results), dataset, f"{settings.trainer}__{PLANS}__{CONFIGURATION}", f"fold_{fold}")
     kept = usable_checkpoints(folder) if resume else []
     finished = "checkpoint_final.pth" in kept
-    seed_everything(settings.seed + ord(key))
-    run_training(party.dataset, CONFIGURATION, FOLD, settings.trainer, PLANS, device=device,
+    seed_everything(seed)
+    run_training(dataset, CONFIGURATION, fold, settings.trainer, PLANS, device=device,
                  continue_training=bool(kept) and not finished, only_run_validation=finished)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nnunetv2_stitch.demo.capture import captured
-from nnunetv2_stitch.demo.data import PARTIES, write_party
+from nnunetv2_stitch.demo.data import PARTIES, blocked_splits, load_party, write_party
 from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, DemoSettings, environment
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.errors import StitchError
@@ -167,12 +167,13 @@ class _Story:
     def _preprocess(self, key: str) -> None:
         from nnunetv2_stitch.demo.parents import plan_and_preprocess
         with captured(self.log):
-            plan_and_preprocess(key, self.settings)
+            plan_and_preprocess(PARTIES[key].dataset, self.settings, blocked_splits(load_party(key).names["Tr"]))
 
     def _train(self, key: str) -> None:
         from nnunetv2_stitch.demo.parents import train_parent
         with captured(self.log, self._epochs()):
-            train_parent(key, self.settings, self._device(), self.resume)
+            train_parent(PARTIES[key].dataset, self.settings, self._device(), self.resume,
+                         self.settings.seed + ord(key))
 
     def _stitch(self) -> dict:
         with captured(self.log, self._epochs(self.settings.stitch_epochs)) as tell:

@@ -1,0 +1,224 @@
+"""Two parties from raw images to every row of the comparison, over seeds, in one or both directions.
+
+    python benchmarks/study.py FOLDER [-seeds 1 2 3] [-rows stitched direct ...] [-both]
+    python benchmarks/study.py FOLDER -raw RAW_FOLDER -datasets Dataset931_X Dataset932_Y [...]
+
+Without `-datasets` the parties are the demo's. Per seed: small parents as in the demo (one fold), all rows of
+`nnUNetv2_compare_stitched` with the same budget, Dice over position and over the number of active stitches, on both
+parties' test cases. Writes `study.json`, `study.md`, `active_stitches.png`, `positions.png` and per seed and direction
+the whole comparison with its page into FOLDER. What is finished is kept: call it again to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from nnunetv2_stitch.baselines.compare import compare
+from nnunetv2_stitch.baselines.rows import ROWS
+from nnunetv2_stitch.demo.data import PARTIES, blocked_splits, write_party
+from nnunetv2_stitch.demo.parents import plan_and_preprocess, train_parent
+from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings, environment
+from nnunetv2_stitch.environment import environment_set
+from nnunetv2_stitch.evaluation.output import write_comparison
+from nnunetv2_stitch.evaluation.tables import markdown_table
+from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.selection.rules import label_free_agreement
+from nnunetv2_stitch.selection.scoring import SettingScorer
+from nnunetv2_stitch.selection.sweep import Sweep
+from nnunetv2_stitch.stitching.setting import Setting
+
+FITS = {"direct": ("nnUNetTrainerStitchDirect", "nnUNetStitchDirectPlans"),
+        "double-batched": ("nnUNetTrainerStitch", "nnUNetStitchPlans")}
+COLOURS = {"direct": "#0072B2", "double-batched": "#D55E00"}
+COUNTS = (0, 1, 2, 4, 8, 16, 32)
+FOLDS_WITHOUT_BLOCKS = 4
+
+
+def splits_of(names: list[str]) -> list[dict[str, list[str]]]:
+    """Whole blocks of neighbouring cases are held out; without such blocks, groups of consecutive cases."""
+    numbers = [int(n.rsplit("_", 1)[1]) for n in sorted(names)]
+    if sum(b != a + 1 for a, b in zip(numbers, numbers[1:])) >= 2:
+        return blocked_splits(names)
+    groups = [list(g) for g in np.array_split(sorted(names), FOLDS_WITHOUT_BLOCKS)]
+    return [{"train": [str(n) for i, g in enumerate(groups) if i != k for n in g], "val": [str(n) for n in groups[k]]}
+            for k in range(len(groups))]
+
+
+def prepare_parents(root: str, names: list[str], raw: str | None, settings: DemoSettings, device) -> None:
+    for folder in ("raw", "preprocessed", "results"):
+        os.makedirs(os.path.join(root, f"nnUNet_{folder}"), exist_ok=True)
+    for side, name in zip("AB", names):
+        target = os.path.join(root, "nnUNet_raw", name)
+        if not os.path.isdir(target):
+            if raw is None:
+                write_party(side, os.path.dirname(target))
+            else:
+                shutil.copytree(os.path.join(raw, name), target)
+        cases = [f[:-len(".nii.gz")] for f in sorted(os.listdir(os.path.join(target, "labelsTr")))]
+        if not os.path.isdir(os.path.join(root, "nnUNet_preprocessed", name, f"{PLANS}_{CONFIGURATION}")):
+            plan_and_preprocess(name, settings, splits_of(cases))
+        model = os.path.join(root, "nnUNet_results", name, f"{settings.trainer}__{PLANS}__{CONFIGURATION}")
+        if not os.path.isfile(os.path.join(model, f"fold_{FOLD}", "checkpoint_final.pth")):
+            train_parent(name, settings, device, True, settings.seed + ord(side))
+
+
+def study_direction(root: str, host: str, partner: str, settings: DemoSettings, rows, device) -> dict:
+    folder = os.path.join(root, f"comparison_{host}_hosts")
+    done = os.path.join(folder, "study.json")
+    wanted = {r.name for r in ROWS if rows is None or r.key in rows}
+    if os.path.isfile(done) and wanted <= {*(before := read_json(done))["dice"], *before["skipped"]}:
+        return before
+    result = compare(host, partner, folder, rows=rows, device=device, resume=True, progress=False,
+                     say=lambda line: print(f"--- {line}", flush=True), configuration=CONFIGURATION, folds=[FOLD],
+                     trainer_a=settings.trainer, trainer_b=settings.trainer, plans_a=PLANS, plans_b=PLANS,
+                     epochs=settings.stitch_epochs, iterations=settings.stitch_iterations, seed=settings.seed)
+    comparison = result.comparison
+    write_comparison(comparison, folder)
+    label = comparison.labels.main
+    dice = {model: {party: comparison.summary(model, party, label).mean for party in comparison.parties}
+            for model in comparison.model_names}
+    found = {"host": host, "partner": partner, "seed": settings.seed, "dice": dice, "details": result.details,
+             "skipped": result.skipped, "curves": {}}
+    for fit, (trainer, plans_name) in FITS.items():
+        model = os.path.join(root, "nnUNet_results", host, f"{trainer}__{plans_name}__{CONFIGURATION}")
+        if os.path.isfile(os.path.join(model, f"fold_{FOLD}", "sweep.json")):
+            found["curves"][fit] = curves(root, model, host, partner, device)
+    write_json(done, found)
+    return found
+
+
+def curves(root: str, model: str, host: str, partner: str, device) -> dict:
+    """Dice over the number of active stitches and over position, on both parties' test cases."""
+    plans, dataset_json = (read_json(os.path.join(model, f)) for f in ("plans.json", "dataset.json"))
+    scorer = SettingScorer.of_fold(plans, CONFIGURATION, dataset_json, FOLD, model,
+                                   os.path.join(root, "nnUNet_results"), device)
+    positions = scorer.positions
+    counts = [c for c in COUNTS if c < len(positions)] + [len(positions)]
+    active, by_position = {}, {}
+    for party in (host, partner):
+        cases = test_cases(scorer, plans, os.path.join(root, "nnUNet_raw", party), dataset_json)
+        spread = {n: [positions[int((i + 0.5) * len(positions) / n)] for i in range(n)] for n in counts if n}
+        active[party] = [[2 * n, scorer.score(Setting.average_at(*spread.get(n, [])), cases)] for n in counts]
+        sweep = scorer.summarise(FOLD, [scorer.score_case(*c) for c in cases], [""] * len(positions))
+        by_position[party] = {"ensemble": sweep.ensemble, "host_head": sweep.host_head, "baselines": sweep.baselines}
+    own = Sweep.from_json(read_json(os.path.join(model, f"fold_{FOLD}", "sweep.json")))
+    return {"positions": positions, "active": active, "by_position": by_position,
+            "validation_spearman_of_r2": label_free_agreement(own)}
+
+
+def test_cases(scorer: SettingScorer, plans: dict, folder: str, dataset_json: dict) -> list:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration(CONFIGURATION)
+    preprocessor = configuration.preprocessor_class(verbose=False)
+    cases = []
+    for name in sorted(os.listdir(os.path.join(folder, "labelsTs"))):
+        image = os.path.join(folder, "imagesTs", name.replace(".nii.gz", "_0000.nii.gz"))
+        data, labels, _ = preprocessor.run_case([image], os.path.join(folder, "labelsTs", name), manager,
+                                                configuration, dataset_json)
+        cases.append((data, labels))
+    return cases
+
+
+def table(studies: list[dict]) -> list[dict]:
+    """Dice per row and party, mean over seeds and each seed."""
+    rows = []
+    for model in dict.fromkeys(m for s in studies for m in s["dice"]):
+        row = {"": model}
+        for role in ("host", "partner"):
+            values = [s["dice"][model][s[role]] for s in studies if model in s["dice"]]
+            title = "own" if role == "host" else "partner's"
+            row[f"{title}: mean"] = float(np.mean(values))
+            row[f"{title}: each seed"] = ", ".join(f"{v:.3f}" for v in values)
+        rows.append(row)
+    return rows
+
+
+def draw(studies: list[dict], path: str, kind: str) -> None:
+    """Dice over the number of active stitches (`active`) or over position (`positions`), faint lines are seeds."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, role in zip(panels, ("host", "partner")):
+        for fit, colour in COLOURS.items():
+            found = [(s["curves"][fit], s[role]) for s in studies if fit in s["curves"]]
+            if not found:
+                continue
+            if kind == "active":
+                x = [max(1, n) for n, _ in found[0][0]["active"][found[0][1]]]
+                lines = np.array([[dice for _, dice in c["active"][party]] for c, party in found])
+            else:
+                x = found[0][0]["positions"]
+                lines = np.array([c["by_position"][party]["ensemble"] for c, party in found])
+            for line in lines:
+                axes.plot(x, line, color=colour, alpha=0.3, linewidth=0.8)
+            axes.plot(x, lines.mean(0), color=colour, linewidth=2, marker="o" if kind == "active" else None,
+                      markersize=4, label=fit)
+        if kind == "active":
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(x, ["0", *(str(n) for n in x[1:])])
+            axes.set_xlabel("active stitches, averaged, both directions")
+        else:
+            axes.set_xlabel("position of one averaged pair along the network")
+            for key, style in (("host", "-"), ("partner", "-."), ("ensemble", "--")):
+                levels = [c["by_position"][s[role]]["baselines"][key] for s in studies for c in s["curves"].values()]
+                name = {"host": "host alone", "partner": "partner alone", "ensemble": "plain ensemble"}[key]
+                axes.axhline(float(np.mean(levels)), color="0.4", linestyle=style, linewidth=1, label=name)
+        axes.set_title("host's test cases" if role == "host" else "partner's test cases", fontsize=10)
+    panels[0].set_ylabel("mean Dice, both heads, preprocessed grid")
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("-seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("-datasets", nargs=2, metavar=("A", "B"))
+    parser.add_argument("-raw", help="nnU-Net raw folder that holds -datasets")
+    parser.add_argument("-rows", nargs="+", help="as nnUNetv2_compare_stitched takes them; default all")
+    parser.add_argument("-both", action="store_true", help="then with B as host, too")
+    parser.add_argument("-device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("-trainer", default=DemoSettings.trainer)
+    parser.add_argument("-stitch_epochs", type=int, default=DemoSettings.stitch_epochs)
+    parser.add_argument("-stitch_iterations", type=int, default=DemoSettings.stitch_iterations)
+    args = parser.parse_args()
+    folder, device = os.path.abspath(args.folder), torch.device(args.device)
+    torch.set_num_threads((os.cpu_count() or 1) if args.device == "cpu" else 1)
+    names = args.datasets or [p.dataset for p in PARTIES.values()]
+    settings = replace(DemoSettings(), trainer=args.trainer, stitch_epochs=args.stitch_epochs,
+                       stitch_iterations=args.stitch_iterations)
+    studies: dict[str, list[dict]] = {}
+    for seed in args.seeds:
+        root = os.path.join(folder, f"seed_{seed}")
+        with environment_set(environment(root)):
+            seeded = replace(settings, seed=seed)
+            prepare_parents(root, names, args.raw, seeded, device)
+            for host, partner in (names, names[::-1])[:2 if args.both else 1]:
+                studies.setdefault(host, []).append(study_direction(root, host, partner, seeded, args.rows, device))
+    text = []
+    for host, found in studies.items():
+        suffix = "" if host == names[0] else "_B_hosts"
+        seeds = ", ".join(str(s["seed"]) for s in found)
+        text += [f"## {host} hosts, partner {found[0]['partner']}, seeds {seeds}", "", markdown_table(table(found)), ""]
+        for fit in FITS:
+            rho = [s["curves"][fit]["validation_spearman_of_r2"] for s in found if fit in s["curves"]]
+            text += [f"Spearman of R2 with Dice over positions, {fit}: "
+                     f"{', '.join('undefined' if r is None else f'{r:.2f}' for r in rho)}", ""] if rho else []
+        if any(s["curves"] for s in found):
+            draw(found, os.path.join(folder, f"active_stitches{suffix}.png"), "active")
+            draw(found, os.path.join(folder, f"positions{suffix}.png"), "positions")
+    write_json(os.path.join(folder, "study.json"), studies)
+    with open(os.path.join(folder, "study.md"), "w") as file:
+        file.write("\n".join(text))
+    print("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
