@@ -1,0 +1,185 @@
+"""What is compared: models, or predictions that models made elsewhere, and the parties' test sets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from nnunetv2_stitch.errors import StitchError
+
+# As inference.predictor.MODES, which cannot be imported without torch.
+MODES = ("stitched", "ensemble", "host", "partner")
+IMAGES, LABELS = ("imagesTs", "images"), ("labelsTs", "labels")
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One row of a comparison.
+
+    Attributes:
+        name: shown everywhere, and the name of the folder that its predictions are kept in.
+        folder: a trained nnU-Net model folder, which is predicted with; or predictions made elsewhere: a sub-folder
+            per test set, or the segmentations themselves where there is one test set.
+        mode: how a stitched model answers (`MODES`); None for `stitched`, and for models that are not stitched.
+        note: what this model needs that the others do not; shown as a mark with a legend.
+        predictions: test set -> folder of segmentations, in place of `folder`.
+    """
+
+    name: str
+    folder: str = ""
+    mode: str | None = None
+    note: str = ""
+    predictions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        _require_name(self.name, "model")
+        if bool(self.folder) == bool(self.predictions):
+            raise StitchError(f"model {self.name} needs either a folder or predictions by test set")
+        if self.mode is not None and self.mode not in MODES:
+            raise StitchError(f"mode {self.mode!r} of model {self.name} is not one of {', '.join(MODES)}")
+
+    @classmethod
+    def parse(cls, text: str, note: str = "") -> ModelEntry:
+        """From `NAME=FOLDER` or `NAME=FOLDER@mode`, as the command takes it."""
+        name, folder = split(text, "a model")
+        path, at, mode = folder.rpartition("@")
+        return cls(name, path, mode, note) if at and mode in MODES else cls(name, folder, None, note)
+
+    def to_json(self) -> dict:
+        return {"name": self.name, "folder": self.folder, "mode": self.mode, "note": self.note,
+                "predictions": dict(self.predictions)}
+
+    @classmethod
+    def from_json(cls, value: Mapping) -> ModelEntry:
+        return cls(**value)
+
+    def moved(self, path: Callable[[str], str]) -> ModelEntry:
+        """With `path` applied to every folder."""
+        return replace(self, folder=self.folder and path(self.folder),
+                       predictions={k: path(v) for k, v in self.predictions.items()})
+
+    def prediction_folder(self, party: str, only_party: bool) -> str:
+        """Where the segmentations of a test set are, for predictions made elsewhere.
+
+        Raises:
+            StitchError: nowhere.
+        """
+        if self.predictions:
+            found = self.predictions.get(party, "")
+            if not os.path.isdir(found):
+                raise StitchError(f"model {self.name} has no predictions of {party}"
+                                  + (f": {found} does not exist" if found else "; give a folder for it"))
+            return found
+        inside = os.path.join(self.folder, party)
+        if os.path.isdir(inside):
+            return inside
+        if only_party:
+            return self.folder
+        raise StitchError(f"model {self.name}: {self.folder} is no trained model folder (plans.json, dataset.json, "
+                          f"fold_*), and has no folder {party} with predictions; give either of them")
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The test cases of one party: a nnU-Net raw dataset (`imagesTs`, `labelsTs`), a folder with `images` and
+    `labels`, or one with `labels` or segmentations alone, which serves where nothing is left to predict."""
+
+    __test__ = False  # for pytest, which takes classes of this name for tests
+
+    name: str
+    folder: str
+
+    def __post_init__(self):
+        _require_name(self.name, "dataset")
+
+    @classmethod
+    def parse(cls, text: str) -> TestSet:
+        """From `NAME=DIR`, as the command takes it."""
+        return cls(*split(text, "a dataset"))
+
+    def to_json(self) -> dict:
+        return {"name": self.name, "folder": self.folder}
+
+    @classmethod
+    def from_json(cls, value: Mapping) -> TestSet:
+        return cls(**value)
+
+    def moved(self, path: Callable[[str], str]) -> TestSet:
+        return replace(self, folder=path(self.folder))
+
+    def require_folder(self) -> None:
+        """Raises StitchError if the test set's folder does not exist."""
+        if not os.path.isdir(self.folder):
+            raise StitchError(f"dataset {self.name}: {self.folder} does not exist; give a folder with imagesTs and "
+                              f"labelsTs, or with images and labels")
+
+    @property
+    def labels_folder(self) -> str:
+        """Raises StitchError if the test set's folder does not exist."""
+        self.require_folder()
+        return self._inside(LABELS) or self.folder
+
+    @property
+    def images_folder(self) -> str | None:
+        return self._inside(IMAGES)
+
+    @property
+    def dataset_json(self) -> str | None:
+        """Path of the test set's own dataset.json, if it has one."""
+        path = os.path.join(self.folder, "dataset.json")
+        return path if os.path.isfile(path) else None
+
+    def cases(self, ending: str) -> dict[str, str]:
+        """Case -> file of the reference segmentation, in order of their names.
+
+        Raises:
+            StitchError: there is none.
+        """
+        folder = self.labels_folder
+        names = sorted(n for n in os.listdir(folder) if n.endswith(ending) and not n.startswith("."))
+        if not names:
+            raise StitchError(f"dataset {self.name}: no reference segmentation (*{ending}) in {folder}; the files must "
+                              f"be named CASE{ending}")
+        return {n[:-len(ending)]: os.path.join(folder, n) for n in names}
+
+    def images_of(self, case: str, ending: str) -> list[str]:
+        """Files of a case's channels, in their order; empty if there are none."""
+        folder, prefix = self.images_folder, f"{case}_"
+        if folder is None:
+            return []
+        return sorted(os.path.join(folder, n) for n in os.listdir(folder)
+                      if n.startswith(prefix) and n.endswith(ending) and n[len(prefix):-len(ending)].isdigit()
+                      and len(n) == len(prefix) + 4 + len(ending))
+
+    def _inside(self, names: tuple[str, ...]) -> str | None:
+        return next((p for n in names if os.path.isdir(p := os.path.join(self.folder, n))), None)
+
+
+def is_model_folder(folder: str) -> bool:
+    """Whether a folder is a trained model. (nnU-Net writes plans.json and dataset.json beside predictions too.)"""
+    return os.path.isdir(folder) and all(os.path.isfile(os.path.join(folder, n)) for n in ("plans.json", "dataset.json")
+                                         ) and any(n.startswith("fold_") for n in os.listdir(folder))
+
+
+def require_distinct(names: Iterable[str], what: str) -> None:
+    """Raises StitchError if a name is taken twice. Upper and lower case do not tell names apart: they name folders."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if name.lower() in seen:
+            raise StitchError(f"{what} {name} is named twice; give every {what} a name of its own")
+        seen[name.lower()] = name
+
+
+def split(text: str, what: str) -> tuple[str, str]:
+    """`NAME=VALUE` -> both. Raises StitchError if it is anything else."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip() or not value.strip():
+        raise StitchError(f"'{text}' does not name {what}: write NAME=FOLDER")
+    return name.strip(), value.strip()
+
+
+def _require_name(name: str, what: str) -> None:
+    if not name or name != name.strip() or name.startswith(".") or any(c in name for c in "/\\\n\t\0"):
+        raise StitchError(f"{name!r} cannot name a {what}: its files are kept under that name, so use no / or \\, no "
+                          f"line break, and no dot in front")
