@@ -25,6 +25,7 @@ FOLDERS = {
 COMMANDS = {
     "nnUNetv2_train_stitch": "train_stitch",
     "nnUNetv2_predict_stitched": "predict_stitched",
+    "nnUNetv2_evaluate_stitched": "evaluate_stitched",
     "nnUNetv2_stitch_demo": "stitch_demo",
     "nnUNetv2_stitch_trainers": "stitch_trainers",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ def overlays(panels: Sequence[Mapping[str, Any]], path: str, labels: Mapping[str
 
     Args:
         panels: one dict per case: `title`, `image` `(rows, columns)`, `masks` (name -> integers `(rows, columns)`, the
-            same names in every panel, drawn in their order) and, if known, `dice` (name -> number, printed).
+            same names in every panel, drawn in their order) and, if known, `dice` (name -> number, printed) and
+            `aspect` (height of a pixel by its width).
         path: PNG to write.
         labels: name -> value of the foreground labels, in nnU-Net's order.
     """
@@ -36,13 +38,13 @@ def overlays(panels: Sequence[Mapping[str, Any]], path: str, labels: Mapping[str
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
             axes.imshow(image if column == "image" else _paint(image, np.asarray(panel["masks"][column]), colours),
-                        interpolation="nearest")
+                        interpolation="nearest", aspect=panel.get("aspect", 1.0))
             if column in panel.get("dice", {}):
                 axes.text(0.98, 0.02, f"{panel['dice'][column]:.3f}", transform=axes.transAxes, ha="right",
                           va="bottom", fontsize=8, color="white")
         row[0].set_ylabel(panel["title"], fontsize=8)
     for axes, column in zip(grid[0], columns):
-        axes.set_title(column, fontsize=10)
+        axes.set_title(fill(column, 18), fontsize=10 if len(column) <= 18 else 8)
     patches = [Patch(color=colours[value], label=name) for name, value in labels.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=9)
     return write(figure, path)
