@@ -18,7 +18,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from nnunetv2_stitch.baselines.compare import compare
 from nnunetv2_stitch.baselines.rows import ROWS
@@ -27,6 +26,7 @@ from nnunetv2_stitch.demo.parents import plan_and_preprocess, train_parent
 from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings, environment
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.evaluation.output import write_comparison
+from nnunetv2_stitch.evaluation.style import BLUE, VERMILLION, new_figure, own_style, tidy, write
 from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.selection.rules import label_free_agreement
@@ -36,7 +36,7 @@ from nnunetv2_stitch.stitching.setting import Setting
 
 FITS = {"direct": ("nnUNetTrainerStitchDirect", "nnUNetStitchDirectPlans"),
         "double-batched": ("nnUNetTrainerStitch", "nnUNetStitchPlans")}
-COLOURS = {"direct": "#0072B2", "double-batched": "#D55E00"}
+COLOURS = {"direct": BLUE, "double-batched": VERMILLION}
 COUNTS = (0, 1, 2, 4, 8, 16, 32)
 FOLDS_WITHOUT_BLOCKS = 4
 
@@ -141,9 +141,10 @@ def table(studies: list[dict]) -> list[dict]:
     return rows
 
 
+@own_style
 def draw(studies: list[dict], path: str, kind: str) -> None:
     """Dice over the number of active stitches (`active`) or over position (`positions`), faint lines are seeds."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, role in zip(panels, ("host", "partner")):
         for fit, colour in COLOURS.items():
@@ -170,10 +171,11 @@ def draw(studies: list[dict], path: str, kind: str) -> None:
                 levels = [c["by_position"][s[role]]["baselines"][key] for s in studies for c in s["curves"].values()]
                 name = {"host": "host alone", "partner": "partner alone", "ensemble": "plain ensemble"}[key]
                 axes.axhline(float(np.mean(levels)), color="0.4", linestyle=style, linewidth=1, label=name)
+        tidy(axes)
         axes.set_title("host's test cases" if role == "host" else "partner's test cases", fontsize=10)
     panels[0].set_ylabel("mean Dice, both heads, preprocessed grid")
     panels[0].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
+    write(figure, path)
 
 
 def main() -> None:

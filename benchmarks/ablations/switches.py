@@ -1,4 +1,5 @@
-"""Switches in training: every one always on average, always stitched, or drawn at random in each step."""
+"""Switches in training: every one always on average, always stitched, a random share of positions on average in each
+step, or each switch drawn at random among own, stitched and average."""
 
 import random
 
@@ -9,12 +10,18 @@ from nnunetv2_stitch.fitting.double_batched import sample_setting
 from nnunetv2_stitch.stitching.setting import Setting
 
 
+def random_share(network, rng: random.Random) -> Setting:
+    share = rng.random()
+    return Setting.average_at(*(p for p in network.positions if rng.random() < share))
+
+
 def main() -> None:
     args = parser(__doc__).parse_args()
     lab, rng, rows = Lab(args), random.Random(args.seed), []
     ways = {
         "all on average": all_average,
         "all stitched": lambda net: Setting({p: ("stitched", "stitched") for p in net.positions}),
+        "random share on average": lambda net: random_share(net, rng),
         "sampled": lambda net: sample_setting(net, rng),
     }
     for name, setting in ways.items():
