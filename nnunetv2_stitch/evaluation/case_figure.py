@@ -24,7 +24,8 @@ def case_lines(comparison: Comparison, party: str, measure: Measure, path: str) 
     models, label = comparison.model_names, comparison.labels.main
     by_case = case_values(comparison, party, measure)
     worst = worst_cases(comparison, party, WORST)
-    figure = new_figure(max(6.0, 2.2 + 0.42 * len(models)), 4.4 + 0.04 * max(len(comparison.shown(m)) for m in models))
+    names = 0.04 * max(len(comparison.shown(m)) for m in models)
+    figure = new_figure(max(6.0, 2.2 + 0.42 * len(models)), 4.4 + names + 0.16 * len(comparison.legend))
     axes = figure.add_subplot()
     at = np.arange(len(models))
     for case, values in by_case.items():
@@ -50,7 +51,7 @@ def case_lines(comparison: Comparison, party: str, measure: Measure, path: str) 
     tidy(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     if comparison.legend:
-        figure.supxlabel("\n".join(comparison.legend), fontsize=7.5, x=0.01, ha="left")
+        axes.set_xlabel("\n".join(comparison.legend), fontsize=7.5, loc="left")
     return write(figure, path)
 
 

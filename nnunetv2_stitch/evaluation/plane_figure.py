@@ -57,19 +57,24 @@ def own_versus_partner(comparison: Comparison, plane: Plane, path: str) -> str:
 def _draw(axes, plane: Plane, points: Sequence[PlanePoint], comparison: Comparison, models: Sequence[str],
           crosses: bool) -> None:
     noted = {m.name for m in comparison.models if m.note}
-    for p in points:
+    for p in sorted(points, key=lambda p: p.model == comparison.host):  # the host on top
         colour = BLUE if p.model == comparison.host else GREEN if p.on_front else GREY
         if p.model == comparison.host:
             axes.axvline(p.x, color=BLUE, linewidth=0.9, linestyle=":", zorder=1)
             axes.axhline(p.y, color=BLUE, linewidth=0.9, linestyle=":", zorder=1)
         if crosses:
-            axes.plot([p.x_low, p.x_high], [p.y, p.y], color=colour, linewidth=1.1, alpha=0.6, zorder=2)
-            axes.plot([p.x, p.x], [p.y_low, p.y_high], color=colour, linewidth=1.1, alpha=0.6, zorder=2)
+            axes.plot([p.x_low, p.x_high], [p.y, p.y], color=colour, linewidth=1.0, alpha=0.45, zorder=2)
+            axes.plot([p.x, p.x], [p.y_low, p.y_high], color=colour, linewidth=1.0, alpha=0.45, zorder=2)
         axes.scatter([p.x], [p.y], s=34, zorder=4, facecolors="white" if p.model in noted else colour,
                      edgecolors=colour, linewidths=1.3)
     _stairs(axes, [p for p in points if p.on_front], "-", GREEN)
-    if any(p.on_front != p.on_unmarked_front for p in points):
+    if _fronts_differ(points):
         _stairs(axes, [p for p in points if p.on_unmarked_front], "--", "0.35")
+
+
+def _fronts_differ(points: Sequence[PlanePoint]) -> bool:
+    """Whether marked models change the front; one that equals another does not."""
+    return {(p.x, p.y) for p in points if p.on_front} != {(p.x, p.y) for p in points if p.on_unmarked_front}
 
 
 def _stairs(axes, front: Sequence[PlanePoint], dashes: str, colour: str) -> None:
@@ -81,7 +86,7 @@ def _stairs(axes, front: Sequence[PlanePoint], dashes: str, colour: str) -> None
     for i, (px, py) in enumerate(corners):
         x += [px, px]
         y += [py, corners[i + 1][1] if i + 1 < len(corners) else -1.0]
-    axes.plot(x, y, color=colour, linewidth=1.1, linestyle=dashes, zorder=3, scalex=False, scaley=False)
+    axes.plot(x, y, color=colour, linewidth=1.8, linestyle=dashes, zorder=3, scalex=False, scaley=False)
 
 
 def _limits(points: Sequence[PlanePoint], crosses: bool) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -145,9 +150,9 @@ def _handles(plane: Plane, legend: Sequence[str], noted: bool) -> list:
              for colour, text in ((BLUE, "host alone"), (GREEN, "on the front"), (GREY, "others"))]
     if noted:
         front.append(Line2D([], [], color=GREY, markerfacecolor="white", label="hollow: marked", **dot))
-    front.append(Line2D([], [], color=GREEN, linewidth=1.1, label="Pareto front"))
-    if any(p.on_front != p.on_unmarked_front for p in plane.points):
-        front.append(Line2D([], [], color="0.35", linewidth=1.1, linestyle="--", label="front without marked models"))
+    front.append(Line2D([], [], color=GREEN, linewidth=1.8, label="Pareto front"))
+    if _fronts_differ(plane.points):
+        front.append(Line2D([], [], color="0.35", linewidth=1.8, linestyle="--", label="front without marked models"))
     return [*handles, *front]
 
 

@@ -1,4 +1,4 @@
-"""Reading segmentations and images with nnU-Net's own readers, which need no torch."""
+"""Reading segmentations with nnU-Net's own readers, which need no torch."""
 
 from __future__ import annotations
 
@@ -70,14 +70,6 @@ def read_segmentation(path: str, reader: Any) -> tuple[np.ndarray, tuple[float, 
         raise StitchError(f"{path} holds values between whole numbers, so it is no segmentation; give label maps, not "
                           f"probabilities")
     return labels.astype(np.int32), tuple(float(s) for s in properties["spacing"])
-
-
-def read_image(files: Sequence[str], reader: Any) -> np.ndarray:
-    """The first channel, `(z, y, x)`. Raises StitchError if it cannot be read."""
-    try:
-        return reader.read_images(tuple(files[:1]))[0][0]
-    except Exception as error:
-        raise StitchError(f"{files[0]} cannot be read ({_first_line(error)}); copy it again from its source") from error
 
 
 def require_same_grid(reference: np.ndarray, prediction: np.ndarray, reference_file: str, prediction_file: str) -> None:

@@ -13,6 +13,7 @@ from nnunetv2_stitch.evaluation.comparison import Comparison
 from nnunetv2_stitch.evaluation.segmentations import ending_of, reader_for
 from nnunetv2_stitch.fileio import read_json
 
+PLACEHOLDER = 999  # mm
 AT_ONCE = 6  # models in one figure; more would be too small to see
 
 
@@ -67,18 +68,34 @@ def worst_slice(reference: np.ndarray, predictions: Sequence[np.ndarray], spacin
 
 
 def upright(picture: np.ndarray, axis: int, properties: dict[str, Any]) -> np.ndarray:
-    """A slice as a reader of images expects it: front or head up, the patient's left on the right. Needs the directions
-    that SimpleITK reads; other slices stay as they are stored."""
-    directions = np.asarray(properties.get("sitk_stuff", {}).get("direction", ()))
-    if directions.size != 9:
+    """A slice as a reader of images expects it: front or head up, the patient's left on the right.
+
+    One slice with the 999 mm that stand for "no third axis" carries no patient's directions, whatever its header says;
+    it is drawn with its second axis upwards, as the demo's figure. Files without directions (png) stay as stored.
+    """
+    directions = _directions(properties)
+    if directions is None:
         return picture
-    columns = directions.reshape(3, 3).T[::-1]  # patient's left, back and head along array axes z, y, x
+    if properties["spacing"][axis] >= PLACEHOLDER:
+        return np.flip(picture, 0)
+    columns = directions.T[::-1]  # patient's left, back and head along array axes z, y, x
     for number, a in enumerate(a for a in range(3) if a != axis):
         main = int(np.argmax(np.abs(columns[a])))
         down_or_right = columns[a][main] > 0 if main < 2 else columns[a][main] < 0
         if not down_or_right:
             picture = np.flip(picture, number)
     return picture
+
+
+def _directions(properties: dict[str, Any]) -> np.ndarray | None:
+    """`(3, 3)`, columns for x, y, z towards the patient's left, back and head, from what nnU-Net's readers keep."""
+    stored = np.asarray(properties.get("sitk_stuff", {}).get("direction", ()))
+    if stored.size == 9:
+        return stored.reshape(3, 3)
+    stuff = properties.get("nibabel_stuff", {})
+    affine = stuff.get("reoriented_affine", stuff.get("original_affine"))
+    # nibabel's axes run to the patient's right and front
+    return None if affine is None else np.diag([-1.0, -1.0, 1.0]) @ np.asarray(affine)[:3, :3]
 
 
 def _read(reader: Any, files: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:

@@ -171,11 +171,19 @@ def test_slice_with_the_most_errors_across_the_thick_axis():
 def test_slices_are_upright():
     """SimpleITK's directions are columns for x, y, z towards the patient's left, back and head."""
     picture = np.arange(6).reshape(2, 3)
-    as_stored = {"sitk_stuff": {"direction": np.eye(3).ravel()}}
-    np.testing.assert_array_equal(upright(picture, 0, as_stored), picture)
-    other = {"sitk_stuff": {"direction": np.diag([-1.0, -1.0, 1.0]).ravel()}}
-    np.testing.assert_array_equal(upright(picture, 0, other), picture[::-1, ::-1])
-    np.testing.assert_array_equal(upright(picture, 1, as_stored), picture[::-1])  # rows are z: head up
+
+    def shown(axis, directions, spacing=(3.0, 1.0, 1.0)):
+        return upright(picture, axis, {"spacing": spacing, "sitk_stuff": {"direction": np.diag(directions).ravel()}})
+
+    np.testing.assert_array_equal(shown(0, [1, 1, 1]), picture)
+    np.testing.assert_array_equal(shown(0, [-1, -1, 1]), picture[::-1, ::-1])
+    np.testing.assert_array_equal(shown(1, [1, 1, 1]), picture[::-1])  # rows are z: head up
+    np.testing.assert_array_equal(shown(0, [1, 1, 1], (999.0, 1.0, 1.0)), picture[::-1])  # no patient's directions
+    # nibabel's run to the right and the front, so this is as the first
+    affine = np.diag([-1.0, -1.0, 3.0, 1.0])
+    for stuff in ({"original_affine": affine}, {"original_affine": np.eye(4), "reoriented_affine": affine}):
+        found = upright(picture, 0, {"spacing": (3.0, 1.0, 1.0), "nibabel_stuff": stuff})
+        np.testing.assert_array_equal(found, picture)
     np.testing.assert_array_equal(upright(picture, 0, {"spacing": (999, 1, 1)}), picture)
 
 

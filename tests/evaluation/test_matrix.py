@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import evaluated_files as made
 import numpy as np
@@ -16,6 +17,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
 from nnunetv2_stitch.evaluation.labels import FOREGROUND, Labels
 from nnunetv2_stitch.evaluation.matrix import evaluate, inputs_of
+from nnunetv2_stitch.evaluation.segmentations import read_segmentation
 
 
 def test_dice_is_that_of_nnunet_in_every_digit(files2d, comparison2d, tmp_path, thread_pools):
@@ -49,6 +51,16 @@ def test_who_is_better_where(comparison2d):
 def test_parties_are_never_averaged(comparison2d):
     assert {s.party for s in comparison2d.summaries} == {t.party for t in comparison2d.tests} == {"A", "B"}
     assert len(comparison2d.summaries) == 3 * 2 * 3 * 3  # models, parties, labels with their mean, measures
+
+
+def test_every_partner_has_a_plane_of_its_own(files2d):
+    sets = [*files2d.test_sets(), TestSet("C", str(files2d.party("B")))]
+    models = [ModelEntry(m, predictions={p: str(files2d.model(m) / p.replace("C", "B")) for p in "ABC"})
+              for m in ("host", "partner")]
+    found = evaluate(models, sets, own="B", resamples=50)
+    assert [(p.own, p.partner) for p in found.planes] == [("B", "A"), ("B", "C")]
+    assert found.planes[0].front == ["partner", "host"] and found.planes[1].front == ["partner"]
+    assert found.parties == ["B", "A", "C"]
 
 
 def test_foreground_mean_of_a_case(comparison2d):
@@ -221,6 +233,12 @@ def test_files_that_are_no_segmentation(refused, files):
     refused(f"{path} cannot be read")
     shutil.copy(path, files.party("A") / "labelsTs" / "case_0.nii.gz")
     refused("case_0.nii.gz cannot be read")
+
+
+def test_a_picture_in_colour_is_no_segmentation():
+    reader = SimpleNamespace(read_seg=lambda path: (np.zeros((3, 1, 4, 4)), {"spacing": (999, 1, 1)}))
+    with pytest.raises(StitchError, match="x.png has 3 channels"):
+        read_segmentation("x.png", reader)
 
 
 def test_labels_that_contradict_each_other(refused, files):
