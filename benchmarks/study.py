@@ -174,7 +174,8 @@ def draw(studies: list[dict], path: str, kind: str) -> None:
         tidy(axes)
         axes.set_title("host's test cases" if role == "host" else "partner's test cases", fontsize=10)
     panels[0].set_ylabel("mean Dice, both heads, preprocessed grid")
-    panels[0].legend(frameon=False, fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     write(figure, path)
 
 

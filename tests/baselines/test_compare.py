@@ -11,6 +11,7 @@ import world as worlds
 from nnunetv2_stitch.baselines.compare import compare
 from nnunetv2_stitch.baselines.rows import ROWS, SHARES_DATA
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.pipeline import train_stitch
 
 SHORT = {"device": "cpu", "progress": False, "tta": False, "epochs": 1, "iterations": 2, "baseline_epochs": 1,
@@ -130,3 +131,13 @@ def test_rows_that_need_the_partners_images_are_left_out_without_them(world):
     assert all("are not preprocessed here" in reason for reason in result.skipped.values())
     assert set(result.skipped) == {"A fine-tuned on B", "merged data"}
     assert json.loads((Path(result.folder) / "compare_state.json").read_text())["rows"].keys() == {"A_alone"}
+
+
+@pytest.mark.slow
+def test_federated_row(world):
+    pytest.importorskip("flwr", reason="Flower is not installed")
+    result = run(world, rows=["federated"], folds=[0])
+    assert result.comparison.model_names == ["A alone", "federated (FedAvg)"] and not result.skipped
+    assert result.details["federated (FedAvg)"] == "1 rounds, one epoch of each party per round"
+    model = read_model_folder(str(next((world.results / world.host.dataset).glob("nnUNetTrainerFedAvg__*"))))
+    assert model.is_baseline and model.folds == (0,)
