@@ -8,16 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.evaluation.case_figure import case_lines
 from nnunetv2_stitch.evaluation.comparison import FILE, Comparison, save_comparison
-from nnunetv2_stitch.evaluation.heat_map import heat_map
+from nnunetv2_stitch.evaluation.figures.cases import case_lines
+from nnunetv2_stitch.evaluation.figures.heat_map import heat_map
+from nnunetv2_stitch.evaluation.figures.overlay_grid import overlays
+from nnunetv2_stitch.evaluation.figures.plane import own_versus_partner
+from nnunetv2_stitch.evaluation.figures.worst_cases import worst_panels
 from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.metrics import MEASURES
-from nnunetv2_stitch.evaluation.overlays import overlays
-from nnunetv2_stitch.evaluation.plane_figure import own_versus_partner
 from nnunetv2_stitch.evaluation.report import report
 from nnunetv2_stitch.evaluation.rows import markdown, whose, write_csv, write_text
-from nnunetv2_stitch.evaluation.worst_cases import worst_panels
 
 CSV_FILE, MARKDOWN_FILE, REPORT_FILE, FIGURES = "comparison.csv", "comparison.md", "report.html", "figures"
 

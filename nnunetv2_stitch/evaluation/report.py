@@ -9,11 +9,11 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from nnunetv2_stitch.evaluation.comparison import Comparison
-from nnunetv2_stitch.evaluation.heat_map import BETTER, WORSE
+from nnunetv2_stitch.evaluation.figures.heat_map import BETTER, WORSE
+from nnunetv2_stitch.evaluation.figures.style import DPI
 from nnunetv2_stitch.evaluation.metrics import MEASURES
 from nnunetv2_stitch.evaluation.report_style import CSS
 from nnunetv2_stitch.evaluation.rows import CAVEATS, label_rows, party_rows, reading, whose
-from nnunetv2_stitch.evaluation.style import DPI
 
 if TYPE_CHECKING:
     from nnunetv2_stitch.evaluation.output import Figure

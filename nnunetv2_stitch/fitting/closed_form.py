@@ -15,7 +15,6 @@ from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.runner import GraphRunner, is_switch, position_of
 from nnunetv2_stitch.stitching.setting import SIDES, Setting
 
-
 MAX_GAIN = 3.0  # where next to nothing is explained, noise is not blown up without bound
 
 

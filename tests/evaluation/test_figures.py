@@ -5,7 +5,7 @@ import pytest
 from matplotlib.image import imread
 
 from nnunetv2_stitch.evaluation.figures import dice_by_party, dice_over_position, matches, overlays
-from nnunetv2_stitch.evaluation.style import DPI
+from nnunetv2_stitch.evaluation.figures.style import DPI
 
 MODELS = ("A alone", "B alone", "plain ensemble", "stitched")
 

@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_stitch.evaluation.style import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, new_figure, own_style, write
+from nnunetv2_stitch.evaluation.figures.style import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    new_figure,
+    own_style,
+    write,
+)
 
 LABEL_COLOURS = (ORANGE, BLUE, PURPLE, GREEN, VERMILLION)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_stitch.evaluation.case_figure import worst_cases
 from nnunetv2_stitch.evaluation.comparison import Comparison
+from nnunetv2_stitch.evaluation.figures.cases import worst_cases
 from nnunetv2_stitch.evaluation.segmentations import ending_of, reader_for
 from nnunetv2_stitch.fileio import read_json
 

@@ -1,4 +1,4 @@
-"""Charts of Dice, and the door to all figures: each function takes data and a path, and returns the path."""
+"""Charts of Dice over models and over positions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_stitch.evaluation.match_figure import matches
-from nnunetv2_stitch.evaluation.overlays import overlays
-from nnunetv2_stitch.evaluation.style import (
+from nnunetv2_stitch.evaluation.figures.style import (
     BLUE,
     GREY,
     MODEL_COLOURS,
@@ -22,8 +20,6 @@ from nnunetv2_stitch.evaluation.style import (
     tidy,
     write,
 )
-
-__all__ = ["dice_by_party", "dice_over_position", "matches", "overlays"]
 
 
 @own_style
