@@ -7,7 +7,7 @@ from networks import build, ensemble, image, spec
 from reference import literally_doubled_loss
 
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
-from nnunetv2_stitch.fitting.double_batched import double_batched_loss, relative_error, sample_setting
+from nnunetv2_stitch.fitting.double_batched import POINTS, double_batched_loss, relative_error, sample_setting
 from nnunetv2_stitch.stitching.setting import Setting
 
 
@@ -66,6 +66,15 @@ def test_every_stitch_learns_even_where_its_switch_is_own():
     net(image(), objective=double_batched_loss).backward()
     biases = [p for n, p in net.named_parameters() if n.endswith("stitch.bias")]
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in biases)
+
+
+def test_the_loss_is_the_sum_of_what_is_compared_at_switches_and_at_heads():
+    net = make()
+    net.apply_setting(all_average(net))
+    x = image()
+    whole, switches, heads = (double_batched_loss(net, x, points=p) for p in POINTS)
+    assert switches > 0 and heads > 0
+    torch.testing.assert_close(whole, switches + heads)
 
 
 def test_relative_error_gradient():
