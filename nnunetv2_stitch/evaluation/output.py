@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.comparison import FILE, Comparison, save_comparison
@@ -16,20 +16,10 @@ from nnunetv2_stitch.evaluation.figures.plane import own_versus_partner
 from nnunetv2_stitch.evaluation.figures.worst_cases import worst_panels
 from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.metrics import MEASURES
-from nnunetv2_stitch.evaluation.report import report
+from nnunetv2_stitch.evaluation.report import Figure, report
 from nnunetv2_stitch.evaluation.rows import markdown, whose, write_csv, write_text
 
 CSV_FILE, MARKDOWN_FILE, REPORT_FILE, FIGURES = "comparison.csv", "comparison.md", "report.html", "figures"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure file, what it shows in words for those who cannot see it, and the section of the page it belongs to."""
-
-    path: str
-    title: str
-    alt: str
-    section: str
 
 
 def write_comparison(comparison: Comparison, folder: str, worst: int = 3,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnunetv2_stitch.evaluation.comparison import Comparison
 from nnunetv2_stitch.evaluation.figures.heat_map import BETTER, WORSE
@@ -14,9 +15,6 @@ from nnunetv2_stitch.evaluation.figures.style import DPI
 from nnunetv2_stitch.evaluation.metrics import MEASURES
 from nnunetv2_stitch.evaluation.report_style import CSS
 from nnunetv2_stitch.evaluation.rows import CAVEATS, label_rows, party_rows, reading, whose
-
-if TYPE_CHECKING:
-    from nnunetv2_stitch.evaluation.output import Figure
 
 # Nothing may be loaded or run, whatever a name in the page contains.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -33,6 +31,16 @@ RULES = (
     "test on paired cases against {host}, two-sided, Holm's correction over the other models, for each party, label "
     "and measure apart.",
 )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure file, what it shows in words for those who cannot see it, and the section of the page it belongs to."""
+
+    path: str
+    title: str
+    alt: str
+    section: str
 
 
 def report(comparison: Comparison, figures: Sequence[Figure]) -> str:
