@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.baselines.compare import compare
 from nnunetv2_stitch.baselines.rows import ROWS
@@ -30,7 +31,7 @@ from nnunetv2_stitch.evaluation.output import write_comparison
 from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.selection.rules import label_free_agreement
-from nnunetv2_stitch.selection.scoring import SettingScorer
+from nnunetv2_stitch.selection.scoring import SettingScorer, labelled_test_cases
 from nnunetv2_stitch.selection.sweep import Sweep
 from nnunetv2_stitch.stitching.setting import Setting
 
@@ -103,7 +104,8 @@ def curves(root: str, model: str, host: str, partner: str, device) -> dict:
     counts = [c for c in COUNTS if c < len(positions)] + [len(positions)]
     active, by_position = {}, {}
     for party in (host, partner):
-        cases = test_cases(scorer, plans, os.path.join(root, "nnUNet_raw", party), dataset_json)
+        cases = labelled_test_cases(os.path.join(root, "nnUNet_raw", party), PlansManager(plans), CONFIGURATION,
+                                    dataset_json)
         spread = {n: [positions[int((i + 0.5) * len(positions) / n)] for i in range(n)] for n in counts if n}
         active[party] = [[2 * n, scorer.score(Setting.average_at(*spread.get(n, [])), cases)] for n in counts]
         sweep = scorer.summarise(FOLD, [scorer.score_case(*c) for c in cases], [""] * len(positions))
@@ -111,20 +113,6 @@ def curves(root: str, model: str, host: str, partner: str, device) -> dict:
     own = Sweep.from_json(read_json(os.path.join(model, f"fold_{FOLD}", "sweep.json")))
     return {"positions": positions, "active": active, "by_position": by_position,
             "validation_spearman_of_r2": label_free_agreement(own)}
-
-
-def test_cases(scorer: SettingScorer, plans: dict, folder: str, dataset_json: dict) -> list:
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-    manager = PlansManager(plans)
-    configuration = manager.get_configuration(CONFIGURATION)
-    preprocessor = configuration.preprocessor_class(verbose=False)
-    cases = []
-    for name in sorted(os.listdir(os.path.join(folder, "labelsTs"))):
-        image = os.path.join(folder, "imagesTs", name.replace(".nii.gz", "_0000.nii.gz"))
-        data, labels, _ = preprocessor.run_case([image], os.path.join(folder, "labelsTs", name), manager,
-                                                configuration, dataset_json)
-        cases.append((data, labels))
-    return cases
 
 
 def table(studies: list[dict]) -> list[dict]:

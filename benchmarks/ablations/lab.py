@@ -27,7 +27,7 @@ from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.pipeline.prepare import Request, prepare
-from nnunetv2_stitch.selection.scoring import SettingScorer
+from nnunetv2_stitch.selection.scoring import SettingScorer, labelled_test_cases
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.plans import load_parents, supernet_from_plans
 from nnunetv2_stitch.stitching.setting import Setting
@@ -141,20 +141,8 @@ class Lab:
                              self.job.host.dataset_json, self.device)
 
     def _test_cases(self, party: ModelFolder) -> list:
-        """Preprocessed test images of a party, with their labels on the same grid."""
         folder = os.path.join(str(nnUNet_raw), party.dataset_name)
-        manager, configuration = self.job.host.plans_manager, self.job.host.configuration_manager
-        preprocessor = configuration.preprocessor_class(verbose=False)
-        ending = party.dataset_json["file_ending"]
-        cases = []
-        for name in sorted(os.listdir(os.path.join(folder, "labelsTs"))):
-            case = name[:-len(ending)]
-            channels = [os.path.join(folder, "imagesTs", f"{case}_{i:04d}{ending}")
-                        for i in range(party.num_input_channels)]
-            data, labels, _ = preprocessor.run_case(channels, os.path.join(folder, "labelsTs", name), manager,
-                                                    configuration, self.job.host.dataset_json)
-            cases.append((data, labels))
-        return cases
+        return labelled_test_cases(folder, self.host.plans_manager, self.host.configuration, self.host.dataset_json)
 
 
 def evenly(positions: Sequence[int], count: int) -> list[int]:

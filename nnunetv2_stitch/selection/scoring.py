@@ -69,3 +69,21 @@ class SettingScorer(PositionSweep):
             predicted = self.label_manager.convert_logits_to_segmentation(logits.float().cpu())
             per_case.append(self._dice(np.asarray(predicted), labels[0]))
         return float(np.nanmean(np.nanmean(per_case, 0)))
+
+
+def labelled_test_cases(raw_folder: str, plans_manager: PlansManager, configuration: str,
+                        dataset_json: dict) -> list[Case]:
+    """Test cases (`imagesTs`, `labelsTs`) of a raw dataset, preprocessed by a host's plans, with their labels on the
+    same grid."""
+    configuration_manager = plans_manager.get_configuration(configuration)
+    preprocessor = configuration_manager.preprocessor_class(verbose=False)
+    ending, channels = dataset_json["file_ending"], len(configuration_manager.normalization_schemes)
+    labels = os.path.join(raw_folder, "labelsTs")
+    cases = []
+    for name in sorted(n for n in os.listdir(labels) if n.endswith(ending)):
+        stem = os.path.join(raw_folder, "imagesTs", name[:-len(ending)])
+        data, segmentation, _ = preprocessor.run_case(
+            [f"{stem}_{i:04d}{ending}" for i in range(channels)], os.path.join(labels, name), plans_manager,
+            configuration_manager, dataset_json)
+        cases.append((data, segmentation))
+    return cases
