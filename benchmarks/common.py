@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 import torch
 
+from nnunetv2_stitch.environment import usable_cores
 from nnunetv2_stitch.graph import layer_nodes, match_layers, trace
 from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
 
@@ -19,7 +20,7 @@ from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
 def parser(description: str) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=description)
     result.add_argument("-device", default="cpu", choices=("cpu", "cuda"))
-    result.add_argument("-threads", type=int, default=os.cpu_count())
+    result.add_argument("-threads", type=int, default=usable_cores())
     result.add_argument("-repeats", type=int, default=9)
     return result
 

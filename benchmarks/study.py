@@ -1,12 +1,12 @@
 """Two parties from raw images to every row of the comparison, over seeds, in one or both directions.
 
-    python benchmarks/study.py FOLDER [-seeds 1 2 3] [-rows stitched direct ...] [-both]
+    python benchmarks/study.py FOLDER [-seeds 1 2 3] [-folds 0 1 2 3] [-rows stitched direct ...] [-both]
     python benchmarks/study.py FOLDER -raw RAW_FOLDER -datasets Dataset931_X Dataset932_Y [...]
 
-Without `-datasets` the parties are the demo's. Per seed: small parents as in the demo (one fold), all rows of
-`nnUNetv2_compare_stitched` with the same budget, Dice over position and over the number of active stitches, on both
-parties' test cases. Writes `study.json`, `study.md`, `active_stitches.png`, `positions.png` and per seed and direction
-the whole comparison with its page into FOLDER. What is finished is kept: call it again to go on.
+Without `-datasets` the parties are the demo's. Per seed: small parents as in the demo, all rows of
+`nnUNetv2_compare_stitched` with the same budget, Dice over position and over the number of active stitches (of the
+first fold), on both parties' test cases. Writes `study.json`, `study.md`, `active_stitches.png`, `positions.png` and
+per seed and direction the whole comparison with its page into FOLDER. What is finished is kept: call it again to go on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nnunetv2_stitch.baselines.rows import ROWS
 from nnunetv2_stitch.demo.data import PARTIES, blocked_splits, write_party
 from nnunetv2_stitch.demo.parents import plan_and_preprocess, train_parent
 from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings, environment
-from nnunetv2_stitch.environment import environment_set
+from nnunetv2_stitch.environment import environment_set, usable_cores
 from nnunetv2_stitch.evaluation.figures.style import BLUE, VERMILLION, new_figure, own_style, tidy, write
 from nnunetv2_stitch.evaluation.output import write_comparison
 from nnunetv2_stitch.evaluation.tables import markdown_table
@@ -39,7 +39,7 @@ FITS = {"direct": ("nnUNetTrainerStitchDirect", "nnUNetStitchDirectPlans"),
         "double-batched": ("nnUNetTrainerStitch", "nnUNetStitchPlans")}
 COLOURS = {"direct": BLUE, "double-batched": VERMILLION}
 COUNTS = (0, 1, 2, 4, 8, 16, 32)
-FOLDS_WITHOUT_BLOCKS = 4
+FOLDS_WITHOUT_BLOCKS = 5
 
 
 def splits_of(names: list[str]) -> list[dict[str, list[str]]]:
@@ -52,7 +52,8 @@ def splits_of(names: list[str]) -> list[dict[str, list[str]]]:
             for k in range(len(groups))]
 
 
-def prepare_parents(root: str, names: list[str], raw: str | None, settings: DemoSettings, device) -> None:
+def prepare_parents(root: str, names: list[str], raw: str | None, settings: DemoSettings, folds: list[int],
+                    device) -> None:
     for folder in ("raw", "preprocessed", "results"):
         os.makedirs(os.path.join(root, f"nnUNet_{folder}"), exist_ok=True)
     for side, name in zip("AB", names):
@@ -66,18 +67,21 @@ def prepare_parents(root: str, names: list[str], raw: str | None, settings: Demo
         if not os.path.isdir(os.path.join(root, "nnUNet_preprocessed", name, f"{PLANS}_{CONFIGURATION}")):
             plan_and_preprocess(name, settings, splits_of(cases))
         model = os.path.join(root, "nnUNet_results", name, f"{settings.trainer}__{PLANS}__{CONFIGURATION}")
-        if not os.path.isfile(os.path.join(model, f"fold_{FOLD}", "checkpoint_final.pth")):
-            train_parent(name, settings, device, True, settings.seed + ord(side))
+        for fold in folds:
+            if not os.path.isfile(os.path.join(model, f"fold_{fold}", "checkpoint_final.pth")):
+                train_parent(name, settings, device, True, settings.seed + ord(side), fold)
 
 
-def study_direction(root: str, host: str, partner: str, settings: DemoSettings, rows, device) -> dict:
+def study_direction(root: str, host: str, partner: str, settings: DemoSettings, folds: list[int], rows,
+                    device) -> dict:
     folder = os.path.join(root, f"comparison_{host}_hosts")
     done = os.path.join(folder, "study.json")
     wanted = {r.name for r in ROWS if rows is None or r.key in rows}
-    if os.path.isfile(done) and wanted <= {*(before := read_json(done))["dice"], *before["skipped"]}:
+    if os.path.isfile(done) and wanted <= {*(before := read_json(done))["dice"], *before["skipped"]} \
+            and folds == before.get("folds", [FOLD]):
         return before
     result = compare(host, partner, folder, rows=rows, device=device, resume=True, progress=False,
-                     say=lambda line: print(f"--- {line}", flush=True), configuration=CONFIGURATION, folds=[FOLD],
+                     say=lambda line: print(f"--- {line}", flush=True), configuration=CONFIGURATION, folds=folds,
                      trainer_a=settings.trainer, trainer_b=settings.trainer, plans_a=PLANS, plans_b=PLANS,
                      epochs=settings.stitch_epochs, iterations=settings.stitch_iterations, seed=settings.seed)
     comparison = result.comparison
@@ -85,20 +89,20 @@ def study_direction(root: str, host: str, partner: str, settings: DemoSettings, 
     label = comparison.labels.main
     dice = {model: {party: comparison.summary(model, party, label).mean for party in comparison.parties}
             for model in comparison.model_names}
-    found = {"host": host, "partner": partner, "seed": settings.seed, "dice": dice, "details": result.details,
-             "skipped": result.skipped, "curves": {}}
+    found = {"host": host, "partner": partner, "seed": settings.seed, "folds": folds, "dice": dice,
+             "details": result.details, "skipped": result.skipped, "curves": {}}
     for fit, (trainer, plans_name) in FITS.items():
         model = os.path.join(root, "nnUNet_results", host, f"{trainer}__{plans_name}__{CONFIGURATION}")
-        if os.path.isfile(os.path.join(model, f"fold_{FOLD}", "sweep.json")):
-            found["curves"][fit] = curves(root, model, host, partner, device)
+        if os.path.isfile(os.path.join(model, f"fold_{folds[0]}", "sweep.json")):
+            found["curves"][fit] = curves(root, model, host, partner, folds[0], device)
     write_json(done, found)
     return found
 
 
-def curves(root: str, model: str, host: str, partner: str, device) -> dict:
+def curves(root: str, model: str, host: str, partner: str, fold: int, device) -> dict:
     """Dice over the number of active stitches and over position, on both parties' test cases."""
     plans, dataset_json = (read_json(os.path.join(model, f)) for f in ("plans.json", "dataset.json"))
-    scorer = SettingScorer.of_fold(plans, CONFIGURATION, dataset_json, FOLD, model,
+    scorer = SettingScorer.of_fold(plans, CONFIGURATION, dataset_json, fold, model,
                                    os.path.join(root, "nnUNet_results"), device)
     positions = scorer.positions
     counts = [c for c in COUNTS if c < len(positions)] + [len(positions)]
@@ -108,9 +112,9 @@ def curves(root: str, model: str, host: str, partner: str, device) -> dict:
                                     dataset_json)
         spread = {n: [positions[int((i + 0.5) * len(positions) / n)] for i in range(n)] for n in counts if n}
         active[party] = [[2 * n, scorer.score(Setting.average_at(*spread.get(n, [])), cases)] for n in counts]
-        sweep = scorer.summarise(FOLD, [scorer.score_case(*c) for c in cases], [""] * len(positions))
+        sweep = scorer.summarise(fold, [scorer.score_case(*c) for c in cases], [""] * len(positions))
         by_position[party] = {"ensemble": sweep.ensemble, "host_head": sweep.host_head, "baselines": sweep.baselines}
-    own = Sweep.from_json(read_json(os.path.join(model, f"fold_{FOLD}", "sweep.json")))
+    own = Sweep.from_json(read_json(os.path.join(model, f"fold_{fold}", "sweep.json")))
     return {"positions": positions, "active": active, "by_position": by_position,
             "validation_spearman_of_r2": label_free_agreement(own)}
 
@@ -171,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
     parser.add_argument("-seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("-folds", type=int, nargs="+", default=[FOLD])
     parser.add_argument("-datasets", nargs=2, metavar=("A", "B"))
     parser.add_argument("-raw", help="nnU-Net raw folder that holds -datasets")
     parser.add_argument("-rows", nargs="+", help="as nnUNetv2_compare_stitched takes them; default all")
@@ -181,7 +186,7 @@ def main() -> None:
     parser.add_argument("-stitch_iterations", type=int, default=DemoSettings.stitch_iterations)
     args = parser.parse_args()
     folder, device = os.path.abspath(args.folder), torch.device(args.device)
-    torch.set_num_threads((os.cpu_count() or 1) if args.device == "cpu" else 1)
+    torch.set_num_threads(usable_cores() if args.device == "cpu" else 1)
     names = args.datasets or [p.dataset for p in PARTIES.values()]
     settings = replace(DemoSettings(), trainer=args.trainer, stitch_epochs=args.stitch_epochs,
                        stitch_iterations=args.stitch_iterations)
@@ -190,14 +195,16 @@ def main() -> None:
         root = os.path.join(folder, f"seed_{seed}")
         with environment_set(environment(root)):
             seeded = replace(settings, seed=seed)
-            prepare_parents(root, names, args.raw, seeded, device)
+            prepare_parents(root, names, args.raw, seeded, args.folds, device)
             for host, partner in (names, names[::-1])[:2 if args.both else 1]:
-                studies.setdefault(host, []).append(study_direction(root, host, partner, seeded, args.rows, device))
+                found = study_direction(root, host, partner, seeded, args.folds, args.rows, device)
+                studies.setdefault(host, []).append(found)
     text = []
     for host, found in studies.items():
         suffix = "" if host == names[0] else "_B_hosts"
         seeds = ", ".join(str(s["seed"]) for s in found)
-        text += [f"## {host} hosts, partner {found[0]['partner']}, seeds {seeds}", "", markdown_table(table(found)), ""]
+        folds = ", ".join(map(str, args.folds))
+        text += [f"## {host} hosts, partner {found[0]['partner']}, seeds {seeds}, folds {folds}", "", markdown_table(table(found)), ""]
         for fit in FITS:
             rho = [s["curves"][fit]["validation_spearman_of_r2"] for s in found if fit in s["curves"]]
             text += [f"Spearman of R2 with Dice over positions, {fit}: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nnunetv2_stitch.entrypoints.common import add_common, positive_int, resolve_device, run
+from nnunetv2_stitch.environment import usable_cores
 
 
 def fold(text: str) -> int | str:
@@ -132,10 +133,8 @@ def main(args: argparse.Namespace) -> None:
 
 def set_threads(device: str) -> None:
     """As nnU-Net: all cores on the CPU, one thread beside a GPU."""
-    import multiprocessing
-
     import torch
-    torch.set_num_threads(multiprocessing.cpu_count() if device == "cpu" else 1)
+    torch.set_num_threads(usable_cores() if device == "cpu" else 1)
 
 
 def print_job(job) -> None:

@@ -1,4 +1,5 @@
-"""Environment variables for a while. nnU-Net reads its folders, and where trainers are, whenever it uses them."""
+"""What the process may use, and environment variables for a while: nnU-Net reads its folders, and where trainers are,
+whenever it uses them."""
 
 from __future__ import annotations
 
@@ -7,6 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nnunetv2_stitch.registration import trainers_folder
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, which in a container or a batch job are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunetv2_stitch.baselines.datasets import borrow_plans
-from nnunetv2_stitch.environment import environment_set
+from nnunetv2_stitch.environment import environment_set, usable_cores
 from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss
@@ -53,7 +53,7 @@ class Lab:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.device = args, torch.device(args.device)
-        torch.set_num_threads((os.cpu_count() or 1) if args.device == "cpu" else 1)
+        torch.set_num_threads(usable_cores() if args.device == "cpu" else 1)
         self.job = self._job("all")
         self.host, self.partner = self.job.host, self.job.partner
         scorer = self._scorer(self.supernet())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, fields
 
+from nnunetv2_stitch.environment import usable_cores
+
 CONFIGURATION = "2d"
 PLANS = "nnUNetPlans"
 FOLD = 0
@@ -42,7 +44,7 @@ def environment(folder: str) -> dict[str, str]:
         # Augmentation in the training process: measured faster than 1 or 2 workers on 2 cores, which have enough to
         # do with the network, and repeatable, because workers race for who delivers the next batch.
         "nnUNet_n_proc_DA": "0",
-        "nnUNet_def_n_proc": str(max(1, min(4, os.cpu_count() or 1))),
+        "nnUNet_def_n_proc": str(min(4, usable_cores())),
         "nnUNet_compile": "false",  # compiling takes longer than these trainings
         "nnUNet_wandb_enabled": "0",
     }

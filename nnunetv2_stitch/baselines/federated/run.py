@@ -21,6 +21,7 @@ from nnunetv2_stitch.baselines.federated.flower import child_environment, requir
 from nnunetv2_stitch.baselines.federated.job import FederatedParty, Job, check_request
 from nnunetv2_stitch.baselines.federated.processes import Processes
 from nnunetv2_stitch.baselines.federated.state import WEIGHTS_FILE, State, read_state, write_state
+from nnunetv2_stitch.environment import usable_cores
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, read_json, write_json
 
@@ -84,7 +85,7 @@ def threads_for_each(parties: int) -> int:
     At the same time rather than one after another, because nnU-Net prepares patches in a single thread, during which
     the other cores would idle. More threads than cores would make all of them slower.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return min(max(1, cores // parties), int(wanted) if wanted.isdecimal() and int(wanted) else cores)
 
