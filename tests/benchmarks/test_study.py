@@ -1,0 +1,38 @@
+"""The study from raw images, short: parents are planned and trained by it, both directions compared, figures drawn."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from world import thread_pools
+
+STUDY = Path(__file__).resolve().parents[2] / "benchmarks" / "study.py"
+ROWS = ["A_alone", "B_alone", "plain_ensemble", "stitched", "direct", "direct_many"]
+
+
+@pytest.mark.slow
+def test_study(world2d, copy_world, nnunet_env, monkeypatch, capsys, tmp_path):
+    world = nnunet_env(copy_world(world2d))
+    arguments = ["study", str(tmp_path), "-seeds", "1", "-folds", "1", "-both", "-rows", *ROWS, "-raw",
+                 str(world.raw), "-datasets", world.host.dataset, world.partner.dataset,
+                 "-trainer", "nnUNetTrainerTiny", "-stitch_epochs", "1", "-stitch_iterations", "2"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with thread_pools():
+        runpy.run_path(str(STUDY), run_name="__main__")
+    studies = json.loads((tmp_path / "study.json").read_text())
+    assert list(studies) == [world.host.dataset, world.partner.dataset]
+    for host, (study,) in studies.items():
+        assert study["folds"] == [1] and len(study["dice"]) == len(ROWS)
+        assert set(study["curves"]) == {"direct", "double-batched"}
+        for dice in study["dice"].values():
+            assert set(dice) == set(studies) and all(0 <= value <= 1 for value in dice.values())
+        page = tmp_path / "seed_1" / f"comparison_{host}_hosts"
+        assert (page / "comparison.json").is_file()
+    for name in ("active_stitches", "positions"):
+        assert all((tmp_path / f"{name}{s}.png").stat().st_size > 5000 for s in ("", "_B_hosts"))
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.pth")}
+    runpy.run_path(str(STUDY), run_name="__main__")  # nothing is trained again
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.pth")} == before
+    assert "A alone" in capsys.readouterr().out
