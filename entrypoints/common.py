@@ -103,6 +103,24 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="say more, and print the traceback of an error")
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add `--trust`."""
+    parser.add_argument("--trust", action="store_true",
+                        help="for this run, let checkpoints run code and plans name any class, as stock nnU-Net does: "
+                             "only for models whose sender you would let work at your keyboard")
+
+
+def run_trusting(main: Callable[[], None], trust: bool) -> Callable[[], None]:
+    """`main` with `--trust` applied, which is said on stderr."""
+    def trusted() -> None:
+        from nnunetv2_stitch.parties.trust import MEANING, trusting
+        if trust:
+            print(MEANING, file=sys.stderr, flush=True)
+        with trusting(trust):
+            main()
+    return trusted
+
+
 def resolve_device(name: str | None) -> torch.device:
     """Turn the value of `-device` into a device that is there.
 

@@ -44,6 +44,14 @@ def write_json(path: str, value: Any) -> None:
     atomically(path, write)
 
 
+def write_text(path: str, text: str) -> None:
+    """Text, in UTF-8 on every system."""
+    def write(temporary):
+        with open(temporary, "w", encoding="utf-8") as f:
+            f.write(text)
+    atomically(path, write)
+
+
 def read_json(path: str) -> Any:
     """Raises StitchError if the file is missing or not JSON."""
     try:

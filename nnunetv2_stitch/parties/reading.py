@@ -19,7 +19,8 @@ BASELINE_KEY = "made_for_stitch_comparison"  # in the plans of models that only 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A readable model folder. `plans` and `dataset_json` are the files' contents, not to be changed."""
+    """A readable model folder; `folds` are those that hold `checkpoint_name`. `plans` and `dataset_json` are the files'
+    contents, not to be changed."""
 
     path: str
     dataset_name: str
@@ -29,6 +30,7 @@ class ModelFolder:
     plans: dict = field(repr=False)
     dataset_json: dict = field(repr=False)
     folds: tuple[int | str, ...]
+    checkpoint_name: str = FINAL
 
     @property
     def identifier(self) -> str:
@@ -77,8 +79,9 @@ class ModelFolder:
         """Whether the model was only trained for a comparison; such models are parents only where they are named."""
         return bool(self.plans.get(BASELINE_KEY))
 
-    def checkpoint_path(self, fold: int | str, checkpoint_name: str = FINAL) -> str:
+    def checkpoint_path(self, fold: int | str, checkpoint_name: str | None = None) -> str:
         """Raises StitchError, naming the folds that are trained, if this one is not."""
+        checkpoint_name = checkpoint_name or self.checkpoint_name
         path = os.path.join(self.path, f"fold_{fold}", checkpoint_name)
         if not os.path.isfile(path):
             there = trained_folds(self.path, checkpoint_name)
@@ -108,7 +111,8 @@ def read_model_folder(path: str, checkpoint_name: str = FINAL) -> ModelFolder:
     dataset_name = around if around.startswith("Dataset") else _get(plans, "dataset_name", plans_file)
     if os.path.basename(str(dataset_name)) != dataset_name:
         raise StitchError(f"{plans_file}: dataset_name {dataset_name!r} is not a name; copy it again from its source")
-    model = ModelFolder(path, dataset_name, *names, plans, dataset_json, trained_folds(path, checkpoint_name))
+    model = ModelFolder(path, dataset_name, *names, plans, dataset_json, trained_folds(path, checkpoint_name),
+                        checkpoint_name)
     _require_readable(model, plans_file, dataset_file)
     return model
 

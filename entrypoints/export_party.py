@@ -1,0 +1,75 @@
+"""nnUNetv2_export_party: a trained model as a zip for a partner, without anything that the partner does not need."""
+
+from __future__ import annotations
+
+import argparse
+
+from nnunetv2_stitch.entrypoints.common import run
+from nnunetv2_stitch.entrypoints.train_stitch import fold
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_export_party",
+        description="Write a trained nnU-Net to a zip for a partner: weights, cleaned plans.json and dataset.json, a "
+                    "model card. No names of cases, computers or folders, no image sizes, logs or optimizer state. "
+                    "The partner installs it with nnUNetv2_install_party.")
+    add = parser.add_argument
+    add("-m", metavar="MODEL_FOLDER", help="model folder TRAINER__PLANS__CONFIGURATION")
+    add("-d", metavar="DATASET", help="dataset name or id, instead of -m")
+    add("-o", required=True, metavar="FILE.zip", help="zip to write; replaced if it is there")
+    add("-c", metavar="CONFIG", help="with -d: configuration; default: the only one there is")
+    add("-tr", metavar="TRAINER", help="with -d: trainer; default: the only one there is")
+    add("-p", metavar="PLANS", help="with -d: plans; default: the only ones there are")
+    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds; default: all that are trained")
+    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint. Default: %(default)s")
+    add("-name", metavar="NAME", help="what the model is called in the zip; default: its dataset's name")
+    add("-licence", default="", metavar="TEXT", help="licence of the model, for the card")
+    add("-contact", default="", metavar="TEXT", help="whom to ask, for the card")
+    add("--stock", action="store_true", help="write a zip that nnUNetv2_install_pretrained_model_from_zip installs")
+    add("--verbose", action="store_true", help="print the traceback of an error")
+    return parser
+
+
+def export_party_entry() -> None:
+    args = build_parser().parse_args()
+    run(lambda: main(args), verbose=args.verbose)
+
+
+def main(args: argparse.Namespace) -> None:
+    from nnunetv2_stitch.errors import StitchError
+    if (args.m is None) == (args.d is None):
+        raise StitchError("give either -m MODEL_FOLDER or -d DATASET")
+    if args.m is not None and (args.c or args.tr or args.p):
+        raise StitchError("-c, -tr and -p choose among the models of -d DATASET; with -m leave them out")
+    from nnunetv2_stitch.exchange.card import INTENSITIES_KEPT
+    from nnunetv2_stitch.exchange.export import export_party
+
+    done = export_party(find(args), args.o, folds=args.f, checkpoint_name=args.chk, name=args.name,
+                        licence=args.licence, contact=args.contact, stock=args.stock,
+                        say=lambda text: print(text, flush=True))
+    print("Left out:")
+    for item in done.left_out:
+        print(f"  {item}")
+    print(f"Kept: {INTENSITIES_KEPT}")
+    manifest = done.manifest
+    print(f"{done.path}\n  {manifest.name}, {manifest.identifier}, folds {', '.join(f.fold for f in manifest.folds)}, "
+          f"{done.size / 2**20:.1f} MiB\n  sha256 {done.sha256}")
+    if not manifest.licence:
+        print("No licence is named: the partner will not know what it may do with this model. Give one with -licence.")
+    print("Your partner runs:")
+    print(f"  nnUNetv2_install_pretrained_model_from_zip {done.path}" if args.stock
+          else f"  nnUNetv2_install_party {done.path} -as NAME")
+
+
+def find(args: argparse.Namespace):
+    """The model folder that the flags mean."""
+    from nnunetv2_stitch.errors import StitchError
+    from nnunetv2_stitch.parties.model_folder import find_models, read_model_folder
+    if args.m is not None:
+        return read_model_folder(args.m, args.chk)
+    models = find_models(args.d, checkpoint_name=args.chk, configuration=args.c, trainer=args.tr, plans=args.p)
+    if len(models) > 1:
+        raise StitchError(f"{models[0].dataset_name} has several models: {', '.join(m.identifier for m in models)}; "
+                          f"choose with -c, -tr or -p")
+    return models[0]

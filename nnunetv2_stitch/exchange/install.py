@@ -1,0 +1,194 @@
+"""A partner's model from a zip, checked and written anew. Nothing in the zip is run; all of it is kept or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.exchange.alias import free_dataset_name, results_folder
+from nnunetv2_stitch.exchange.archive import Archive, open_archive, require_room
+from nnunetv2_stitch.exchange.card import CARD, card
+from nnunetv2_stitch.exchange.checked import Checked, checked
+from nnunetv2_stitch.exchange.checkpoints import Trained, clean_checkpoint, read_checkpoint
+from nnunetv2_stitch.exchange.contents import Contents, changed, left_out, read_contents
+from nnunetv2_stitch.exchange.facts import channels, network_name
+from nnunetv2_stitch.exchange.manifest import PARTY, Fold, Manifest
+from nnunetv2_stitch.exchange.plain import is_name, printable, without_warnings
+from nnunetv2_stitch.exchange.plans_check import DATASET, PLANS
+from nnunetv2_stitch.exchange.weights import read_safetensors, with_duplicates, without_duplicates
+from nnunetv2_stitch.fileio import write_json
+from nnunetv2_stitch.parties.checkpoint import sha256
+from nnunetv2_stitch.parties.reading import FINAL, ModelFolder, read_model_folder
+
+Say = Callable[[str], None]
+
+
+def install_party(zip_path: str, alias: str, results: str | None = None, *, model: str | None = None,
+                  checkpoint_name: str = FINAL, say: Say = lambda text: None) -> ModelFolder:
+    """Unpack a partner's zip as a dataset of its own below nnUNet_results.
+
+    Args:
+        zip_path: made by nnUNetv2_export_party, or any zip that holds a model folder of nnU-Net.
+        alias: `DatasetNNN_Name` with a free id, or `Name` for the highest free one.
+        results: instead of nnUNet_results.
+        model: which, if the zip holds several: a folder TRAINER__PLANS__CONFIGURATION in it.
+        checkpoint_name: which checkpoint of a stock zip.
+        say: told what was left out of the zip.
+
+    Raises:
+        StitchError: in one line, whatever is wrong with the zip, the name or the folder. Nothing is left behind.
+    """
+    results = results_folder(results)
+    dataset = free_dataset_name(alias, results)
+    target = os.path.join(results, dataset)
+    with _staging(results) as staging:
+        inside = os.path.join(staging, dataset)
+        os.mkdir(inside)
+        unpacked = _unpack(zip_path, inside, dataset, model, checkpoint_name, say)
+        _move(inside, target)
+    return read_model_folder(os.path.join(target, unpacked.identifier))
+
+
+def unpack_party(zip_path: str, folder: str, *, model: str | None = None, checkpoint_name: str = FINAL,
+                 say: Say = lambda text: None) -> ModelFolder:
+    """Unpack a partner's zip as `folder/TRAINER__PLANS__CONFIGURATION`. The folder is made if need be.
+
+    Raises:
+        StitchError: in one line, whatever is wrong with the zip or the folder. Nothing is left behind.
+    """
+    folder = os.path.abspath(folder)
+    with _folder_made(folder), _staging(folder) as staging:
+        unpacked = _unpack(zip_path, staging, None, model, checkpoint_name, say)
+        target = os.path.join(folder, unpacked.identifier)
+        _move(unpacked.path, target)
+    return read_model_folder(target)
+
+
+@contextmanager
+def _folder_made(folder: str) -> Iterator[None]:
+    """The folder and what is missing of the path to it; what was made here is gone again after a failure."""
+    missing, path = [], folder
+    while not os.path.exists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        yield
+    except BaseException:
+        for made in missing:
+            with suppress(OSError):  # not empty: someone else works there
+                os.rmdir(made)
+        raise
+
+
+@contextmanager
+def _staging(folder: str) -> Iterator[str]:
+    """A folder beside the target, so that the last step is a rename; gone afterwards, whatever happens."""
+    try:
+        staging = tempfile.mkdtemp(prefix=".unpacking_", dir=folder)
+    except OSError as error:
+        raise StitchError(f"cannot write into {folder} ({error.strerror}); choose a folder that you may write to"
+                          ) from error
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move(source: str, target: str) -> None:
+    if os.path.lexists(target):
+        raise StitchError(f"{target} exists already; remove it or choose another name")
+    os.replace(source, target)
+
+
+def _unpack(zip_path: str, folder: str, dataset: str | None, model: str | None, checkpoint_name: str,
+            say: Say) -> ModelFolder:
+    try:
+        with without_warnings(), open_archive(zip_path) as archive:
+            contents = read_contents(archive, model, checkpoint_name)
+            require_room(folder, 2 * sum(map(archive.size, contents.used)))
+            unpacked = _write_model(archive, contents, folder, dataset, checkpoint_name)
+            if rest := left_out(archive, contents):
+                say(f"left in the zip: {', '.join(rest)}")
+            return unpacked
+    except StitchError as error:
+        # Files are checked where they were unpacked, which tells the user nothing; and no escape sequence of the
+        # sender's may reach the terminal.
+        text = str(error).replace(folder + os.sep, f"{zip_path}: ")
+        start = "" if zip_path in text else f"{zip_path}: "
+        raise StitchError(printable(start + text, 3000)) from error
+
+
+def _write_model(archive: Archive, contents: Contents, folder: str, dataset: str | None,
+                 checkpoint_name: str) -> ModelFolder:
+    name = dataset or _name_of(contents)
+    folds = tuple(int(fold) if fold != "all" else fold for fold in contents.weights)
+    path = os.path.join(folder, contents.identifier)
+    result = checked(path, name, contents.identifier, contents.plans, contents.dataset_json, folds)
+    os.mkdir(path)
+    read = [_write_fold(archive, contents, fold, result, folder) for fold in folds]
+    write_json(os.path.join(path, PLANS), result.model.plans)
+    write_json(os.path.join(path, DATASET), result.model.dataset_json)
+    _write_manifest(path, _received(archive, contents, result, tuple(read), checkpoint_name))
+    return read_model_folder(path)
+
+
+def _write_fold(archive: Archive, contents: Contents, fold: int | str, result: Checked, folder: str) -> Fold:
+    """Unpack one fold's weights, check them, write them as a clean checkpoint."""
+    member = contents.weights[str(fold)]
+    received = os.path.join(folder, member.replace("/", "_"))  # one flat name: where a member lies is up to us
+    archive.extract(member, received)
+    noted = contents.sha256_of(member)
+    if noted is not None and sha256(received) != noted:
+        raise changed(member)
+    said = next((f for f in contents.manifest.folds if f.fold == str(fold)), None) if contents.manifest else None
+    if contents.safetensors:
+        once = read_safetensors(received)
+        trained = Trained({}, said.epochs, said.mirroring_axes, ())
+    else:
+        trained = read_checkpoint(received)
+        once = without_duplicates(result.network, trained.weights, received)
+    weights = with_duplicates(result.network, once, received)
+    target = os.path.join(result.model.path, f"fold_{fold}")
+    os.mkdir(target)
+    with open(os.path.join(target, FINAL), "wb") as f:
+        f.write(clean_checkpoint(result.model, fold, weights, trained.epochs, trained.mirroring_axes))
+    os.remove(received)
+    return Fold(str(fold), trained.mirroring_axes, trained.epochs, said.dice if said else None)
+
+
+def _write_manifest(path: str, manifest: Manifest) -> None:
+    """party.json and the card, with the sha256 of the files as they are here."""
+    names = [PLANS, DATASET, *(f"fold_{f.fold}/{FINAL}" for f in manifest.folds)]
+    files = {name: sha256(os.path.join(path, *name.split("/"))) for name in names}
+    with open(os.path.join(path, CARD), "w", encoding="utf-8") as f:
+        f.write(card(replace(manifest, files=files)))
+    files[CARD] = sha256(os.path.join(path, CARD))
+    write_json(os.path.join(path, PARTY), replace(manifest, files=files).to_json())
+
+
+def _received(archive: Archive, contents: Contents, result: Checked, folds: tuple[Fold, ...],
+              checkpoint_name: str) -> Manifest:
+    """The manifest as sent, with what was checked here put in place of what was said; or one made for a stock zip."""
+    model = result.model
+    sent = contents.manifest or Manifest(
+        _name_of(contents), model.trainer, model.plans_name, model.configuration, "", {}, (), None, (), checkpoint_name,
+        licence=model.dataset_json.get("licence") or model.dataset_json.get("license") or "")
+    return replace(sent, trainer=model.trainer, plans_name=model.plans_name, configuration=model.configuration,
+                   network=network_name(model), labels=model.dataset_json["labels"], channels=channels(model),
+                   training_cases=model.dataset_json.get("numTraining"), folds=folds,
+                   received_as={"dataset": model.dataset_name, "file": printable(os.path.basename(archive.path)),
+                                "sha256": sha256(archive.path)})
+
+
+def _name_of(contents: Contents) -> str:
+    """What the sender calls the model: in the manifest, the folder around it, or its plans."""
+    around = contents.prefix.rstrip("/").split("/")[-2:-1]
+    said = contents.plans.get("dataset_name") if isinstance(contents.plans, dict) else None
+    names = [contents.manifest.name if contents.manifest else None, *around, said]
+    return next((n for n in names if is_name(n)), "Unnamed")

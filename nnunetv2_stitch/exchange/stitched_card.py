@@ -1,0 +1,45 @@
+"""MODEL_CARD.md of a stitched model: what it was made of, by whose leave, and how well it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nnunetv2_stitch.evaluation.tables import markdown_table
+from nnunetv2_stitch.exchange.card import NO_PROMISE, cell
+from nnunetv2_stitch.exchange.facts import versions
+
+
+def stitched_card(plans: Mapping, configuration: str, dataset_json: Mapping, table: Sequence[Mapping],
+                  remarks: Sequence[str]) -> str:
+    """Markdown, from the stitched `plans` and the table of validation Dice per fold."""
+    stitched = plans["configurations"][configuration]
+    arguments, parents = stitched["architecture"]["arch_kwargs"], stitched["stitching"]["parents"]
+    lines = [f"# {cell(parents[0]['dataset'])}, stitched with {cell(', '.join(p['dataset'] for p in parents[1:]))}", "",
+             "A stitched ensemble of trained nnU-Nets (arXiv 2512.17592): an ordinary nnU-Net model of the first, "
+             "whose plans, preprocessing and labels it has.", "", "| | |", "|---|---|"]
+    labels = ", ".join(f"{k} = {v}" for k, v in dataset_json["labels"].items())
+    names = dataset_json.get("channel_names") or dataset_json.get("modality") or {}
+    for key, value in (("Labels", labels), ("Channels", ", ".join(map(str, names.values()))),
+                       ("Configuration", configuration), ("Setting", describe(arguments["setting"])),
+                       ("Positions with stitches", str(len(arguments["positions"] or arguments["matches"]))),
+                       ("Made with", ", ".join(f"{k} {v}" for k, v in versions().items()))):
+        lines.append(f"| {key} | {cell(value)} |")
+    lines += ["", "## Parents", "", "| party | model | fold | licence | sha256 of the checkpoint |",
+              "|---|---|---|---|---|"]
+    for parent in parents:
+        model = cell(f"{parent['trainer']}, {parent['plans']}, {parent['configuration']}")
+        licence = cell(parent.get("licence") or "not said: ask before you pass this model on")
+        lines += [f"| {cell(parent.get('name') or parent['dataset'])} | {model} | {entry['fold']} | {licence} | "
+                  f"{entry['sha256']} |" for entry in parent["folds"].values()]
+    lines += ["", "## Dice on the host's validation cases", "", "On the preprocessed grid, without mirroring. A is the "
+              "host, B the partner.", "", markdown_table(list(table)), "", *remarks, *([""] if remarks else []),
+              NO_PROMISE, "The weights of all parents are inside: what their licences ask for binds this model too."]
+    return "\n".join(lines) + "\n"
+
+
+def describe(setting: Mapping) -> str:
+    """A switch setting in words."""
+    switches = setting.get("switches", {})
+    states = {s if isinstance(s, str) else " and ".join(s) for s in switches.values()}
+    where = f"position {', '.join(switches)} on {'/'.join(sorted(states))}" if switches else "no stitch active"
+    return f"{where}; output: {setting.get('output', 'ensemble')} of {setting.get('combine', 'probabilities')}"

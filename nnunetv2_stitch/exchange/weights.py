@@ -1,0 +1,125 @@
+"""A network's tensors for the road: each once, and back under all the names that nnU-Net gives it."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Mapping
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.exchange.archive import MAX_MEMBERS, index_size
+from nnunetv2_stitch.exchange.plain import printable, without_warnings
+from nnunetv2_stitch.parties.checkpoint import load_weights
+
+MAX_HEADER_BYTES = 8 << 20  # of a safetensors file: names and shapes; a large nnU-Net needs a tenth of a MiB
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def first_names(network: nn.Module) -> dict[str, str]:
+    """Every name in the state dict, and the first of the names that its tensor has there.
+
+    A decoder holds a reference to its encoder, and blocks list their layers twice: up to four names for one tensor.
+    """
+    firsts: dict[int, str] = {}
+    return {name: firsts.setdefault(id(tensor), name) for name, tensor in network.state_dict(keep_vars=True).items()}
+
+
+def require_fit(network: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
+    """`weights` are exactly the tensors of `network` (which may be on the meta device), finite and ordinary.
+
+    Raises:
+        StitchError: naming `where` and the first tensor that is missing, too much, of another shape or kind, not
+            finite, or without memory of its own for all its values.
+    """
+    state = network.state_dict()
+    for name, tensor in weights.items():
+        shown = printable(name)
+        if name not in state:
+            raise StitchError(f"{where} holds tensor {shown}, which the network of its plans.json does not have; take "
+                              f"both files from one model folder, trained by a trainer that changes no layers")
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu" or \
+                tensor.is_quantized:
+            raise StitchError(f"{where}: {shown} is no ordinary tensor; use a checkpoint as stock nnU-Net saves it")
+        own = state[name].dtype
+        if tensor.dtype != own and not (own in FLOATS and tensor.dtype in FLOATS):
+            raise StitchError(f"{where}: tensor {shown} holds {tensor.dtype} and the network needs {own}; use a "
+                              f"checkpoint as stock nnU-Net saves it")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise StitchError(f"{where}: tensor {shown} claims more values than it holds; use a checkpoint as stock "
+                              f"nnU-Net saves it")
+    with without_warnings():  # that copying to the meta device does nothing
+        load_weights(network, weights, where)
+
+
+def without_duplicates(network: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
+    """Each tensor once, under its first name, in memory of its own so that nothing else travels along.
+
+    Raises:
+        StitchError: `weights` do not fit, or hold different values under two names of one tensor.
+    """
+    require_fit(network, weights, where)
+    kept: dict[str, torch.Tensor] = {}
+    for name, first in first_names(network).items():
+        if name == first:
+            kept[name] = weights[name].detach().clone(memory_format=torch.contiguous_format)
+        elif weights[name].dtype != kept[first].dtype or not torch.equal(weights[name], kept[first]):
+            raise StitchError(f"{where}: {name} and {first} are one tensor of the network but differ in the file; use "
+                              f"a checkpoint as stock nnU-Net saves it")
+    return kept
+
+
+def with_duplicates(network: nn.Module, kept: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
+    """The state dict that `without_duplicates` was given, names in the network's order, shared where it shares.
+
+    Raises:
+        StitchError: `kept` does not fit the network.
+    """
+    firsts = first_names(network)
+    extra = [name for name in kept if firsts.get(name) != name]
+    if extra:
+        raise StitchError(f"{where} holds tensor {printable(extra[0])}, which the network of its plans.json does not "
+                          f"have under this name; ask the sender for a zip made by nnUNetv2_export_party")
+    weights = {name: kept[first] for name, first in firsts.items() if first in kept}
+    require_fit(network, weights, where)
+    return weights
+
+
+def read_safetensors(path: str) -> dict[str, torch.Tensor]:
+    """Raises StitchError if the file is not of this format or its header is absurd."""
+    with open(path, "rb") as f:
+        header = int.from_bytes(f.read(8), "little")
+    if header > MAX_HEADER_BYTES:
+        raise StitchError(f"{path} is damaged: its header would be {header} bytes long; copy the zip again from its "
+                          f"source")
+    try:
+        return safetensors.torch.load_file(path)
+    except Exception as error:  # SafetensorError, and what names and types unknown to torch lead to
+        raise StitchError(f"{path} is damaged ({printable(error)}); copy the zip again from its source") from error
+
+
+def require_uncompressed(path: str) -> None:
+    """A checkpoint is a zip itself, and torch would unpack whatever size it claims: torch.save compresses nothing.
+
+    Raises:
+        StitchError: the checkpoint holds compressed parts, or more than the file can hold.
+    """
+    try:
+        index = index_size(path)
+        if index is not None and index[0] > MAX_MEMBERS:
+            raise _unlike_torch(path)
+        with zipfile.ZipFile(path) as archive:
+            infos, end = archive.infolist(), archive.start_dir
+    except (OSError, ValueError, struct.error, zipfile.BadZipFile, NotImplementedError):
+        return  # no zip, or damaged: load_checkpoint tells these apart
+    if any(i.compress_type != zipfile.ZIP_STORED or i.compress_size != i.file_size for i in infos) or \
+            sum(i.file_size for i in infos) > end:
+        raise _unlike_torch(path)
+
+
+def _unlike_torch(path: str) -> StitchError:
+    return StitchError(f"{path} is refused: it holds compressed or overlapping parts, which torch never writes; ask "
+                       f"the sender for a checkpoint as stock nnU-Net saves it")
