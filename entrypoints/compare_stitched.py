@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from nnunetv2_stitch.entrypoints.common import add_common, positive_int, resolve_device, run
+from nnunetv2_stitch.entrypoints.common import (
+    add_common,
+    add_trust,
+    positive_int,
+    resolve_device,
+    run,
+    run_trusting,
+)
 from nnunetv2_stitch.entrypoints.evaluate_stitched import millimetres, print_result
-from nnunetv2_stitch.entrypoints.train_stitch import add_parties, positions, set_threads
+from nnunetv2_stitch.entrypoints.train_stitch import add_parties, parties_of, positions, set_threads
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
                                                          "Default: %(default)s")
     add("--disable_tta", action="store_true", help="no mirroring in predictions: faster, a little less accurate")
     add("--c", dest="continue_training", action="store_true", help="go on with an interrupted comparison")
+    add_trust(parser)
     add_common(parser)
     return parser
 
@@ -49,8 +57,8 @@ def compare_stitched_entry() -> None:
     if "--list_rows" in sys.argv[1:]:
         list_rows()
         return
-    args = build_parser().parse_args()
-    run(lambda: main(args), verbose=args.verbose, resume="--c")
+    args = build_parser().parse_intermixed_args()
+    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
 
 
 def list_rows() -> None:
@@ -70,11 +78,13 @@ def main(args: argparse.Namespace) -> None:
     def say(line: str) -> None:
         print(line, flush=True)
 
+    parties = parties_of(args)
     result = compare(
-        args.dataset_a, args.dataset_b, args.o, datasets, args.rows, device=device, resume=args.continue_training,
-        progress=not args.disable_progress_bar, baseline_epochs=args.baseline_epochs,
+        parties.pop("dataset_a"), parties.pop("dataset_b"), args.o, datasets, args.rows, device=device,
+        resume=args.continue_training, progress=not args.disable_progress_bar, baseline_epochs=args.baseline_epochs,
         baseline_iterations=args.baseline_iterations, tta=not args.disable_tta, tolerance=args.tolerance,
         say=lambda line: say(f"\n=== {line}"), configuration=args.configuration, folds=args.f, trainer_a=args.tr_a,
         trainer_b=args.tr_b, plans_a=args.p_a, plans_b=args.p_b, fold_b=args.f_b, checkpoint_name=args.chk,
-        positions=args.positions, epochs=args.epochs, iterations=args.iterations, seed=args.seed, plans_name=args.o_p)
+        positions=args.positions, epochs=args.epochs, iterations=args.iterations, seed=args.seed, plans_name=args.o_p,
+        **parties)
     print_result(result.comparison, write_comparison(result.comparison, result.folder, args.worst, say))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from nnunetv2_stitch.entrypoints.common import add_common, resolve_device, run
+from nnunetv2_stitch.entrypoints.common import add_common, add_trust, resolve_device, run, run_trusting
 from nnunetv2_stitch.entrypoints.train_stitch import fold, set_threads
 
 
@@ -38,13 +38,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("-nps", type=int, help="processes for export. Default: as -npp")
     add("-num_parts", type=int, default=1, help="number of such calls that share the work. Default: %(default)s")
     add("-part_id", type=int, default=0, help="which of them this one is, from 0. Default: %(default)s")
+    add_trust(parser)
     add_common(parser)
     return parser
 
 
 def predict_stitched_entry() -> None:
     args = build_parser().parse_args()
-    run(lambda: main(args), verbose=args.verbose, resume="--continue_prediction")
+    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--continue_prediction")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -50,6 +50,13 @@ class nnUNetTrainerStitch(nnUNetTrainer):
         super().initialize()
         self.session.load_parents()
 
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+        """As nnU-Net's, mirroring only where both parents were mirrored in their training."""
+        *others, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        both = tuple(a for a in axes or () if a in (self.session.mirroring_axes or ())) or None
+        self.inference_allowed_mirroring_axes = both
+        return (*others, both)
+
     def configure_optimizers(self):
         from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
         parameters = self.network.stitch_parameters()

@@ -37,7 +37,7 @@ class CompareResult:
     skipped: dict[str, str]
 
 
-def compare(dataset_a: str | int, dataset_b: str | int, folder: str | None = None,
+def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: str | None = None,
             test_sets: Mapping[str, str] | None = None, rows: Sequence[str] | None = None, *,
             device: str | torch.device = "cuda", resume: bool = False, progress: bool = True,
             baseline_epochs: int | None = None, baseline_iterations: int | None = None, tta: bool = True,
@@ -62,6 +62,7 @@ def compare(dataset_a: str | int, dataset_b: str | int, folder: str | None = Non
     """
     device = torch.device(device)
     job = prepare(Request(dataset_a, dataset_b, **request), dry_run=True)
+    _require_one_labelling(job)
     folder = os.path.abspath(folder or os.path.join(str(nnUNet_results), job.host.dataset_name,
                                                     f"comparison_with_{job.partner.dataset_name}"))
     sets = _test_sets(test_sets, job)
@@ -103,6 +104,15 @@ def compare(dataset_a: str | int, dataset_b: str | int, folder: str | None = Non
     remarks = [*(f"{name}: {detail}." for name, detail in details.items()),
                *(f"Left out: {name}, because {reason}." for name, reason in skipped.items())]
     return CompareResult(folder, replace(comparison, remarks=(*comparison.remarks, *remarks)), details, skipped)
+
+
+def _require_one_labelling(job) -> None:
+    """Test sets are scored by the host's labels, and read by every model in its own order of channels."""
+    differ = [line for line in job.report.lines if line.name in ("labels", "channels") and line.kind != "same"]
+    if differ:
+        raise StitchError(f"a comparison needs the same {' and '.join(d.name for d in differ)} at both parties: host "
+                          f"{differ[0].host}, partner {differ[0].partner}; nnUNetv2_train_stitch bridges them, "
+                          f"a comparison does not")
 
 
 def _predictions(folder: str, row: Row, test_set: TestSet) -> str:

@@ -26,6 +26,8 @@ from nnunetv2_stitch.stitching.setting import Setting
 # Plans that baselines are trained under. They say in the name of a model folder what the model is.
 FINETUNED, MERGED, FEDERATED, SOUP = ("nnUNetFinetunedPlans", "nnUNetMergedPlans", "nnUNetFederatedPlans",
                                       "nnUNetSoupPlans")
+# Rows in which one network is trained, or averaged, on the terms of both parties.
+ONE_PREPROCESSING = ("soup", "finetuned_B_on_A", "finetuned_A_on_B", "merged", "federated")
 RULES = {"stitched": "2", "stitched_rule1": "1", "stitched_rule3": "3", "stitched_loo": "loo",
          "stitched_label_free": "r2"}
 
@@ -44,6 +46,8 @@ class RowMaker:
         """Why a row cannot be made here, or None."""
         if key == "stitched_loo" and len(self.folds) < 2:
             return "it needs at least two folds"
+        if key in ONE_PREPROCESSING and not self.job.report.bridge.is_identity:
+            return "the parties' preprocessing differs (nnUNetv2_stitch_info says how)"
         if key == "soup" and self.host.network_spec != self.partner.network_spec:
             return "the two networks differ"
         if key in ("finetuned_A_on_B", "merged", "federated") and not has_preprocessed(self.partner):
@@ -128,9 +132,8 @@ class RowMaker:
             f"{request.plans_name.removesuffix('Plans')}{fit.capitalize()}Plans"
         job = replace(self.job, request=replace(request, fit=fit, plans_name=plans_name))
         if not stitches_are_trained(job):
-            fields = {k: v for k, v in vars(job.request).items() if k not in ("dataset_a", "dataset_b")}
-            train_stitch(request.dataset_a, request.dataset_b, device=self.device, continue_training=True,
-                         progress=self.progress, say=self.say, **fields)
+            train_stitch(device=self.device, continue_training=True, progress=self.progress, say=self.say,
+                         **vars(job.request))
         return job.model_folder
 
     # -- trainings of one network ------------------------------------------------------------------------------------
@@ -142,13 +145,12 @@ class RowMaker:
 
     def _finetuned_B_on_A(self) -> Answer:
         borrow_plans(self.partner, self.host, FINETUNED)
-        starts = {f: self.partner.checkpoint_path(self.job.partner_folds[f], self.job.request.checkpoint_name)
-                  for f in self.folds}
+        starts = {f: self.partner.checkpoint_path(self.job.partner_folds[f]) for f in self.folds}
         return self._train(self.host.dataset_name, self.partner.trainer, FINETUNED, starts)
 
     def _finetuned_A_on_B(self) -> Answer:
         borrow_plans(self.host, self.partner, FINETUNED)
-        starts = {f: self.host.checkpoint_path(f, self.job.request.checkpoint_name) for f in self.folds}
+        starts = {f: self.host.checkpoint_path(f) for f in self.folds}
         return self._train(self.partner.dataset_name, self.host.trainer, FINETUNED, starts)
 
     def _merged(self) -> Answer:

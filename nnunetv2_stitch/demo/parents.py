@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.fileio import read_json, write_json
 
 
-def plan_and_preprocess(dataset: str, settings: DemoSettings, splits: list[dict[str, list[str]]]) -> None:
-    """nnU-Net's fingerprint, plans and preprocessing of a raw dataset; the network in the plans is made small."""
+def plan_and_preprocess(dataset: str, settings: DemoSettings, splits: list[dict[str, list[str]]],
+                        adapt: Callable[[dict], None] = lambda plans: None) -> None:
+    """nnU-Net's fingerprint, plans and preprocessing of a raw dataset; the network in the plans is made small, and
+    `adapt` may change the plans further."""
     from nnunetv2.configuration import default_num_processes
     from nnunetv2.experiment_planning.plan_and_preprocess_api import (
         extract_fingerprint_dataset,
@@ -25,7 +28,9 @@ def plan_and_preprocess(dataset: str, settings: DemoSettings, splits: list[dict[
     with environment_set({"nnUNet_n_proc_DA": "1"}):
         plan_experiment_dataset(dataset_id)
     plans_file = os.path.join(folder, f"{PLANS}.json")
-    write_json(plans_file, shrunk(read_json(plans_file), settings))
+    plans = shrunk(read_json(plans_file), settings)
+    adapt(plans)
+    write_json(plans_file, plans)
     write_json(os.path.join(folder, "splits_final.json"), splits)
     preprocess_dataset(dataset_id, configurations=[CONFIGURATION], num_processes=[default_num_processes])
 

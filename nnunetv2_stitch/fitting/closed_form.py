@@ -103,17 +103,19 @@ class DirectMatching:
         self.network, self.ridge, self.keep_variance = network, ridge, keep_variance
         self.runner = GraphRunner(network.joined)
         self.stop = 1 + max((i for i, n in enumerate(self.runner.nodes) if is_switch(n)), default=-1)
-        channels = {p: [network.matches[p][f"{s}_channels"] for s in SIDES] for p in network.positions}
-        self.moments = {p: Moments(*c) for p, c in channels.items()}
+        # One set of moments serves both directions, unless either map has to be brought to the other's grid.
+        sides = SIDES if network.terms is not None and network.terms.changes_grid else SIDES[:1]
+        self.moments = {(p, side): Moments(*(network.matches[p][f"{s}_channels"] for s in _own_first(side)))
+                        for p in network.positions for side in sides}
 
     @torch.no_grad()
     def update(self, x: torch.Tensor) -> None:
         """Add the features of one batch `(B, C, *spatial)`; both parents run untouched."""
 
         def on_switch(node, own, other):
-            position, side = position_of(node)
-            if side == SIDES[0]:
-                self.moments[position].update(own, other)
+            moments = self.moments.get(position_of(node))
+            if moments is not None:
+                moments.update(own, other)
             return own
 
         self.runner.run({self.runner.input: x}, 0, self.stop, on_switch)
@@ -123,19 +125,23 @@ class DirectMatching:
         if not (dist.is_available() and dist.is_initialized()):
             return
         states: list = [None] * dist.get_world_size()
-        dist.all_gather_object(states, {p: m.state() for p, m in self.moments.items()})
-        for position, moments in self.moments.items():
-            moments.load_state(torch.stack([s[position] for s in states]).sum(0))
+        dist.all_gather_object(states, {k: m.state() for k, m in self.moments.items()})
+        for key, moments in self.moments.items():
+            moments.load_state(torch.stack([s[key] for s in states]).sum(0))
 
     def solve(self) -> dict[int, tuple[float, float]]:
         """Set every stitch to its least-squares solution; returns R^2 per position as `(to host, to partner)`."""
-        scores = {}
-        for position, moments in self.moments.items():
-            solutions = moments.solve(self.ridge, self.keep_variance)
-            for side, solution in zip(SIDES, solutions):
-                self.network.switch(position, side).set_affine(solution.weight, solution.bias)
-            scores[position] = tuple(s.r2 for s in solutions)
-        return scores
+        scores: dict[int, dict[str, float]] = {p: {} for p in self.network.positions}
+        for (position, own), moments in self.moments.items():
+            for side, solution in zip(_own_first(own), moments.solve(self.ridge, self.keep_variance)):
+                if side == own or (position, side) not in self.moments:
+                    self.network.switch(position, side).set_affine(solution.weight, solution.bias)
+                    scores[position][side] = solution.r2
+        return {p: tuple(found[s] for s in SIDES) for p, found in scores.items()}
+
+
+def _own_first(side: str) -> tuple[str, str]:
+    return SIDES if side == SIDES[0] else SIDES[::-1]
 
 
 def all_average(network: StitchedEnsemble) -> Setting:

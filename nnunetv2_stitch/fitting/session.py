@@ -47,6 +47,7 @@ class StitchSession:
         planned = self.configuration["architecture"]["arch_kwargs"]["setting"]
         self.setting = self.fixed_setting or Setting.from_json(planned)
         self.matching: DirectMatching | None = None
+        self.mirroring_axes: tuple[int, ...] | None = None
 
     # -- set-up ---------------------------------------------------------------------------------------------------
 
@@ -61,7 +62,8 @@ class StitchSession:
         self.trainer.print_to_log_file(f"nnunetv2-stitch: seed {self.rng_seed}")
 
     def load_parents(self) -> None:
-        load_parents(self.trainer.stitched, self.configuration, self.trainer.fold, str(nnUNet_results))
+        self.mirroring_axes = load_parents(self.trainer.stitched, self.configuration, self.trainer.fold,
+                                           str(nnUNet_results))
 
     def plot_matches(self) -> None:
         """The two networks with their matches, in place of nnU-Net's drawing of one network."""

@@ -15,10 +15,13 @@ import numpy as np
 
 from nnunetv2_stitch.graph.nodes import LayerNode
 
+HALF_A_HALVING = 0.5 + 1e-6  # in log2
+
 
 @dataclass(frozen=True)
 class Match:
-    """A pair of layers, one of each parent, that may be joined. `host` and `partner` are fx node names."""
+    """A pair of layers, one of each parent, that may be joined. `host` and `partner` are fx node names; strides are
+    cumulative, per axis of each network."""
 
     host: str
     partner: str
@@ -27,6 +30,8 @@ class Match:
     host_channels: int
     partner_channels: int
     score: float
+    host_stride: tuple[float, ...] = ()
+    partner_stride: tuple[float, ...] = ()
 
 
 def match_score(progress_a: float, progress_b: float) -> float:
@@ -35,15 +40,16 @@ def match_score(progress_a: float, progress_b: float) -> float:
     return 0.5 + 0.5 * (1.0 - (progress_a - progress_b) ** 2)
 
 
-def score_matrix(nodes_a: Sequence[LayerNode], nodes_b: Sequence[LayerNode], scale_a: Sequence[float] = (),
-                 scale_b: Sequence[float] = ()) -> np.ndarray:
+def score_matrix(nodes_a: Sequence[LayerNode], nodes_b: Sequence[LayerNode], ratio: Sequence[float] = (),
+                 axes: Sequence[int] = ()) -> np.ndarray:
     """Scores `(len(nodes_a), len(nodes_b))` of all pairs, minus infinity where the physical scales differ.
 
-    `scale_a`, `scale_b`: spacing of the two networks' inputs in mm per axis, for parents whose spacing differs.
+    For parents whose grids differ, `ratio` is b's voxels per voxel of a, by axis of b, and `axes` for each axis of b
+    that of a. Scales are then equal if they are less than half a halving apart, on every axis.
     """
-    scales_a = np.array([n.stride for n in nodes_a]) * (np.array(scale_a) if len(scale_a) else 1.0)
-    scales_b = np.array([n.stride for n in nodes_b]) * (np.array(scale_b) if len(scale_b) else 1.0)
-    allowed = np.isclose(scales_a[:, None], scales_b[None], rtol=1e-3, atol=0).all(-1)
+    strides_a, strides_b = (np.array([n.stride for n in nodes]) for nodes in (nodes_a, nodes_b))
+    scales_a = strides_a[:, list(axes) if axes else slice(None)] * (np.array(ratio) if len(ratio) else 1.0)
+    allowed = (np.abs(np.log2(scales_a[:, None] / strides_b[None])) <= HALF_A_HALVING).all(-1)
     p_a = np.array([n.progress for n in nodes_a])[:, None]
     p_b = np.array([n.progress for n in nodes_b])[None]
     return np.where(allowed, match_score(p_a, p_b), -np.inf)
@@ -73,7 +79,7 @@ def order_preserving_matching(scores: np.ndarray) -> list[tuple[int, int]]:
 
 
 def match_layers(nodes_a: Sequence[LayerNode], nodes_b: Sequence[LayerNode], positions: str = "all",
-                 scale_a: Sequence[float] = (), scale_b: Sequence[float] = ()) -> list[Match]:
+                 ratio: Sequence[float] = (), axes: Sequence[int] = ()) -> list[Match]:
     """The matches of two networks in order of the network; their index is the *position*.
 
     `positions`: `all` joins every layer, `blocks` only the outputs of activations, one per convolution block.
@@ -87,9 +93,9 @@ def match_layers(nodes_a: Sequence[LayerNode], nodes_b: Sequence[LayerNode], pos
     nodes_a, nodes_b = [n for n in nodes_a if wanted(n)], [n for n in nodes_b if wanted(n)]
     if not nodes_a or not nodes_b:
         return []
-    scores = score_matrix(nodes_a, nodes_b, scale_a, scale_b)
+    scores = score_matrix(nodes_a, nodes_b, ratio, axes)
     return [
         Match(nodes_a[i].name, nodes_b[j].name, nodes_a[i].path, nodes_b[j].path, nodes_a[i].channels,
-              nodes_b[j].channels, round(float(scores[i, j]), 6))
+              nodes_b[j].channels, round(float(scores[i, j]), 6), nodes_a[i].stride, nodes_b[j].stride)
         for i, j in order_preserving_matching(scores)
     ]

@@ -117,7 +117,8 @@ class StitchedPredictor(nnUNetPredictor):
         other = copy.copy(self)
         network = self.network
         other.network = StitchedEnsemble(network.input_channels, network.num_classes, network.parents,
-                                         network.matches, None, network.positions, network.regions)
+                                         network.matches, None, network.positions, network.regions,
+                                         bridge=network.bridge_json)
         other.set_mode(mode)
         return other
 

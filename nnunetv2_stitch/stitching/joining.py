@@ -16,7 +16,8 @@ def switch_target(position: int, side: str) -> str:
 
 def join(root: nn.Module, host: fx.Graph, partner: fx.Graph, matches: Sequence[tuple[str, str]],
          positions: Iterable[int]) -> fx.GraphModule:
-    """Join two graphs: `root` holds `host`, `partner`, `switches.<position>.<side>` and `heads`.
+    """Join two graphs: `root` holds `host`, `partner`, `switches.<position>.<side>` and `heads`, and where parties
+    differ `bridge.input`, `bridge.output` and `bridge.regrid.<position>.<side>`.
 
     `matches` are pairs of fx node names, increasing in both graphs. Each stitch reads the raw map before the switch,
     so both directions can be on at once without a cycle; every later consumer, skips included, reads the switch.
@@ -26,16 +27,29 @@ def join(root: nn.Module, host: fx.Graph, partner: fx.Graph, matches: Sequence[t
     positions = set(positions)
     graph = fx.Graph()
     x = graph.placeholder("x")
-    streams = [_Stream(graph, side, parent, x) for side, parent in zip(SIDES, (host, partner))]
+    bridge = getattr(root, "bridge", nn.Module())
+    theirs = graph.create_node("call_module", "bridge.input", (x,), name="bridge_input") if has(bridge, "input") else x
+    streams = [_Stream(graph, side, parent, start) for side, parent, start in zip(SIDES, (host, partner), (x, theirs))]
     for position, names in enumerate(matches):
         raw = [stream.copy_up_to(name) for stream, name in zip(streams, names)]
         if position not in positions:
             continue
-        for side, stream, name, own, other in zip(SIDES, streams, names, raw, raw[::-1]):
+        others = raw[::-1]
+        if has(bridge, "regrid"):
+            others = [graph.create_node("call_module", f"bridge.regrid.{position}.{side}", (other, x),
+                                        name=f"regrid_{position}_{side}") for side, other in zip(SIDES, others)]
+        for side, stream, name, own, other in zip(SIDES, streams, names, raw, others):
             stream.replace(name, graph.create_node("call_module", switch_target(position, side), (own, other),
                                                    name=f"switch_{position}_{side}"))
-    graph.output(graph.create_node("call_module", "heads", tuple(s.finish() for s in streams), name="heads"))
+    heads = [s.finish() for s in streams]
+    if has(bridge, "output"):
+        heads[1] = graph.create_node("call_module", "bridge.output", (heads[1], x), name="bridge_output")
+    graph.output(graph.create_node("call_module", "heads", tuple(heads), name="heads"))
     return fx.GraphModule(root, graph, "Joined")
+
+
+def has(bridge: nn.Module, part: str) -> bool:
+    return part in dict(bridge.named_children())
 
 
 class _Stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
@@ -42,23 +43,45 @@ class Heads(nn.Module):
 
     An ensemble of probabilities is returned as logits, so that nnU-Net's own softmax (or sigmoid, for region-based
     training) gives back the mean probability. An average of raw logits lets a confidently wrong parent win.
-    `host_share` is the host's weight in either average.
+    `host_share` is the host's weight in either average. On `unknown` outputs, which the partner does not have, it has
+    no say: its background is shared out among them as the host sees it, a region is the host's alone.
     """
 
     def __init__(self, mode: str = "ensemble", combine: str = "probabilities", regions: bool = False,
-                 host_share: float = 0.5):
+                 host_share: float = 0.5, unknown: Sequence[int] = ()):
         super().__init__()
         self.mode, self.combine, self.regions, self.host_share = mode, combine, regions, host_share
+        self.unknown = tuple(unknown)
 
     def forward(self, host: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
         if self.mode == "host":
             return host
         if self.mode == "partner":
             return partner
+        if self.unknown:
+            fill = ask_host if self.regions else share_out_background
+            partner = fill(partner, host, self.unknown)
         if self.combine == "logits":
             return self.host_share * host + (1 - self.host_share) * partner
         mean = mean_sigmoid_as_logits if self.regions else mean_softmax_as_logits
         return mean(host, partner, self.host_share)
+
+
+def share_out_background(partner: torch.Tensor, host: torch.Tensor, unknown: Sequence[int]) -> torch.Tensor:
+    """The partner's logits `(B, K, *spatial)`, its background divided among background and the labels `unknown` to it
+    in the proportions of the host's answer: in the partner's training those labels were background."""
+    group = [0, *unknown]
+    divided = partner[:, :1] + F.log_softmax(host[:, group], 1)
+    return _with_channels(partner, dict(zip(group, divided.split(1, 1))))
+
+
+def ask_host(partner: torch.Tensor, host: torch.Tensor, unknown: Sequence[int]) -> torch.Tensor:
+    """The partner's logits with the host's in the regions `unknown` to it."""
+    return _with_channels(partner, {c: host[:, c:c + 1] for c in unknown})
+
+
+def _with_channels(x: torch.Tensor, new: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([new.get(i, channel) for i, channel in enumerate(x.split(1, 1))], 1)
 
 
 def mean_softmax_as_logits(a: torch.Tensor, b: torch.Tensor, share: float = 0.5) -> torch.Tensor:

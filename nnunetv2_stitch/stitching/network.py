@@ -9,14 +9,16 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
+from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.graph.tracing import spatial_dims, trace
-from nnunetv2_stitch.parties.compatibility import require_allowed_classes
+from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
 from nnunetv2_stitch.stitching.joining import join, prune
 from nnunetv2_stitch.stitching.layers import Heads, Switch
+from nnunetv2_stitch.stitching.regrid import InputBridge, OutputBridge, Regrid
 from nnunetv2_stitch.stitching.setting import SIDES, Setting
 
-PARTS = (*SIDES, "switches", "heads")
+PARTS = (*SIDES, "switches", "bridge", "heads")
 SETTING_KEY = "_extra_state"
 CLASS_PATH = "nnunetv2_stitch.stitching.network.StitchedEnsemble"
 
@@ -38,6 +40,8 @@ class StitchedEnsemble(nn.Module):
         positions: which matches carry stitches; all if None.
         regions: region-based training (sigmoid) instead of softmax.
         supernet: keep everything.
+        bridge: what lies between the host's terms and the partner's network (`bridging.bridge.Bridge`), None where
+            both parties agree.
         deep_supervision: accepted because nnU-Net passes it; stitched ensembles have one output.
 
     Raises:
@@ -46,12 +50,14 @@ class StitchedEnsemble(nn.Module):
 
     def __init__(self, input_channels: int, num_classes: int, parents: Sequence[Mapping], matches: Sequence[Mapping],
                  setting: Mapping | None = None, positions: Sequence[int] | None = None, regions: bool = False,
-                 supernet: bool = False, deep_supervision: bool | None = None):
+                 supernet: bool = False, bridge: Mapping | None = None, deep_supervision: bool | None = None):
         super().__init__()
         if len(parents) != 2:
             raise StitchError(f"a stitched ensemble has two parents, not {len(parents)}")
         self.input_channels, self.num_classes = input_channels, num_classes
         self.parents, self.matches, self.regions, self.supernet = parents, matches, regions, supernet
+        self.bridge_json = bridge
+        self.terms = None if bridge is None else Bridge.from_json(bridge)
         self.positions = list(range(len(matches))) if positions is None else sorted(positions)
         self.setting = Setting.from_json(setting or {})
         unknown = set(self.setting.switches) - set(self.positions)
@@ -63,14 +69,16 @@ class StitchedEnsemble(nn.Module):
         root = nn.Module()
         graphs = []
         for side, spec in zip(SIDES, self.parents):
-            traced = trace(build_parent(spec, self.input_channels, self.num_classes))
+            traced = trace(build_parent(spec, *self.shape_of(side)))
             root.add_module(side, traced)
             graphs.append(traced.graph)
         dims = spatial_dims(root.host)
         if dims != spatial_dims(root.partner):
             raise StitchError("a 2d network cannot be stitched to a 3d network")
         root.switches = nn.ModuleDict({str(p): self._switch_pair(p, dims) for p in self.positions})
-        root.heads = Heads(self.setting.output, self.setting.combine, self.regions, self.setting.host_share)
+        root.bridge = self._bridge()
+        root.heads = Heads(self.setting.output, self.setting.combine, self.regions, self.setting.host_share,
+                           () if self.terms is None else self.terms.unknown_outputs)
         names = [(m["host"], m["partner"]) for m in self.matches]
         joined = join(root, *graphs, names, self.positions)
         if not self.supernet:
@@ -84,6 +92,28 @@ class StitchedEnsemble(nn.Module):
         self.eval()
         if self.supernet:
             self.apply_setting(self.setting)
+
+    def shape_of(self, side: str) -> tuple[int, int]:
+        """Input channels and outputs of one parent."""
+        if side == SIDES[0] or self.terms is None:
+            return self.input_channels, self.num_classes
+        return self.terms.input_channels, self.terms.num_outputs
+
+    def _bridge(self) -> nn.Module:
+        bridge = nn.Module()
+        if self.terms is None:
+            return bridge
+        if len(self.terms.outputs) != self.num_classes or max(self.terms.channels) >= self.input_channels:
+            raise StitchError("plans.json: the bridge to the partner was made for another host")
+        if self.terms.changes_input:
+            bridge.input = InputBridge(self.terms)
+        if self.terms.changes_output:
+            bridge.output = OutputBridge(self.terms)
+        if self.terms.changes_grid:
+            bridge.regrid = nn.ModuleDict({str(p): nn.ModuleDict({
+                s: Regrid(self.terms, s, *(self.matches[p][f"{k}_stride"] for k in SIDES)) for s in SIDES})
+                for p in self.positions})
+        return bridge
 
     def _switch_pair(self, position: int, dims: int) -> nn.ModuleDict:
         channels = [self.matches[position][f"{side}_channels"] for side in SIDES]
@@ -131,7 +161,7 @@ class StitchedEnsemble(nn.Module):
     def deployed(self, setting: Setting) -> StitchedEnsemble:
         """The pruned network of a supernet under `setting`, with copies of the weights it needs, on the CPU."""
         network = StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches,
-                                   setting.to_json(), self.positions, self.regions)
+                                   setting.to_json(), self.positions, self.regions, bridge=self.bridge_json)
         weights = {k: v.detach().cpu().clone() for k, v in self.state_dict().items() if k != SETTING_KEY}
         network.load_state_dict({**weights, SETTING_KEY: encode_setting(setting)})
         return network

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import nn
 
+from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.graph.matching import Match, match_layers
 from nnunetv2_stitch.graph.nodes import LayerNode, layer_nodes
@@ -45,7 +46,7 @@ class Layout:
         return [by_name[m.host] for m in self.matches]
 
 
-def lay_out(host: ModelFolder, partner: ModelFolder, positions: str = "all") -> Layout:
+def lay_out(host: ModelFolder, partner: ModelFolder, positions: str = "all", bridge: Bridge | None = None) -> Layout:
     """Trace both parents (without weights, on the meta device) and match their layers.
 
     Raises:
@@ -56,7 +57,8 @@ def lay_out(host: ModelFolder, partner: ModelFolder, positions: str = "all") -> 
         with torch.device("meta"):
             network = build_parent(party.network_spec, party.num_input_channels, party.num_outputs)
             nodes.append(layer_nodes(trace(network), party.num_input_channels))
-    matches = match_layers(*nodes, positions)
+    grids = () if bridge is None else (bridge.ratio, bridge.axes)
+    matches = match_layers(*nodes, positions, *grids)
     if not matches:
         raise StitchError("no layer of the two networks has the same stride, so nothing can be stitched")
     return Layout(tuple(nodes), matches)
@@ -79,7 +81,8 @@ class Training:
 
 @dataclass(frozen=True)
 class ParentRecord:
-    """Where a parent's weights come from; `folds` maps the stitched fold to the parent's fold and sha256."""
+    """Where a parent's weights come from; `folds` maps the stitched fold to the parent's fold and sha256. `name` and
+    `licence` are the sender's, where the model came as an export."""
 
     dataset: str
     trainer: str
@@ -88,22 +91,26 @@ class ParentRecord:
     checkpoint: str
     folder: str
     folds: dict[str, dict] = field(default_factory=dict)
+    name: str = ""
+    licence: str = ""
 
 
-def record_parent(party: ModelFolder, results: str, checkpoint_name: str, folds: dict[int | str, int | str]):
+def record_parent(party: ModelFolder, results: str, folds: dict[int | str, int | str],
+                  name: str = "", licence: str = "") -> ParentRecord:
     """A `ParentRecord`; the folder is relative to nnUNet_results where it lies inside, absolute elsewhere."""
     inside = os.path.relpath(party.path, results)
-    paths = {s: party.checkpoint_path(own, checkpoint_name) for s, own in folds.items()}
+    paths = {s: party.checkpoint_path(own) for s, own in folds.items()}
     return ParentRecord(
-        party.dataset_name, party.trainer, party.plans_name, party.configuration, checkpoint_name,
+        party.dataset_name, party.trainer, party.plans_name, party.configuration, party.checkpoint_name,
         os.path.abspath(party.path) if inside.startswith("..") else inside,
         {str(s): {"fold": str(own), "sha256": sha256(paths[s])} for s, own in folds.items()},
+        name, licence,
     )
 
 
 def stitched_plans(host: ModelFolder, partner: ModelFolder, layout: Layout, plans_name: str, setting: Setting,
                    positions: Sequence[int] | None, training: Training, parents: Sequence[ParentRecord],
-                   previous: dict | None = None) -> dict:
+                   previous: dict | None = None, bridge: Bridge | None = None) -> dict:
     """Plans with one stitched configuration, keeping other configurations of `previous` stitched plans.
 
     `data_identifier` stays the host's, so that the host's preprocessed data are reused.
@@ -120,6 +127,7 @@ def stitched_plans(host: ModelFolder, partner: ModelFolder, layout: Layout, plan
             "positions": None if positions is None else list(positions),
             "setting": setting.to_json(),
             "regions": bool(host.label_manager.has_regions),
+            **({} if bridge is None or bridge.is_identity else {"bridge": bridge.to_json()}),
         },
         "_kw_requires_import": [],
     }
@@ -144,30 +152,38 @@ def supernet_from_plans(configuration: dict, input_channels: int, num_classes: i
     return StitchedEnsemble(input_channels, num_classes, **arguments, supernet=True)
 
 
-def load_parents(network: StitchedEnsemble, configuration: dict, fold: int | str, results: str) -> None:
-    """Fill both parents of a supernet from their own model folders, checking the sha256 named in the plans.
+def load_parents(network: StitchedEnsemble, configuration: dict, fold: int | str,
+                 results: str) -> tuple[int, ...] | None:
+    """Fill both parents of a supernet from their own model folders, checking the sha256 named in the plans. Returns the
+    host's axes along which all of them may be mirrored, None for none: a parent that was trained without mirroring
+    has never seen a mirrored image.
 
     Raises:
         StitchError: a missing, changed or unreadable checkpoint, or weights that do not fit.
     """
+    allowed = []
     for side, record in zip(SIDES, configuration["stitching"]["parents"]):
         entry = record["folds"].get(str(fold))
         if entry is None:
             raise StitchError(f"the plans name no {side} weights for fold {fold}, only for folds "
                               f"{', '.join(record['folds'])}; run nnUNetv2_train_stitch with -f {fold}")
         path = os.path.join(results, record["folder"], f"fold_{entry['fold']}", record["checkpoint"])
-        weights = network_weights(load_checkpoint(path))
+        checkpoint = load_checkpoint(path)
+        weights = network_weights(checkpoint)
         if sha256(path) != entry["sha256"]:
             raise StitchError(f"{path} is not the checkpoint that the plans were made for (sha256 differs); "
                               f"run nnUNetv2_train_stitch again")
         load_weights(getattr(network, side), weights, path)
+        axes = checkpoint.get("inference_allowed_mirroring_axes") or ()
+        allowed.append({network.terms.axes[a] for a in axes} if side != SIDES[0] and network.terms else set(axes))
+    return tuple(sorted(set.intersection(*allowed))) or None
 
 
 def layout_of(network: StitchedEnsemble) -> Layout:
     """The layout of a stitched ensemble, its parents traced anew."""
     with torch.device("meta"):
-        nodes = tuple(layer_nodes(trace(build_parent(spec, network.input_channels, network.num_classes)),
-                                  network.input_channels) for spec in network.parents)
+        nodes = tuple(layer_nodes(trace(build_parent(spec, *shape)), shape[0])
+                      for spec, shape in zip(network.parents, map(network.shape_of, SIDES)))
     return Layout(nodes, [Match(**m) for m in network.matches])
 
 

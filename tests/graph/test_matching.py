@@ -1,5 +1,6 @@
 import itertools
 import time
+from dataclasses import replace
 
 import networkx as nx
 import numpy as np
@@ -44,9 +45,19 @@ def test_matches_join_only_equal_strides_and_leave_input_and_head_alone():
 
 def test_physical_scale_counts_where_spacings_differ():
     nodes = nodes_of(stages=3)
-    finer = match_layers(nodes, nodes, scale_a=(1.0, 1.0), scale_b=(0.5, 0.5))
     stride = {n.name: n.stride for n in nodes}
+    finer = match_layers(nodes, nodes, ratio=(2.0, 2.0))  # the second network's voxels are half as wide
     assert finer and all(stride[m.partner] == tuple(2 * s for s in stride[m.host]) for m in finer)
+    near = match_layers(nodes, nodes, ratio=(1.3, 0.8))
+    assert near and all(stride[m.partner] == stride[m.host] == m.host_stride for m in near)
+
+
+def test_axes_may_be_in_another_order():
+    nodes = nodes_of(stages=3)
+    wide = [replace(n, stride=(n.stride[0], 2 * n.stride[1])) for n in nodes]
+    tall = [replace(n, stride=n.stride[::-1]) for n in wide]
+    same = match_layers(wide, tall, ratio=(1.0, 1.0), axes=(1, 0))
+    assert len(same) == len(match_layers(nodes, nodes)) and not match_layers(wide, tall)
 
 
 def test_blocks_are_the_outputs_of_activations():

@@ -1,0 +1,67 @@
+"""What one party's model says of itself, as far as another must know it: names, normalisation, sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnunetv2_stitch.bridging.intensity import Normalisation
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.exchange.facts import received_manifest
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.reading import ModelFolder
+
+
+def channel_names(party: ModelFolder) -> list[str]:
+    names = party.dataset_json.get("channel_names") or party.dataset_json["modality"]
+    return [str(names[k]) for k in sorted(names, key=int)]
+
+
+def output_names(party: ModelFolder) -> list[str]:
+    """Names of the labels, or regions, in order of the network's outputs."""
+    labels = {k: v for k, v in party.dataset_json["labels"].items() if k != "ignore"}
+    manager = party.label_manager
+    if manager.has_regions:  # outputs are all but the background, in the order of dataset.json
+        background = [k for k, v in labels.items() if (v if isinstance(v, (list, tuple)) else [v]) in ([0], (0,))]
+        return [k for k in labels if k not in background]
+    values = {k: (v[0] if isinstance(v, (list, tuple)) else v) for k, v in labels.items()}
+    return sorted(labels, key=lambda k: int(values[k]))
+
+
+def normalisations(party: ModelFolder) -> list[Normalisation]:
+    configuration = party.configuration_manager
+    properties = party.plans.get("foreground_intensity_properties_per_channel") or {}
+    masks = list(configuration.use_mask_for_norm)
+    return [Normalisation.of(scheme, masks[i] if i < len(masks) else False, properties.get(str(i), {}))
+            for i, scheme in enumerate(configuration.normalization_schemes)]
+
+
+def total_stride(party: ModelFolder) -> tuple[int, ...]:
+    """What the network's input size must be a multiple of, per axis.
+
+    Raises:
+        StitchError: the plans name no strides.
+    """
+    strides = party.network_spec["arch_kwargs"].get("strides")
+    dims = len(party.configuration_manager.patch_size)
+    try:
+        return tuple(int(v) for v in np.prod([[s] * dims if isinstance(s, int) else list(s) for s in strides], axis=0))
+    except (TypeError, ValueError) as error:
+        raise StitchError(f"{party.path}/plans.json names no strides of the network; stitching supports "
+                          f"PlainConvUNet, ResidualEncoderUNet and ResidualUNet") from error
+
+
+def has_instance_norm(party: ModelFolder) -> bool:
+    return "InstanceNorm" in str(party.network_spec["arch_kwargs"].get("norm_op", ""))
+
+
+def mirroring(party: ModelFolder) -> str:
+    """Axes along which the network has been mirrored in training, from its first fold's checkpoint."""
+    if not party.folds:
+        return "not trained"
+    axes = load_checkpoint(party.checkpoint_path(party.folds[0])).get("inference_allowed_mirroring_axes")
+    return ", ".join(map(str, axes)) if axes else "none"
+
+
+def nnunet_version(party: ModelFolder) -> str:
+    manifest = received_manifest(party)
+    return "not recorded" if manifest is None else manifest.exported_with.get("nnunetv2", "not recorded")

@@ -1,0 +1,71 @@
+"""nnUNetv2_stitch_info says what differs and whether it matters."""
+
+import json
+
+import pytest
+from model_folders import edit, make_model, results  # noqa: F401 -- fixtures
+
+from nnunetv2_stitch.entrypoints.stitch_info import stitch_info_entry
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """`call(*arguments)` -> exit code, stdout, stderr."""
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["nnUNetv2_stitch_info", *map(str, arguments)])
+        try:
+            stitch_info_entry()
+            code = 0
+        except SystemExit as leave:
+            code = leave.code
+        return code, *capsys.readouterr()
+    return run
+
+
+def test_table(call, make_model, edit):  # noqa: F811
+    host, partner = make_model("Dataset911_A"), make_model("Dataset912_B")
+    edit(partner / "plans.json", lambda p: p["configurations"]["2d"].update(spacing=[1.0, 1.0]))
+    edit(partner / "dataset.json", lambda d: d.update(labels={"background": 0, "b": 1, "a": 2}))
+    for arguments in (("911", "912"), ("-m_a", host, "-m_b", partner), ("911", "-m_b", partner)):
+        code, out, err = call(*arguments)
+        assert (code, err) == (0, "")
+        lines = {line.split("  ")[0]: line for line in out.splitlines()}
+        assert "approximate" in lines["spacing"] and "1.5 x 1.5 mm" in lines["spacing"]
+        assert "bridged" in lines["labels"] and "same" in lines["channels"]
+
+
+def test_json(call, make_model):  # noqa: F811
+    make_model("Dataset911_A"), make_model("Dataset912_B")
+    code, out, _ = call("911", "912", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["can_be_stitched"] and {line["kind"] for line in found["lines"]} == {"same"}
+
+
+def test_what_blocks_is_the_exit_code(call, make_model, edit):  # noqa: F811
+    make_model("Dataset911_A")
+    edit(make_model("Dataset912_B") / "dataset.json", lambda d: d.update(channel_names={"0": "CT"}))
+    code, out, err = call("911", "912")
+    assert code == 2 and "blocks" in out and err.count("\n") == 1 and "no channel CT" in err
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["911"], "give DATASET_A and DATASET_B; found 911"),
+    (["911", "912", "913"], "found 911, 912, 913"),
+    (["911", "912", "-m_b", "x"], "give DATASET_A; found 911, 912"),
+    (["911", "-m_b", "nowhere"], "nowhere does not exist"),
+    (["911", "912", "-label_map", "nowhere.json"], "nowhere.json does not exist"),
+])
+def test_bad_input_is_one_line(call, make_model, arguments, said):  # noqa: F811
+    make_model("Dataset911_A"), make_model("Dataset912_B")
+    code, out, err = call(*arguments)
+    assert code == 2 and err.count("\n") == 1 and said in err and not out
+
+
+def test_a_map_that_is_none(call, make_model, tmp_path):  # noqa: F811
+    make_model("Dataset911_A"), make_model("Dataset912_B")
+    (tmp_path / "map.json").write_text('{"a": 1}')
+    code, _, err = call("911", "912", "-label_map", tmp_path / "map.json")
+    assert code == 2 and "map.json must hold" in err
+    (tmp_path / "map.json").write_text('{"A": "b", "b": null}')
+    code, out, _ = call("911", "912", "-label_map", tmp_path / "map.json")
+    assert code == 0 and "b of the partner counts as background; a of the host" in " ".join(out.split())
