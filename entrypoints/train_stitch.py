@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from nnunetv2_stitch.entrypoints.common import add_common, positive_int, resolve_device, run
+from nnunetv2_stitch.entrypoints.common import (
+    add_common,
+    add_trust,
+    positive_int,
+    resolve_device,
+    run,
+    run_trusting,
+)
 from nnunetv2_stitch.environment import usable_cores
 
 
@@ -46,9 +53,15 @@ def position(text: str) -> int | float:
 
 def add_parties(parser: argparse.ArgumentParser) -> None:
     """Both datasets, and which of their models and folds are meant."""
-    parser.add_argument("dataset_a", metavar="DATASET_A", help="host: dataset name or id")
-    parser.add_argument("dataset_b", metavar="DATASET_B", help="partner: dataset name or id; only its model is read")
+    parser.add_argument("parties", metavar="DATASET", nargs="*",
+                        help="host, then partner, by dataset name or id; of the partner only its model is read. Leave "
+                             "out what -m_a or -m_b names")
     add = parser.add_argument
+    add("-m_a", metavar="MODEL", help="A's model folder, where it is not in nnUNet_results")
+    add("-m_b", metavar="MODEL", help="B's model: a folder anywhere, or a zip as it was sent")
+    add("-label_map", metavar="FILE.json", help='labels that B names otherwise: {"name at B": "name at A", ...}, null '
+                                                'for those that are not wanted')
+    add("-channel_map", metavar="FILE.json", help="input channels that B names otherwise, in the same form")
     add("-c", dest="configuration", metavar="CONFIG",  # dest, because --c would have the same
         help="configuration, e.g. 2d; default: the one that both are trained in")
     add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of A to stitch; default: all that are trained")
@@ -93,40 +106,83 @@ def build_parser() -> argparse.ArgumentParser:
     add("--c", dest="continue_training", action="store_true",
         help="continue after an interruption; what is done is kept")
     add("--val", action="store_true", help="only repeat the validation of trained folds")
+    add("--select", action="store_true", help="train nothing: choose the position again for all trained folds, by "
+        "-rule or -position, or with -sweeps")
+    add("-sweeps", nargs="+", metavar="FILE.json", help="with --select: what partners measured on their own cases with "
+        "nnUNetv2_sweep_stitched; the position is chosen on the Pareto front of all parties")
+    add("-prefer", choices=("own", "balanced", "partner"), help="with -sweeps: which position on the front. own: best "
+        "on A's cases. partner: best on the partner's. balanced: largest smallest gain over the plain ensemble of each "
+        "party. Default: balanced")
     add("--dry_run", action="store_true", help="print the matches, parameters and memory; write nothing")
+    add_trust(parser)
     add_common(parser)
     return parser
 
 
 def train_stitch_entry() -> None:
-    args = build_parser().parse_args()
-    run(lambda: main(args), verbose=args.verbose, resume="--c")
+    args = build_parser().parse_intermixed_args()
+    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
+
+
+def parties_of(args: argparse.Namespace) -> dict:
+    """Who A and B are, and how their names go together, as fields of `pipeline.Request`.
+
+    Raises:
+        StitchError: too many or too few datasets, or unreadable maps of names.
+    """
+    from nnunetv2_stitch.bridging.names import NameMaps, read_synonyms
+    from nnunetv2_stitch.errors import StitchError
+    missing = [side for side in "ab" if getattr(args, f"m_{side}") is None]
+    if len(args.parties) != len(missing):
+        wanted = " and ".join(f"DATASET_{s.upper()}" for s in missing) or "no dataset beside -m_a and -m_b"
+        raise StitchError(f"give {wanted}; found {', '.join(args.parties) or 'none'}")
+    datasets = dict(zip(missing, args.parties))
+    return dict(dataset_a=datasets.get("a"), dataset_b=datasets.get("b"), model_a=args.m_a, model_b=args.m_b,
+                names=NameMaps(read_synonyms(args.label_map), read_synonyms(args.channel_map)))
 
 
 def request_of(args: argparse.Namespace) -> dict:
     """The command's arguments as fields of `pipeline.Request`."""
     return dict(
-        configuration=args.configuration, folds=args.f, trainer_a=args.tr_a, trainer_b=args.tr_b, plans_a=args.p_a,
-        plans_b=args.p_b, fold_b=args.f_b, checkpoint_name=args.chk, fit=args.fit, positions=args.positions,
-        rule=args.rule or ("3" if args.position is not None else "2"), position=args.position, output=args.output,
-        combine=args.combine, epochs=args.epochs, iterations=args.iterations,
-        checkpoint_segments=args.checkpoint_segments, plans_name=args.o_p, seed=args.seed)
+        **parties_of(args), configuration=args.configuration, folds=args.f, trainer_a=args.tr_a, trainer_b=args.tr_b,
+        plans_a=args.p_a, plans_b=args.p_b, fold_b=args.f_b, checkpoint_name=args.chk, fit=args.fit,
+        positions=args.positions, rule=args.rule or ("3" if args.position is not None else "2"),
+        position=args.position, output=args.output, combine=args.combine, epochs=args.epochs,
+        iterations=args.iterations, checkpoint_segments=args.checkpoint_segments, plans_name=args.o_p, seed=args.seed)
 
 
-def main(args: argparse.Namespace) -> None:
+def require_consistent(args: argparse.Namespace) -> None:
+    """Raises StitchError for switches that exclude each other."""
     from nnunetv2_stitch.errors import StitchError
     if args.continue_training and args.val:
         raise StitchError("--c and --val exclude each other: --c goes on and validates, --val only validates")
+    if args.select:
+        other = next((name for name, given in (("--c", args.continue_training), ("--val", args.val),
+                                               ("--dry_run", args.dry_run)) if given), None)
+        if other:
+            raise StitchError(f"--select and {other} exclude each other: --select only chooses among what is trained, "
+                              f"deploys it and validates")
+    elif args.sweeps or args.prefer:
+        raise StitchError(f"{'-sweeps' if args.sweeps else '-prefer'} needs --select, for a model that is trained")
+    if args.prefer and not args.sweeps:
+        raise StitchError("-prefer chooses with the numbers of partners: give their files with -sweeps FILE ...")
+    if args.sweeps and (args.rule or args.position is not None):
+        raise StitchError("-sweeps chooses on the Pareto front by -prefer; leave out -rule and -position, or -sweeps")
+
+
+def main(args: argparse.Namespace) -> None:
+    require_consistent(args)
     if args.dry_run:
         from nnunetv2_stitch.pipeline import Request, prepare
-        print_job(prepare(Request(args.dataset_a, args.dataset_b, **request_of(args)), dry_run=True))
+        print_job(prepare(Request(**request_of(args)), dry_run=True))
         return
     device = resolve_device(args.device)
     set_threads(device.type)
     from nnunetv2_stitch.pipeline import train_stitch
     result = train_stitch(
-        args.dataset_a, args.dataset_b, device=device, num_gpus=args.num_gpus, continue_training=args.continue_training,
-        only_validation=args.val, save_probabilities=args.npz, progress=not args.disable_progress_bar,
+        device=device, num_gpus=args.num_gpus, continue_training=args.continue_training,
+        only_validation=args.val, only_selection=args.select, sweeps=args.sweeps or (),
+        prefer=args.prefer or "balanced", save_probabilities=args.npz, progress=not args.disable_progress_bar,
         say=lambda line: print(f"\n=== {line}", flush=True), **request_of(args))
     print_result(result)
 
@@ -138,11 +194,15 @@ def set_threads(device: str) -> None:
 
 
 def print_job(job) -> None:
+    from nnunetv2_stitch.entrypoints.stitch_info import print_report
     print(f"host     {job.host.dataset_name} {job.host.identifier}, folds {', '.join(map(str, job.folds))}: "
           f"{job.host_parameters:,} parameters")
     print(f"partner  {job.partner.dataset_name} {job.partner.identifier}, folds "
           f"{', '.join(str(job.partner_folds[f]) for f in job.folds)}: {job.partner_parameters:,} parameters")
     print(f"stitches {2 * len(job.positions)} at {len(job.positions)} positions: {job.stitch_parameters:,} parameters")
+    print()
+    print_report(job.report)
+    print()
     gib = 2**30
     print(f"feature maps in memory, estimated: training {job.memory.training / gib:.2f} GiB, "
           f"prediction {job.memory.prediction / gib:.2f} GiB\n")
@@ -155,10 +215,25 @@ def print_job(job) -> None:
     print("\nNothing was written (--dry_run).")
 
 
+def print_choice(choice) -> None:
+    """The Pareto front over positions, with what each party has without stitches."""
+    from nnunetv2_stitch.evaluation.tables import text_table
+    front = choice.front
+    without = [{"position": name, **{p.party: getattr(p, key) for p in front.parties}} for name, key in
+               (("host alone", "host"), ("partner alone", "partner"), ("plain ensemble", "ensemble"))]
+    rows = [{**row, "position": f"{row['position']}{' <-' if row['position'] == choice.position else ''}"}
+            for row in front.rows()]
+    print(f"\nPareto front, {sum(front.on_front)} of {len(front.positions)} positions: mean Dice over folds on each "
+          f"party's cases. Chosen (<-) by -prefer {choice.preference}.\n")
+    print(text_table([*rows, *without]))
+
+
 def print_result(result) -> None:
     from nnunetv2_stitch.evaluation.tables import text_table
     print("\nMean Dice on A's validation cases, on the preprocessed grid without mirroring:\n")
     print(text_table(result.table))
+    if result.choice is not None:
+        print_choice(result.choice)
     if len(set(result.positions.values())) == 1:
         print(f"\nChosen position: {result.position}, {result.position_name}")
     else:

@@ -22,13 +22,9 @@ FOLDERS = {
     "trainers": "nnunetv2_stitch.trainers",
     "entrypoints": "nnunetv2_stitch.entrypoints",
 }
-COMMANDS = {
-    "nnUNetv2_train_stitch": "train_stitch",
-    "nnUNetv2_predict_stitched": "predict_stitched",
-    "nnUNetv2_evaluate_stitched": "evaluate_stitched",
-    "nnUNetv2_stitch_demo": "stitch_demo",
-    "nnUNetv2_stitch_trainers": "stitch_trainers",
-}
+COMMANDS = {f"nnUNetv2_{name}": name for name in (
+    "train_stitch", "predict_stitched", "stitch_info", "sweep_stitched", "export_party", "install_party",
+    "compare_stitched", "evaluate_stitched", "stitch_demo", "stitch_trainers")}
 HEAVY = ("torch", "nnunetv2", "numpy", "matplotlib", "batchgenerators")
 LOOK_UP = """
 import sys, nnunetv2

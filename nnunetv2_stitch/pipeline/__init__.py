@@ -1,6 +1,7 @@
 """The main job, end to end: two trained nnU-Nets -> one stitched model folder."""
 
+from nnunetv2_stitch.pipeline.deployment import StitchResult
 from nnunetv2_stitch.pipeline.prepare import Job, Request, prepare
-from nnunetv2_stitch.pipeline.run import StitchResult, train_stitch
+from nnunetv2_stitch.pipeline.run import train_stitch
 
 __all__ = ["Job", "Request", "StitchResult", "prepare", "train_stitch"]

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 
+from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
+from nnunetv2_stitch.bridging.report import Report, require_bridge
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.exchange.facts import received_manifest
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
-from nnunetv2_stitch.parties.compatibility import require_compatible
-from nnunetv2_stitch.parties.model_folder import ModelFolder, find_pair
+from nnunetv2_stitch.parties.model_folder import ModelFolder, find_parties
 from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
 from nnunetv2_stitch.selection.rules import position_at_progress
 from nnunetv2_stitch.stitching.network import CLASS_PATH, build_parent
@@ -36,8 +38,10 @@ TRAINERS = {"double_batched": "nnUNetTrainerStitch", "direct": "nnUNetTrainerSti
 class Request:
     """What the user asked for, one field per flag of nnUNetv2_train_stitch. None means: choose sensibly."""
 
-    dataset_a: str | int
-    dataset_b: str | int
+    dataset_a: str | int | None
+    dataset_b: str | int | None
+    model_a: str | None = None
+    model_b: str | None = None
     configuration: str | None = None
     folds: Sequence[int | str] | None = None
     trainer_a: str | None = None
@@ -57,6 +61,7 @@ class Request:
     plans_name: str = "nnUNetStitchPlans"
     seed: int = 12345
     checkpoint_segments: int = 1
+    names: NameMaps = NO_MAPS
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Job:
     request: Request
     host: ModelFolder
     partner: ModelFolder
+    report: Report
     layout: Layout
     folds: list[int | str]
     partner_folds: dict[int | str, int | str]
@@ -104,35 +110,43 @@ def prepare(request: Request, continue_training: bool = False, dry_run: bool = F
         StitchError: anything that stands in the way, in one line.
     """
     _check_request(request)
-    host, partner = find_pair(request.dataset_a, request.dataset_b, request.configuration, request.trainer_a,
-                              request.trainer_b, request.plans_a, request.plans_b, request.checkpoint_name)
-    require_compatible(host, partner)
+    host, partner = find_parties(request.dataset_a, request.dataset_b, request.model_a, request.model_b,
+                                 request.configuration, request.trainer_a, request.trainer_b, request.plans_a,
+                                 request.plans_b, request.checkpoint_name)
+    report = require_bridge(host, partner, request.names)
     folds, partner_folds = _folds(request, host, partner)
-    layout = lay_out(host, partner, "blocks" if request.positions == "blocks" else "all")
+    layout = lay_out(host, partner, "blocks" if request.positions == "blocks" else "all", report.bridge)
     positions = _positions(request, layout)
     fixed = _fixed_position(request, layout, positions)
-    _check_weights(host, partner, folds, partner_folds, request.checkpoint_name)
+    _check_weights(host, partner, folds, partner_folds)
 
     results = str(nnUNet_results)
-    records = [record_parent(host, results, request.checkpoint_name, {f: f for f in folds}),
-               record_parent(partner, results, request.checkpoint_name, partner_folds)]
+    records = [record_parent(p, results, own, *_sender(p))
+               for p, own in ((host, {f: f for f in folds}), (partner, partner_folds))]
     setting = Setting({} if fixed is None else {fixed: "average"}, request.output, request.combine)
     training = Training(TRAINERS[request.fit], request.epochs, request.iterations, request.seed,
                         request.checkpoint_segments, None if fixed is None else setting.to_json())
     plans_file = os.path.join(str(nnUNet_preprocessed), host.dataset_name, f"{request.plans_name}.json")
     previous = _previous_plans(plans_file)
     plans = stitched_plans(host, partner, layout, request.plans_name, setting,
-                           None if len(positions) == len(layout.matches) else positions, training, records, previous)
+                           None if len(positions) == len(layout.matches) else positions, training, records, previous,
+                           report.bridge)
     stitched = plans["configurations"][host.configuration]
     network = supernet_from_plans(stitched, host.num_input_channels, host.num_outputs)
     configuration = host.configuration_manager
-    job = Job(request, host, partner, layout, folds, partner_folds, plans, positions, fixed,
+    job = Job(request, host, partner, report, layout, folds, partner_folds, plans, positions, fixed,
               count_parameters(network.host), count_parameters(network.partner),
               sum(p.numel() for p in network.stitch_parameters()),
               estimate_memory(layout, positions, configuration.patch_size, configuration.batch_size))
     if not dry_run:
         _check_folders(job, previous, continue_training)
     return job
+
+
+def _sender(party: ModelFolder) -> tuple[str, str]:
+    """Name and licence that came with a party's model."""
+    manifest = received_manifest(party)
+    return ("", "") if manifest is None else (manifest.name, manifest.licence)
 
 
 def _check_request(request: Request) -> None:
@@ -155,7 +169,7 @@ def _folds(request, host, partner) -> tuple[list, dict]:
     else:
         folds = list(request.folds)
     for fold in folds:
-        host.checkpoint_path(fold, request.checkpoint_name)
+        host.checkpoint_path(fold)
     partners = {}
     for fold in folds:
         if request.fold_b is not None:
@@ -164,7 +178,7 @@ def _folds(request, host, partner) -> tuple[list, dict]:
             partners[fold] = fold
         else:
             partners[fold] = "all" if "all" in partner.folds else partner.folds[0]
-        partner.checkpoint_path(partners[fold], request.checkpoint_name)
+        partner.checkpoint_path(partners[fold])
     if request.rule == "loo" and len(folds) < 2:
         raise StitchError("-rule loo needs at least two folds; use -rule 2 with one")
     return folds, partners
@@ -194,12 +208,12 @@ def _fixed_position(request, layout, positions) -> int | None:
     return position
 
 
-def _check_weights(host, partner, folds, partner_folds, checkpoint_name) -> None:
+def _check_weights(host, partner, folds, partner_folds) -> None:
     """Read every checkpoint and try it in its network, so that a broken file is found before hours of training."""
     networks = [build_parent(p.network_spec, p.num_input_channels, p.num_outputs) for p in (host, partner)]
     todo = {(0, f) for f in folds} | {(1, partner_folds[f]) for f in folds}
     for side, fold in sorted(todo, key=str):
-        path = (host, partner)[side].checkpoint_path(fold, checkpoint_name)
+        path = (host, partner)[side].checkpoint_path(fold)
         load_weights(networks[side], network_weights(load_checkpoint(path)), path)
 
 
@@ -240,15 +254,16 @@ def _keep_other_folds(job: Job, previous: dict | None) -> None:
         return
     if _identity(old) != _identity(new):
         raise StitchError(f"{job.plans_file} was made for other parents, positions or checkpoints, and "
-                          f"{os.path.dirname(trained[0])} was trained with it; use -o_p NAME for another model")
+                          f"{os.path.dirname(trained[0])} was trained with it; give the same arguments as then, "
+                          f"or -o_p NAME for another model")
     folds = {os.path.basename(path)[len("fold_"):] for path in trained}
     for ours, theirs in zip(new["stitching"]["parents"], old["stitching"]["parents"]):
         for fold in folds & theirs["folds"].keys():
             entry = theirs["folds"][fold]
             if ours["folds"].setdefault(fold, entry) != entry:
                 raise StitchError(f"fold {fold} was stitched with fold {entry['fold']} of {ours['dataset']}, which is "
-                                  f"not what it would be stitched with now (fold or sha256 differs); use -o_p NAME for "
-                                  f"another model")
+                                  f"not what it would be stitched with now (fold or sha256 differs); give the same "
+                                  f"-f_b as then, or -o_p NAME for another model")
 
 
 def _identity(configuration: dict) -> tuple:
@@ -256,4 +271,5 @@ def _identity(configuration: dict) -> tuple:
     arguments = configuration["architecture"]["arch_kwargs"]
     parents = configuration["stitching"]["parents"]
     return (arguments["parents"], [(m["host"], m["partner"]) for m in arguments["matches"]], arguments["positions"],
+            arguments.get("bridge"),
             [(p["dataset"], p["trainer"], p["plans"], p["checkpoint"]) for p in parents])

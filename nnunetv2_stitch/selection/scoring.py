@@ -13,10 +13,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.selection.deploy import load_supernet
+from nnunetv2_stitch.selection.party_cases import Case, preprocess, test_files
+from nnunetv2_stitch.selection.party_terms import PartyTerms
 from nnunetv2_stitch.selection.sweep import PositionSweep
 from nnunetv2_stitch.stitching.setting import Setting
-
-Case = tuple[np.ndarray, np.ndarray]  # data (C, z, y, x), segmentation (1, z, y, x)
 
 
 class SettingScorer(PositionSweep):
@@ -76,14 +76,7 @@ def labelled_test_cases(raw_folder: str, plans_manager: PlansManager, configurat
     """Test cases (`imagesTs`, `labelsTs`) of a raw dataset, preprocessed by a host's plans, with their labels on the
     same grid."""
     configuration_manager = plans_manager.get_configuration(configuration)
-    preprocessor = configuration_manager.preprocessor_class(verbose=False)
-    ending, channels = dataset_json["file_ending"], len(configuration_manager.normalization_schemes)
-    labels = os.path.join(raw_folder, "labelsTs")
-    cases = []
-    for name in sorted(n for n in os.listdir(labels) if n.endswith(ending)):
-        stem = os.path.join(raw_folder, "imagesTs", name[:-len(ending)])
-        data, segmentation, _ = preprocessor.run_case(
-            [f"{stem}_{i:04d}{ending}" for i in range(channels)], os.path.join(labels, name), plans_manager,
-            configuration_manager, dataset_json)
-        cases.append((data, segmentation))
-    return cases
+    channels = len(configuration_manager.normalization_schemes)
+    terms = PartyTerms(tuple(range(channels)), None, (), dataset_json)
+    return [preprocess(case, terms, plans_manager, configuration_manager)
+            for case in test_files(raw_folder, dataset_json["file_ending"], channels)]

@@ -116,21 +116,27 @@ def test_several_models_to_choose_from(world, capsys):
 def test_other_number_of_channels(world, capsys):
     edit(world.model(world.partner) / "dataset.json", lambda d: d["channel_names"].update({"1": "T2"}))
     change_plans(world, world.partner, lambda c: c.update(normalization_schemes=["ZScoreNormalization"] * 2))
-    assert "channels: host [MRI], partner [MRI, T2]" in refused(world, capsys, 801, 802)
+    assert "channels: host MRI, partner MRI, T2 (the host has no channel T2" in refused(world, capsys, 801, 802)
 
 
-def test_other_labels(world, capsys):
-    edit(world.model(world.partner) / "dataset.json", lambda d: d.update(labels={"background": 0, "a": 1, "c": 2}))
+def test_no_label_in_common(world, capsys):
+    edit(world.model(world.partner) / "dataset.json", lambda d: d.update(labels={"background": 0, "c": 1, "d": 2}))
     err = refused(world, capsys, 801, 802)
-    assert "labels: host [background=0, a=1, b=2], partner [background=0, a=1, c=2]" in err
+    assert "labels: host background, a, b, partner background, c, d" in err and "-label_map" in err
 
 
-def test_other_spacing_and_normalisation_are_named_side_by_side(world, capsys):
-    change_plans(world, world.partner, lambda c: c.update(spacing=[0.5, 0.7],
-                                                          normalization_schemes=["NoNormalization"]))
+def test_everything_that_blocks_is_named(world, capsys):
+    change_plans(world, world.partner, lambda c: c.update(preprocessor_name="Mine", normalization_schemes=["Mine"]))
     err = refused(world, capsys, 801, 802)
-    assert "spacing: host [1, 1], partner [0.5, 0.7]" in err
-    assert "normalization_schemes: host [ZScoreNormalization], partner [NoNormalization]" in err
+    assert "normalisation of MRI: host ZScore, partner Mine" in err
+    assert "preprocessor: host DefaultPreprocessor, partner Mine" in err and "nnUNetv2_stitch_info" in err
+
+
+def test_what_differs_is_said_before_anything_runs(world, capsys):
+    change_plans(world, world.partner, lambda c: c.update(spacing=[0.5, 0.7]))
+    command(801, 802, "--dry_run")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("spacing")]
+    assert "0.5 x 0.7 mm" in lines[0] and "approximate" in lines[0]
 
 
 def test_truncated_checkpoint_of_either(world, capsys):

@@ -1,0 +1,142 @@
+"""Labelled cases of a raw dataset that a network was not trained on, preprocessed by a host's plans."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.selection.party_terms import PartyTerms
+
+Case = tuple[np.ndarray, np.ndarray]  # data (C, z, y, x), segmentation (1, z, y, x)
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """A case's images, by its own channels, and its reference segmentation."""
+
+    images: tuple[str, ...]
+    label: str
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A dataset of nnU-Net in nnUNet_raw."""
+
+    name: str
+    folder: str
+    dataset_json: dict
+
+    @property
+    def splits_file(self) -> str | None:
+        """`splits_final.json` of the preprocessed dataset; None if there is none here."""
+        if not nnUNet_preprocessed.is_set():
+            return None
+        path = os.path.join(str(nnUNet_preprocessed), self.name, "splits_final.json")
+        return path if os.path.isfile(path) else None
+
+    @property
+    def has_test_cases(self) -> bool:
+        labels = os.path.join(self.folder, "labelsTs")
+        return os.path.isdir(labels) and any(n.endswith(self.dataset_json["file_ending"]) for n in os.listdir(labels))
+
+
+def raw_dataset(dataset: int | str) -> RawDataset:
+    """A dataset by id or name.
+
+    Raises:
+        StitchError: nnUNet_raw is not set, no such dataset, two of one id, or no readable dataset.json.
+    """
+    if not nnUNet_raw.is_set() or not os.path.isdir(str(nnUNet_raw)):
+        raise StitchError("environment variable nnUNet_raw does not name a folder; set it to the one that holds the "
+                          "dataset's imagesTr and labelsTr")
+    there = [n for n in sorted(os.listdir(str(nnUNet_raw))) if n.startswith("Dataset")]
+    wanted = str(dataset).strip()
+    start = f"Dataset{int(wanted):03d}_" if wanted.isdecimal() else None
+    found = [n for n in there if (n == wanted if start is None else n.startswith(start))]
+    if len(found) != 1:
+        what = f"taken twice: {', '.join(found)}" if found else f"not there; there are: {', '.join(there) or 'none'}"
+        raise StitchError(f"dataset {dataset} in nnUNet_raw {nnUNet_raw} is {what}; give -d one full name")
+    folder = os.path.join(str(nnUNet_raw), found[0])
+    dataset_json = read_json(os.path.join(folder, "dataset.json"))
+    if not isinstance(dataset_json, dict) or not isinstance(dataset_json.get("file_ending"), str):
+        raise StitchError(f"{folder}/dataset.json names no file_ending; is it nnU-Net v2's?")
+    return RawDataset(found[0], folder, dataset_json)
+
+
+def validation_files(dataset: RawDataset, fold: int | str) -> list[CaseFiles]:
+    """The cases that nnU-Net leaves out of the training of a fold.
+
+    Raises:
+        StitchError: the splits have no such fold, or files are missing.
+    """
+    path = dataset.splits_file
+    splits = read_json(path)
+    if not str(fold).isdecimal() or int(fold) >= len(splits):
+        raise StitchError(f"{path} has folds 0 to {len(splits) - 1}, not {fold}, which the model was trained with; "
+                          f"take the test cases (--test_cases), or the splits that it was trained with")
+    try:
+        files = get_filenames_of_train_images_and_targets(dataset.folder, copy.deepcopy(dataset.dataset_json))
+    except FileNotFoundError as error:
+        raise StitchError(f"{error.filename} does not exist; nnUNet_raw must hold the dataset's images") from error
+    names = sorted(splits[int(fold)]["val"])
+    missing = [n for n in names if n not in files]
+    if missing:
+        raise StitchError(f"case {missing[0]} of {path} has no image in {dataset.folder}; nnUNet_raw must hold the "
+                          f"dataset that was trained on")
+    return _whole(CaseFiles(tuple(files[n]["images"]), files[n]["label"]) for n in names)
+
+
+def test_files(folder: str, ending: str, channels: int) -> list[CaseFiles]:
+    """The cases of `imagesTs` that `labelsTs` has references for, in order of their names.
+
+    Raises:
+        StitchError: a reference without its images.
+    """
+    labels = os.path.join(folder, "labelsTs")
+    stems = sorted(n[:-len(ending)] for n in os.listdir(labels) if n.endswith(ending))
+    return _whole(CaseFiles(tuple(os.path.join(folder, "imagesTs", f"{stem}_{i:04d}{ending}") for i in range(channels)),
+                            os.path.join(labels, stem + ending)) for stem in stems)
+
+
+def _whole(cases: Iterable[CaseFiles]) -> list[CaseFiles]:
+    cases = list(cases)
+    missing = next((f for c in cases for f in (*c.images, c.label) if not os.path.isfile(f)), None)
+    if missing:
+        raise StitchError(f"{missing} does not exist; every case needs all its channels and its reference")
+    return cases
+
+
+def preprocess(case: CaseFiles, terms: PartyTerms, plans_manager: PlansManager,
+               configuration_manager: ConfigurationManager) -> Case:
+    """Data and reference of a case on the grid of a host's plans, in the host's channels and label numbers.
+
+    Raises:
+        StitchError: files that cannot be read or do not belong together.
+    """
+    reader = plans_manager.image_reader_writer_class()
+    if not any(case.label.lower().endswith(e) for e in reader.supported_file_endings):
+        raise StitchError(f"{case.label}: the model's image reader {type(reader).__name__} does not read this format, "
+                          f"only {', '.join(reader.supported_file_endings)}; convert the dataset")
+    try:
+        data, properties = reader.read_images([case.images[i] for i in terms.channels])
+        segmentation, _ = reader.read_seg(case.label)
+    except Exception as error:  # readers raise what their libraries do
+        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise StitchError(f"{case.label} or its images cannot be read ({said}); check them with "
+                          f"nnUNetv2_plan_and_preprocess --verify_dataset_integrity") from error
+    if data.shape[1:] != segmentation.shape[1:]:
+        raise StitchError(f"{case.label} is of shape {segmentation.shape[1:]}, its image of {data.shape[1:]}; they "
+                          f"must lie on the same grid")
+    data, segmentation, _ = configuration_manager.preprocessor_class(verbose=False).run_case_npy(
+        data, terms.renumbered(segmentation, case.label), properties, plans_manager, configuration_manager,
+        terms.dataset_json)
+    return data, segmentation

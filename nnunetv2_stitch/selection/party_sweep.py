@@ -1,0 +1,150 @@
+"""Another party's turn: sweep all positions of a stitched model on its own cases, with the model folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.parties.checkpoint import sha256
+from nnunetv2_stitch.parties.reading import ModelFolder, read_model_folder
+from nnunetv2_stitch.selection.from_folder import stitches_file, supernet_of_folder
+from nnunetv2_stitch.selection.party_cases import (
+    CaseFiles,
+    RawDataset,
+    preprocess,
+    raw_dataset,
+    test_files,
+    validation_files,
+)
+from nnunetv2_stitch.selection.party_terms import PartyTerms, party_terms
+from nnunetv2_stitch.selection.sweep import PositionSweep, Sweep
+from nnunetv2_stitch.selection.sweeps_file import PartySweeps
+from nnunetv2_stitch.stitching.setting import SIDES
+
+
+def sweep_party(model_folder: str, dataset: int | str, *, folds: Sequence[int | str] | None = None,
+                positions: Sequence[int] | None = None, party: str | None = None, names: NameMaps = NO_MAPS,
+                test_cases: bool = False, device: str | torch.device = "cuda", progress: bool = True,
+                say: Callable[[str], None] = lambda line: None) -> PartySweeps:
+    """Dice of every position of a stitched model on labelled cases that the party's own parent was not trained on.
+
+    Args:
+        model_folder: of the stitched model, whole; neither parent's folder and no data of the host are needed.
+        dataset: of nnUNet_raw, by id or name. The cases are the validation cases of the fold that this party's parent
+            was trained with, by `splits_final.json` in nnUNet_preprocessed, else those of imagesTs and labelsTs.
+        folds: of the stitched model; default all.
+        positions: default all that have stitches.
+        party: `host` or `partner`; default: the one whose dataset the plans name like this one, else the partner.
+        names: the dataset's labels and channels that have other names in the model.
+        test_cases: take imagesTs and labelsTs in any case.
+        device: where to compute.
+        progress: show progress bars.
+        say: receives one line per step.
+
+    Raises:
+        StitchError: no stitched model, parts of it missing, or no cases that fit it.
+    """
+    model = _stitched_model(model_folder)
+    folds = _folds(model, folds)
+    data = raw_dataset(dataset)
+    party = party or _party(model, data.name, say)
+    terms = party_terms(model, data.dataset_json, names)
+    if terms.unlabelled:
+        said = ", ".join(str(model.label_manager.foreground_labels[i]) for i in terms.unlabelled)
+        say(f"label {said} of the model has no reference in this dataset and is left out of the Dice")
+    digests = {str(f): sha256(stitches_file(model.path, f)) for f in folds}
+    files = {f: _cases(model, data, party, f, test_cases, say) for f in folds}
+    device = torch.device(device)
+    sweeps = tuple(_sweep(model, f, files[f], terms, positions, device, progress) for f in folds)
+    return PartySweeps(party, digests, sweeps)
+
+
+def _stitched_model(folder: str) -> ModelFolder:
+    model = read_model_folder(folder)
+    stitching = model.configuration_manager.configuration.get("stitching")
+    if not model.is_stitched or not stitching:
+        raise StitchError(f"{folder} is no stitched model; give the folder that nnUNetv2_train_stitch made")
+    try:
+        host, partner = stitching["parents"]
+        for record in (host, partner):
+            str(record["dataset"]), [entry["fold"] for entry in record["folds"].values()]
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise StitchError(f"{folder}/plans.json does not name both parents; copy it again from its source") from error
+    return model
+
+
+def _folds(model: ModelFolder, wanted: Sequence[int | str] | None) -> list[int | str]:
+    folds = [f for f in model.folds if f != "all"] or list(model.folds) if wanted is None else list(wanted)
+    if not folds:
+        raise StitchError(f"{model.path} has no fold with checkpoint_final.pth; ask the host for the whole folder")
+    for fold in folds:
+        model.checkpoint_path(fold)
+    return folds
+
+
+def _records(model: ModelFolder) -> list[dict]:
+    return model.configuration_manager.configuration["stitching"]["parents"]
+
+
+def _party(model: ModelFolder, dataset_name: str, say: Callable[[str], None]) -> str:
+    known = [r["dataset"] for r in _records(model)]
+    if known.count(dataset_name) == 1:
+        return SIDES[known.index(dataset_name)]
+    say(f"the model's datasets are {known[0]} (host) and {known[1]} (partner), so {dataset_name} is taken for the "
+        f"partner's; -party host says otherwise")
+    return SIDES[1]
+
+
+def _cases(model: ModelFolder, data: RawDataset, party: str, fold: int | str, test_cases: bool,
+           say: Callable[[str], None]) -> list[CaseFiles]:
+    """Cases that the party's parent behind this fold has not seen."""
+    record = _records(model)[SIDES.index(party)]
+    if str(fold) not in record["folds"]:
+        raise StitchError(f"{model.path}/plans.json does not say which fold of {record['dataset']} fold {fold} was "
+                          f"stitched with; copy the model folder again, or take other folds with -f")
+    own = record["folds"][str(fold)]["fold"]
+    if not test_cases and own != "all" and data.splits_file:
+        cases = validation_files(data, own)
+        where = f"validation cases of fold {own}"
+    elif data.has_test_cases:
+        cases = test_files(data.folder, data.dataset_json["file_ending"], len(_channels(data)))
+        where = "test cases"
+    else:
+        why = (" (fold all was trained on every training case)" if own == "all" else
+               "" if test_cases else " and no splits_final.json in nnUNet_preprocessed")
+        raise StitchError(f"{data.folder} has no imagesTs and labelsTs{why}, so there is no case that the model has "
+                          f"not seen; add labelled test cases")
+    if not cases:
+        raise StitchError(f"fold {own} of {data.name} has no validation cases; take the test cases (--test_cases)")
+    say(f"fold {fold}: {len(cases)} {where} of {data.name}")
+    return cases
+
+
+def _channels(data: RawDataset) -> dict:
+    return data.dataset_json.get("channel_names") or data.dataset_json["modality"]
+
+
+def _sweep(model: ModelFolder, fold: int | str, files: Sequence[CaseFiles], terms: PartyTerms,
+           positions: Sequence[int] | None, device: torch.device, progress: bool) -> Sweep:
+    network = supernet_of_folder(model, fold)
+    unknown = sorted(set(positions or ()) - set(network.positions))
+    if unknown:
+        raise StitchError(f"-positions: the model has no stitch at position {unknown[0]}, only at "
+                          f"{network.positions[0]} to {network.positions[-1]}")
+    sweeper = PositionSweep(network, model.plans_manager, model.configuration_manager, terms.dataset_json, device,
+                            None if positions is None else sorted(set(positions)))
+    scores = []
+    for case in tqdm(files, desc=f"fold {fold}: {len(sweeper.positions)} positions", unit="case", disable=not progress):
+        data, segmentation = preprocess(case, terms, model.plans_manager, model.configuration_manager)
+        values = sweeper.score_case(data, segmentation)
+        values[:, list(terms.unlabelled)] = np.nan
+        scores.append(values)
+    if np.isnan(scores).all():
+        raise StitchError(f"none of the {len(files)} cases of fold {fold} holds any of the model's labels, so there is "
+                          f"nothing to compare; check the dataset's labels and -label_map")
+    return sweeper.summarise(fold, scores, [network.matches[p]["host_path"] for p in sweeper.positions])
