@@ -204,7 +204,8 @@ def main() -> None:
         suffix = "" if host == names[0] else "_B_hosts"
         seeds = ", ".join(str(s["seed"]) for s in found)
         folds = ", ".join(map(str, args.folds))
-        text += [f"## {host} hosts, partner {found[0]['partner']}, seeds {seeds}, folds {folds}", "", markdown_table(table(found)), ""]
+        text += [f"## {host} hosts, partner {found[0]['partner']}, seeds {seeds}, folds {folds}", "",
+                 markdown_table(table(found)), ""]
         for fit in FITS:
             rho = [s["curves"][fit]["validation_spearman_of_r2"] for s in found if fit in s["curves"]]
             text += [f"Spearman of R2 with Dice over positions, {fit}: "
