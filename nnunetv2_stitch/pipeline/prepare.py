@@ -242,6 +242,20 @@ def _check_folders(job: Job, previous: dict | None, continue_training: bool) -> 
         raise StitchError(f"{job.model_folder} already holds fold {started[0]}; add --c to go on, -o_p NAME to keep it "
                           f"and make another, or delete it")
     _keep_other_folds(job, previous)
+    _go_on_as_begun(job, previous)
+
+
+def _go_on_as_begun(job: Job, previous: dict | None) -> None:
+    """A fold that was interrupted goes on with the length and the seed that it was begun with."""
+    begun = [f for f in job.folds if os.path.isfile(os.path.join(job.model_folder, f"fold_{f}",
+                                                                 "checkpoint_latest.pth"))]
+    old, new = (p.get("configurations", {}).get(job.host.configuration, {}).get("stitching", {}).get("training", {})
+                for p in (previous or {}, job.plans))
+    for key, flag in (("num_epochs", "-epochs"), ("num_iterations_per_epoch", "-iterations"), ("seed", "-seed")):
+        if begun and key in old and old[key] != new[key]:
+            before, now = ("its default" if v is None else v for v in (old[key], new[key]))
+            raise StitchError(f"fold {begun[0]} was begun with {flag} {before}, not {now}; go on with the same, or use "
+                              f"-o_p NAME for another model")
 
 
 def _keep_other_folds(job: Job, previous: dict | None) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from stitched_model import SHORT, stitch, tree
 from world import PLANS, TRAINER
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.pipeline import train_stitch
+from nnunetv2_stitch.pipeline import Request, prepare, train_stitch
 from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
 
 
@@ -54,6 +55,17 @@ def test_a_finished_model_is_not_overwritten_without_c(world):
     with pytest.raises(StitchError, match=r"already holds fold 0; add --c to go on, -o_p NAME"):
         stitch(world)
     assert tree(world.root) == before
+
+
+def test_an_interrupted_fold_goes_on_as_it_was_begun(world, folder):
+    (folder / "fold_1" / "checkpoint_latest.pth").touch()
+    request = Request(world.host.dataset, world.partner.dataset, folds=[0, 1], epochs=2, iterations=4)
+    prepare(request, continue_training=True)
+    for change, said in (({"seed": 7}, "-seed 12345, not 7"), ({"epochs": 99}, "-epochs")):
+        with pytest.raises(StitchError, match=f"fold 1 was begun with {said}"):
+            prepare(replace(request, **change), continue_training=True)
+    (folder / "fold_1" / "checkpoint_latest.pth").unlink()
+    prepare(replace(request, seed=7), continue_training=True)  # a finished fold is not trained again
 
 
 def test_going_on_with_another_partner_is_refused(world):
