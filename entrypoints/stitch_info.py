@@ -30,7 +30,7 @@ def stitch_info_entry() -> None:
 def main(args: argparse.Namespace) -> None:
     from nnunetv2_stitch.bridging.report import compare_parties
     from nnunetv2_stitch.errors import StitchError
-    from nnunetv2_stitch.parties.model_folder import find_parties
+    from nnunetv2_stitch.exchange.finding import find_parties
 
     parties = parties_of(args)
     names = parties.pop("names")

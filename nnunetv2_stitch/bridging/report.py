@@ -9,7 +9,6 @@ from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.bridging.intensity import bridge_intensity
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps, NameMatch, match_names
 from nnunetv2_stitch.bridging.terms import (
-    channel_names,
     has_instance_norm,
     mirroring,
     nnunet_version,
@@ -105,7 +104,7 @@ def _model_lines(host: ModelFolder, partner: ModelFolder) -> list[Line]:
 
 
 def _channels(host, partner, maps, lines) -> tuple[int, ...]:
-    names = [channel_names(p) for p in (host, partner)]
+    names = [p.channel_names for p in (host, partner)]
     found = match_names(*names, maps.channels, "channel")
     order = {theirs: ours for ours, sources in enumerate(found.sources) for theirs in sources}
     shown = [", ".join(n) for n in names]
@@ -128,7 +127,7 @@ def _intensities(host, partner, channels, lines) -> tuple:
         pair = norms[0][ours], norms[1][theirs]
         intensity, verdict = bridge_intensity(*pair, instance_norm)
         found.append(intensity)
-        lines.append(Line(f"normalisation of {channel_names(host)[ours]}", *map(str, pair), verdict.kind, verdict.how))
+        lines.append(Line(f"normalisation of {host.channel_names[ours]}", *map(str, pair), verdict.kind, verdict.how))
     return tuple(found)
 
 

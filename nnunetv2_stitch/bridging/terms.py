@@ -6,14 +6,8 @@ import numpy as np
 
 from nnunetv2_stitch.bridging.intensity import Normalisation
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.facts import received_manifest
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.reading import ModelFolder
-
-
-def channel_names(party: ModelFolder) -> list[str]:
-    names = party.dataset_json.get("channel_names") or party.dataset_json["modality"]
-    return [str(names[k]) for k in sorted(names, key=int)]
 
 
 def output_names(party: ModelFolder) -> list[str]:
@@ -63,5 +57,6 @@ def mirroring(party: ModelFolder) -> str:
 
 
 def nnunet_version(party: ModelFolder) -> str:
-    manifest = received_manifest(party)
-    return "not recorded" if manifest is None else manifest.exported_with.get("nnunetv2", "not recorded")
+    """Of what exported the model; a trained one does not say."""
+    versions = party.received.get("exported_with")
+    return str(versions.get("nnunetv2", "not recorded"))[:20] if isinstance(versions, dict) else "not recorded"

@@ -16,7 +16,6 @@ from nnunetv2_stitch.exchange.card import CARD, card
 from nnunetv2_stitch.exchange.checked import Checked, checked
 from nnunetv2_stitch.exchange.checkpoints import clean_checkpoint, read_checkpoint
 from nnunetv2_stitch.exchange.facts import (
-    channels,
     mean_dice,
     network_name,
     received_manifest,
@@ -143,7 +142,7 @@ def _manifest(result: Checked, before: Manifest | None, checkpoint_name: str, li
     return Manifest(
         name=model.dataset_name, trainer=model.trainer, plans_name=model.plans_name,
         configuration=model.configuration, network=network_name(model), labels=model.dataset_json["labels"],
-        channels=channels(model), training_cases=model.dataset_json.get("numTraining"), folds=(),
+        channels=tuple(model.channel_names), training_cases=model.dataset_json.get("numTraining"), folds=(),
         checkpoint=checkpoint_name, licence=printable(licence or (before.licence if before else ""), 2000),
         contact=printable(contact or (before.contact if before else ""), 2000), exported_with=versions(),
         trained_with=versions_of_training(first) or (before.trained_with if before else {}))

@@ -46,11 +46,6 @@ def received_manifest(model: ModelFolder) -> Manifest | None:
     return Manifest.from_json(value) if value else None
 
 
-def channels(model: ModelFolder) -> tuple[str, ...]:
-    names = model.dataset_json.get("channel_names") or model.dataset_json["modality"]
-    return tuple(names[key] for key in sorted(names, key=int))
-
-
 def network_name(model: ModelFolder) -> str:
     """Class, stages and features, as in `PlainConvUNet, 4 stages, features 8 16 32 32`."""
     spec = model.network_spec

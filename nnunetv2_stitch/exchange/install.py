@@ -16,7 +16,7 @@ from nnunetv2_stitch.exchange.card import CARD, card
 from nnunetv2_stitch.exchange.checked import Checked, checked
 from nnunetv2_stitch.exchange.checkpoints import Trained, clean_checkpoint, read_checkpoint
 from nnunetv2_stitch.exchange.contents import Contents, changed, left_out, read_contents
-from nnunetv2_stitch.exchange.facts import channels, network_name
+from nnunetv2_stitch.exchange.facts import network_name
 from nnunetv2_stitch.exchange.manifest import PARTY, Fold, Manifest
 from nnunetv2_stitch.exchange.plain import is_name, printable, without_warnings
 from nnunetv2_stitch.exchange.plans_check import DATASET, PLANS
@@ -180,8 +180,9 @@ def _received(archive: Archive, contents: Contents, result: Checked, folds: tupl
         _name_of(contents), model.trainer, model.plans_name, model.configuration, "", {}, (), None, (), checkpoint_name,
         licence=model.dataset_json.get("licence") or model.dataset_json.get("license") or "")
     return replace(sent, trainer=model.trainer, plans_name=model.plans_name, configuration=model.configuration,
-                   network=network_name(model), labels=model.dataset_json["labels"], channels=channels(model),
-                   training_cases=model.dataset_json.get("numTraining"), folds=folds,
+                   network=network_name(model), labels=model.dataset_json["labels"],
+                   channels=tuple(model.channel_names), training_cases=model.dataset_json.get("numTraining"),
+                   folds=folds,
                    received_as={"dataset": model.dataset_name, "file": printable(os.path.basename(archive.path)),
                                 "sha256": sha256(archive.path)})
 

@@ -79,6 +79,19 @@ class ModelFolder:
         """Whether the model was only trained for a comparison; such models are parents only where they are named."""
         return bool(self.plans.get(BASELINE_KEY))
 
+    @property
+    def channel_names(self) -> list[str]:
+        """In the order of the network's input channels."""
+        names = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
+        return [str(names[k]) for k in sorted(names, key=int)]
+
+    @cached_property
+    def received(self) -> dict:
+        """What the sender says of the model (party.json), where it came as an export; else empty. Not checked."""
+        path = os.path.join(self.path, "party.json")
+        found = read_json(path) if os.path.isfile(path) else {}
+        return found if isinstance(found, dict) else {}
+
     def checkpoint_path(self, fold: int | str, checkpoint_name: str | None = None) -> str:
         """Raises StitchError, naming the folds that are trained, if this one is not."""
         checkpoint_name = checkpoint_name or self.checkpoint_name

@@ -13,9 +13,10 @@ from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
 from nnunetv2_stitch.bridging.report import Report, require_bridge
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.facts import received_manifest
+from nnunetv2_stitch.exchange.finding import find_parties
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
-from nnunetv2_stitch.parties.model_folder import ModelFolder, find_parties
+from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
 from nnunetv2_stitch.selection.rules import position_at_progress
 from nnunetv2_stitch.stitching.network import CLASS_PATH, build_parent

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps, match_names
-from nnunetv2_stitch.bridging.terms import channel_names, output_names
+from nnunetv2_stitch.bridging.terms import output_names
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.reading import ModelFolder
 
@@ -49,13 +49,13 @@ def party_terms(model: ModelFolder, dataset_json: dict, maps: NameMaps = NO_MAPS
     """
     try:
         party = replace(model, dataset_json=dataset_json)
-        names = [channel_names(party), output_names(party)]
+        names = [party.channel_names, output_names(party)]
         regions = party.label_manager.has_regions
     except Exception as error:  # nnU-Net checks nothing, so any type of error may come from here
         raise StitchError(f"dataset.json of the dataset is not nnU-Net v2's ({type(error).__name__}: {error}); see "
                           f"nnU-Net's dataset_format.md") from error
-    channels = match_names(channel_names(model), names[0], maps.channels, "channel")
-    missing = [n for n, found in zip(channel_names(model), channels.sources) if not found]
+    channels = match_names(model.channel_names, names[0], maps.channels, "channel")
+    missing = [n for n, found in zip(model.channel_names, channels.sources) if not found]
     if missing:
         raise StitchError(f"the model needs channel {', '.join(missing)}, the dataset has {', '.join(names[0])}; if it "
                           f"has another name, give -channel_map")
