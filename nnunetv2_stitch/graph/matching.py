@@ -15,7 +15,7 @@ import numpy as np
 
 from nnunetv2_stitch.graph.nodes import LayerNode
 
-HALF_A_HALVING = 0.5 + 1e-6  # in log2
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,16 @@ def score_matrix(nodes_a: Sequence[LayerNode], nodes_b: Sequence[LayerNode], rat
     """Scores `(len(nodes_a), len(nodes_b))` of all pairs, minus infinity where the physical scales differ.
 
     For parents whose grids differ, `ratio` is b's voxels per voxel of a, by axis of b, and `axes` for each axis of b
-    that of a. Scales are then equal if they are less than half a halving apart, on every axis.
+    that of a. With other voxel sizes no scales are equal: those count as equal that are at most half a halving apart on
+    the mean over axes, and at most one on any.
     """
     strides_a, strides_b = (np.array([n.stride for n in nodes]) for nodes in (nodes_a, nodes_b))
     scales_a = strides_a[:, list(axes) if axes else slice(None)] * (np.array(ratio) if len(ratio) else 1.0)
-    allowed = (np.abs(np.log2(scales_a[:, None] / strides_b[None])) <= HALF_A_HALVING).all(-1)
+    halvings = np.log2(scales_a[:, None] / strides_b[None])
+    if all(r == 1 for r in ratio):
+        allowed = (np.abs(halvings) <= ROUNDING).all(-1)
+    else:
+        allowed = (np.abs(halvings.mean(-1)) <= 0.5 + ROUNDING) & (np.abs(halvings) <= 1 + ROUNDING).all(-1)
     p_a = np.array([n.progress for n in nodes_a])[:, None]
     p_b = np.array([n.progress for n in nodes_b])[None]
     return np.where(allowed, match_score(p_a, p_b), -np.inf)

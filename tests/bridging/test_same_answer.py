@@ -159,3 +159,25 @@ def test_stitching_parties_that_differ(world2d, copy_world, nnunet_env, altered,
     import SimpleITK as sitk
     for name, labels in stock.items():
         assert np.array_equal(labels, sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "ours" / name))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_same_answer_in_3d(order, world3d, altered, tmp_path, stock_prediction, bridged_prediction, agreement):
+    """Axes in another order, and voxels that differ along each of them."""
+    def plans(p):
+        p.update(transpose_forward=order, transpose_backward=[order.index(a) for a in range(3)])
+        p["configurations"]["3d_fullres"].update(spacing=[[0.75, 1.5, 1.0][a] for a in order],
+                                                 patch_size=[[32, 16, 24][a] for a in order])
+
+    def turned_3d(weights):
+        for name, value in weights.items():
+            if value.ndim == 5:
+                weights[name] = value.permute(0, 1, *(2 + a for a in order)).contiguous()
+    host = altered(world3d.model(world3d.host), name="Dataset898_Host")
+    partner = altered(world3d.model(world3d.partner), plans, weights=turned_3d)
+    images = world3d.test_images(world3d.partner)
+    own = stock_prediction(partner.path, images, tmp_path / "own")
+    found = agreement(own, bridged_prediction(host, partner, images, tmp_path / "bridged"))
+    print(f"3d {order}: {found:.4f}")
+    assert found >= 0.95
