@@ -44,9 +44,14 @@ def _resize(x: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     return torch.cat([x, edge.expand(*x.shape[:axis], size - length, *x.shape[axis + 1:])], axis)
 
 
+@torch.compiler.assume_constant_result  # SciPy is not for torch.compile to look into
+def _weights(length: int, size: int, factor: float, order: int, device, dtype) -> torch.Tensor:
+    return _kept_weights(length, size, factor, order, device, dtype)
+
+
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)  # kept for later calls, which may need gradients
-def _weights(length: int, size: int, factor: float, order: int, device, dtype) -> torch.Tensor:
+def _kept_weights(length: int, size: int, factor: float, order: int, device, dtype) -> torch.Tensor:
     """`(length, size)`: what spline interpolation makes of each unit vector."""
     found = affine_transform(np.eye(length), [factor, 1.0], [0.5 * factor - 0.5, 0.0], (size, length), order=order,
                              mode="nearest")

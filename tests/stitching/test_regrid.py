@@ -153,3 +153,13 @@ def test_deployed_equals_supernet_across_grids():
         copy.load_state_dict(deployed.state_dict())
         with torch.no_grad():
             assert torch.equal(copy(x), deployed(x))
+
+
+def test_torch_compile_sees_one_graph():
+    network = supernet((1.25, 0.8))
+    setting = Setting.average_at(3)
+    network.apply_setting(setting)
+    deployed, x = network.deployed(setting), smooth()
+    compiled = torch.compile(deployed, backend="eager", fullgraph=True)  # fullgraph: an error at the first break
+    with torch.inference_mode():
+        assert torch.equal(compiled(x), deployed(x))
