@@ -13,7 +13,7 @@ from nnunetv2_stitch.entrypoints.common import (
     run_trusting,
 )
 from nnunetv2_stitch.entrypoints.evaluate_stitched import millimetres, print_result
-from nnunetv2_stitch.entrypoints.train_stitch import add_parties, parties_of, positions, set_threads
+from nnunetv2_stitch.entrypoints.train_stitch import add_parties, parse_parties, parties_of, positions, set_threads
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,7 +57,7 @@ def compare_stitched_entry() -> None:
     if "--list_rows" in sys.argv[1:]:
         list_rows()
         return
-    args = build_parser().parse_intermixed_args()
+    args = parse_parties(build_parser())
     run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
 
 

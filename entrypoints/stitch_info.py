@@ -7,7 +7,7 @@ import json
 import textwrap
 
 from nnunetv2_stitch.entrypoints.common import add_trust, run, run_trusting
-from nnunetv2_stitch.entrypoints.train_stitch import add_parties, parties_of
+from nnunetv2_stitch.entrypoints.train_stitch import add_parties, parse_parties, parties_of
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def stitch_info_entry() -> None:
-    args = build_parser().parse_intermixed_args()
+    args = parse_parties(build_parser())
     run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose)
 
 

@@ -74,6 +74,19 @@ def add_parties(parser: argparse.ArgumentParser) -> None:
     add("-chk", default="checkpoint_final.pth", metavar="NAME", help="the parents' checkpoint. Default: %(default)s")
 
 
+def parse_parties(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line, where the datasets may stand anywhere among the options.
+
+    That is `parse_intermixed_args`; but the argparse of PyPI, which batchgenerators installs, lacks it, and takes the
+    place of the standard library's wherever PYTHONPATH names site-packages.
+    """
+    args, rest = parser.parse_known_args()
+    if any(text.startswith("-") for text in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.parties += rest
+    return args
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_train_stitch",
@@ -120,7 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def train_stitch_entry() -> None:
-    args = build_parser().parse_intermixed_args()
+    args = parse_parties(build_parser())
     run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
 
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,9 @@ def python_path() -> str:
     """So that other processes find the package that is tested, installed or not."""
     import nnunetv2_stitch
     root = str(Path(nnunetv2_stitch.__file__).parents[1])
-    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    if root in sysconfig.get_paths().values():  # found anyway, and must not come before the standard library
+        root = ""
+    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
 
 
 @dataclass(frozen=True)

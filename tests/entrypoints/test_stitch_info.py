@@ -26,7 +26,8 @@ def test_table(call, make_model, edit):  # noqa: F811
     host, partner = make_model("Dataset911_A"), make_model("Dataset912_B")
     edit(partner / "plans.json", lambda p: p["configurations"]["2d"].update(spacing=[1.0, 1.0]))
     edit(partner / "dataset.json", lambda d: d.update(labels={"background": 0, "b": 1, "a": 2}))
-    for arguments in (("911", "912"), ("-m_a", host, "-m_b", partner), ("911", "-m_b", partner)):
+    for arguments in (("911", "912"), ("-m_a", host, "-m_b", partner), ("911", "-m_b", partner),
+                      ("911", "-c", "2d", "912")):
         code, out, err = call(*arguments)
         assert (code, err) == (0, "")
         lines = {line.split("  ")[0]: line for line in out.splitlines()}
@@ -59,6 +60,11 @@ def test_bad_input_is_one_line(call, make_model, arguments, said):  # noqa: F811
     make_model("Dataset911_A"), make_model("Dataset912_B")
     code, out, err = call(*arguments)
     assert code == 2 and err.count("\n") == 1 and said in err and not out
+
+
+def test_an_unknown_option(call):
+    code, out, err = call("911", "912", "--no_such_option")
+    assert code == 2 and err.endswith("error: unrecognized arguments: --no_such_option\n") and not out
 
 
 def test_a_map_that_is_none(call, make_model, tmp_path):  # noqa: F811
