@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nnunetv2_stitch.environment import usable_cores
 from nnunetv2_stitch.errors import StitchError
 
 if TYPE_CHECKING:
@@ -136,3 +137,9 @@ def resolve_device(name: str | None) -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise StitchError("-device mps: torch has no MPS here; use -device cpu, or leave -device out")
     return torch.device(name)
+
+
+def set_threads(device: str) -> None:
+    """As nnU-Net: all cores on the CPU, one thread beside a GPU."""
+    import torch
+    torch.set_num_threads(usable_cores() if device == "cpu" else 1)

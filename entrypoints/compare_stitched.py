@@ -11,9 +11,10 @@ from nnunetv2_stitch.entrypoints.common import (
     resolve_device,
     run,
     run_trusting,
+    set_threads,
 )
 from nnunetv2_stitch.entrypoints.evaluate_stitched import millimetres, print_result
-from nnunetv2_stitch.entrypoints.train_stitch import add_parties, parse_parties, parties_of, positions, set_threads
+from nnunetv2_stitch.entrypoints.parties import add_parties, parse_parties, parties_of, positions
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,6 +69,7 @@ def list_rows() -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    from nnunetv2_stitch.errors import StitchError
     from nnunetv2_stitch.evaluation.entries import split
     datasets = None if args.datasets is None else dict(split(text, "a dataset") for text in args.datasets)
     device = resolve_device(args.device)
@@ -79,12 +81,15 @@ def main(args: argparse.Namespace) -> None:
         print(line, flush=True)
 
     parties = parties_of(args)
+    if parties.pop("more"):
+        raise StitchError("a comparison is of two parties: compare the host with each partner by itself, or put "
+                          "models of more parties side by side with nnUNetv2_evaluate_stitched")
     result = compare(
         parties.pop("dataset_a"), parties.pop("dataset_b"), args.o, datasets, args.rows, device=device,
         resume=args.continue_training, progress=not args.disable_progress_bar, baseline_epochs=args.baseline_epochs,
         baseline_iterations=args.baseline_iterations, tta=not args.disable_tta, tolerance=args.tolerance,
         say=lambda line: say(f"\n=== {line}"), configuration=args.configuration, folds=args.f, trainer_a=args.tr_a,
-        trainer_b=args.tr_b, plans_a=args.p_a, plans_b=args.p_b, fold_b=args.f_b, checkpoint_name=args.chk,
+        plans_a=args.p_a, checkpoint_name=args.chk,
         positions=args.positions, epochs=args.epochs, iterations=args.iterations, seed=args.seed, plans_name=args.o_p,
         **parties)
     print_result(result.comparison, write_comparison(result.comparison, result.folder, args.worst, say))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from nnunetv2_stitch.entrypoints.common import add_common, positive_int, resolve_device, run
-from nnunetv2_stitch.entrypoints.train_stitch import fold, set_threads
+from nnunetv2_stitch.entrypoints.common import add_common, positive_int, resolve_device, run, set_threads
+from nnunetv2_stitch.entrypoints.parties import fold
 
 DEFAULT_OUTPUT = "nnUNetv2_evaluate_stitched"
 RECORDED = ("models", "datasets", "host", "own", "tolerance", "djfile", "notes", "f", "seed")

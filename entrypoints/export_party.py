@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nnunetv2_stitch.entrypoints.common import run
-from nnunetv2_stitch.entrypoints.train_stitch import fold
+from nnunetv2_stitch.entrypoints.parties import fold
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from nnunetv2_stitch.entrypoints.common import add_common, add_trust, resolve_device, run, run_trusting
-from nnunetv2_stitch.entrypoints.train_stitch import fold, set_threads
+from nnunetv2_stitch.entrypoints.common import add_common, add_trust, resolve_device, run, run_trusting, set_threads
+from nnunetv2_stitch.entrypoints.parties import fold, party_or
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,9 +24,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("-p", metavar="PLANS", help="plans; default: the only ones there are")
     add("-tr", metavar="TRAINER", help="trainer; default: the only one there is")
     add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint. Default: %(default)s")
-    add("-mode", choices=("stitched", "ensemble", "host", "partner"), default="stitched",
-        help="who answers: the stitched ensemble, the plain ensemble of both parents, or one parent alone. "
-             "Default: %(default)s")
+    add("-mode", type=party_or("stitched", "ensemble"), default="stitched", metavar="stitched|ensemble|host|partner",
+        help="who answers: the stitched ensemble, the plain ensemble of all parents, or one parent alone (further "
+             "partners are partner2 and so on). Default: %(default)s")
     add("-step_size", type=float, default=0.5, help="step of the sliding window. Default: %(default)s")
     add("--disable_tta", action="store_true", help="no mirroring: faster, a little less accurate")
     add("--save_probabilities", action="store_true", help="also write class probabilities (npz)")

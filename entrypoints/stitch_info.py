@@ -7,14 +7,15 @@ import json
 import textwrap
 
 from nnunetv2_stitch.entrypoints.common import add_trust, run, run_trusting
-from nnunetv2_stitch.entrypoints.train_stitch import add_parties, parse_parties, parties_of
+from nnunetv2_stitch.entrypoints.parties import add_parties, parse_parties, parties_of
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_stitch_info",
-        description="Compare two trained nnU-Nets before anything is run: what is the same, what stitching bridges and "
-                    "how, what stands in the way. Nothing is written. Exit code 2 if they cannot be stitched.")
+        description="Compare trained nnU-Nets, a host with each partner, before anything is run: what is the same, "
+                    "what stitching bridges and how, what is in the way. Nothing is written. Exit code 2 if they "
+                    "cannot be stitched.")
     add_parties(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     add_trust(parser)
@@ -31,20 +32,24 @@ def main(args: argparse.Namespace) -> None:
     from nnunetv2_stitch.bridging.report import compare_parties
     from nnunetv2_stitch.errors import StitchError
     from nnunetv2_stitch.exchange.finding import find_parties
+    from nnunetv2_stitch.pipeline import Request
 
-    parties = parties_of(args)
-    names = parties.pop("names")
-    host, partner = find_parties(**parties, configuration=args.configuration, trainer_a=args.tr_a, trainer_b=args.tr_b,
-                                 plans_a=args.p_a, plans_b=args.p_b, checkpoint_name=args.chk)
-    report = compare_parties(host, partner, names)
+    request = Request(**parties_of(args))
+    host, partners = find_parties(request.dataset_a, request.model_a, args.configuration, args.tr_a, args.p_a,
+                                  request.partners, args.chk)
+    reports = [compare_parties(host, p, asked.names) for p, asked in zip(partners, request.partners)]
     if args.json:
-        print(json.dumps({"host": host.path, "partner": partner.path, **report.to_json()}, indent=4))
+        found = [{"host": host.path, "partner": p.path, **r.to_json()} for p, r in zip(partners, reports)]
+        print(json.dumps(found[0] if len(found) == 1 else found, indent=4))
     else:
-        print(f"host     {host.dataset_name}  {host.path}\npartner  {partner.dataset_name}  {partner.path}\n")
-        print_report(report)
-    if report.bridge is None:
-        reasons = "; ".join(f"{line.name}: {line.how}" for line in report.blocking)
-        raise StitchError(f"these models cannot be stitched: {reasons}")
+        for number, (partner, report) in enumerate(zip(partners, reports)):
+            print("\n" * (number > 0) + f"host     {host.dataset_name}  {host.path}\n"
+                                        f"partner  {partner.dataset_name}  {partner.path}\n")
+            print_report(report)
+    reasons = [f"{partner.dataset_name}, {line.name}: {line.how}" for partner, report in zip(partners, reports)
+               if report.bridge is None for line in report.blocking]
+    if reasons:
+        raise StitchError(f"these models cannot be stitched: {'; '.join(reasons)}")
 
 
 def print_report(report) -> None:

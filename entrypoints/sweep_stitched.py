@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from nnunetv2_stitch.entrypoints.common import add_common, add_trust, resolve_device, run, run_trusting
-from nnunetv2_stitch.entrypoints.train_stitch import fold, positions, set_threads
+from nnunetv2_stitch.entrypoints.common import add_common, add_trust, resolve_device, run, run_trusting, set_threads
+from nnunetv2_stitch.entrypoints.parties import fold, party_or, positions
 
 FEW_CASES = 10
 SHOWN = 5
@@ -27,8 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("-o", metavar="FILE.json", help="file to write. Default: sweep_<DATASET>.json in the current folder")
     add("-positions", type=positions, default="all", metavar="all|LIST",
         help="positions to try, e.g. 3,7,20-25. Default: %(default)s")
-    add("-party", choices=("host", "partner"), help="whose dataset it is, where its name does not say. Default: by the "
-                                                    "names in the model's plans, else partner")
+    add("-party", type=party_or(), metavar="host|partner", help="whose dataset it is, where its name does not say; "
+        "further partners are partner2 and so on. Default: by the names in the model's plans, else partner")
     add("-label_map", metavar="FILE.json", help='labels that have another name in the model: {"your name": "name in '
                                                 'the model", ...}, null for those that are not wanted')
     add("-channel_map", metavar="FILE.json", help="input channels that have another name, in the same form")

@@ -11,88 +11,24 @@ from nnunetv2_stitch.entrypoints.common import (
     resolve_device,
     run,
     run_trusting,
+    set_threads,
 )
-from nnunetv2_stitch.environment import usable_cores
-
-
-def fold(text: str) -> int | str:
-    """Argparse type: a fold as nnU-Net names it."""
-    if text == "all":
-        return text
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a fold: give 0, 1, 2, ... or all")
-    return int(text)
-
-
-def positions(text: str) -> str | list[int]:
-    """Argparse type: `all`, `blocks`, or positions such as `3,7,20-25`."""
-    if text in ("all", "blocks"):
-        return text
-    chosen: list[int] = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            chosen += range(int(first), int(last or first) + 1)
-    except ValueError:
-        chosen = []
-    if not chosen:
-        raise argparse.ArgumentTypeError(f"'{text}' is neither all, blocks, nor positions such as 3,7,20-25")
-    return chosen
-
-
-def position(text: str) -> int | float:
-    """Argparse type: an index, or with a decimal point the progress in the host from 0.0 to 1.0."""
-    try:
-        value = float(text) if "." in text else int(text)
-    except ValueError:
-        value = -1
-    if value < 0 or (isinstance(value, float) and value > 1):
-        raise argparse.ArgumentTypeError(f"'{text}' is neither a position such as 44 nor a progress such as 0.65")
-    return value
-
-
-def add_parties(parser: argparse.ArgumentParser) -> None:
-    """Both datasets, and which of their models and folds are meant."""
-    parser.add_argument("parties", metavar="DATASET", nargs="*",
-                        help="host, then partner, by dataset name or id; of the partner only its model is read. Leave "
-                             "out what -m_a or -m_b names")
-    add = parser.add_argument
-    add("-m_a", metavar="MODEL", help="A's model folder, where it is not in nnUNet_results")
-    add("-m_b", metavar="MODEL", help="B's model: a folder anywhere, or a zip as it was sent")
-    add("-label_map", metavar="FILE.json", help='labels that B names otherwise: {"name at B": "name at A", ...}, null '
-                                                'for those that are not wanted')
-    add("-channel_map", metavar="FILE.json", help="input channels that B names otherwise, in the same form")
-    add("-c", dest="configuration", metavar="CONFIG",  # dest, because --c would have the same
-        help="configuration, e.g. 2d; default: the one that both are trained in")
-    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of A to stitch; default: all that are trained")
-    add("-tr_a", metavar="TRAINER", help="trainer of A's model; default: the only one there is")
-    add("-tr_b", metavar="TRAINER", help="trainer of B's model")
-    add("-p_a", metavar="PLANS", help="plans of A's model; default: the only ones there are")
-    add("-p_b", metavar="PLANS", help="plans of B's model")
-    add("-f_b", type=fold, metavar="FOLD", help="fold of B for all folds of A; default: the same fold, else 'all', "
-                                                 "else B's first")
-    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="the parents' checkpoint. Default: %(default)s")
-
-
-def parse_parties(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line, where the datasets may stand anywhere among the options.
-
-    That is `parse_intermixed_args`; but the argparse of PyPI, which batchgenerators installs, lacks it, and takes the
-    place of the standard library's wherever PYTHONPATH names site-packages.
-    """
-    args, rest = parser.parse_known_args()
-    if any(text.startswith("-") for text in rest):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    args.parties += rest
-    return args
+from nnunetv2_stitch.entrypoints.parties import (
+    add_parties,
+    parse_parties,
+    parties_of,
+    party_or,
+    position,
+    positions,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_train_stitch",
-        description="Stitch two trained nnU-Nets into one. DATASET_A is the host: its images, plans and folds are "
-                    "used. DATASET_B is the partner: only its trained model is needed. The result is an ordinary "
-                    "nnU-Net model of DATASET_A.")
+        description="Stitch trained nnU-Nets into one. DATASET_A is the host: its images, plans and folds are used. "
+                    "DATASET_B is the partner: only its trained model is needed. There may be more partners, each is "
+                    "stitched to the host. The result is an ordinary nnU-Net model of DATASET_A.")
     add_parties(parser)
     add = parser.add_argument
     add("-fit", choices=("double_batched", "direct", "task"), default="double_batched",
@@ -102,9 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="which layers get stitches: all, one per convolution block, or e.g. 3,7,20-25. Default: %(default)s")
     add("-rule", choices=("1", "2", "3", "loo"), help="how the position is chosen. 1: each fold's best. 2: lowest "
         "mean rank over folds. 3: by -position. loo: mean rank over the other folds. Default: 2, or 3 with -position")
-    add("-position", type=position, metavar="K", help="position by index (44) or by progress in the host (0.65)")
-    add("-output", choices=("ensemble", "host", "partner"), default="ensemble",
-        help="whose head answers. Default: %(default)s, both")
+    add("-position", type=position, nargs="+", metavar="K", help="position by index (44), one for each partner, or by "
+        "progress in the host (0.65)")
+    add("-output", type=party_or("ensemble"), default="ensemble", metavar="ensemble|host|partner",
+        help="whose head answers; further partners are partner2 and so on. Default: %(default)s, all")
     add("-combine", choices=("probabilities", "logits"), default="probabilities",
         help="what an ensemble of both heads averages. Default: %(default)s")
     add("-epochs", type=positive_int, metavar="N", help="epochs. Default: 50; direct fitting always takes one")
@@ -137,31 +74,17 @@ def train_stitch_entry() -> None:
     run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
 
 
-def parties_of(args: argparse.Namespace) -> dict:
-    """Who A and B are, and how their names go together, as fields of `pipeline.Request`.
-
-    Raises:
-        StitchError: too many or too few datasets, or unreadable maps of names.
-    """
-    from nnunetv2_stitch.bridging.names import NameMaps, read_synonyms
-    from nnunetv2_stitch.errors import StitchError
-    missing = [side for side in "ab" if getattr(args, f"m_{side}") is None]
-    if len(args.parties) != len(missing):
-        wanted = " and ".join(f"DATASET_{s.upper()}" for s in missing) or "no dataset beside -m_a and -m_b"
-        raise StitchError(f"give {wanted}; found {', '.join(args.parties) or 'none'}")
-    datasets = dict(zip(missing, args.parties))
-    return dict(dataset_a=datasets.get("a"), dataset_b=datasets.get("b"), model_a=args.m_a, model_b=args.m_b,
-                names=NameMaps(read_synonyms(args.label_map), read_synonyms(args.channel_map)))
-
-
 def request_of(args: argparse.Namespace) -> dict:
     """The command's arguments as fields of `pipeline.Request`."""
+    asked = args.position
+    if asked is not None:
+        asked = asked[0] if len(asked) == 1 else asked
     return dict(
-        **parties_of(args), configuration=args.configuration, folds=args.f, trainer_a=args.tr_a, trainer_b=args.tr_b,
-        plans_a=args.p_a, plans_b=args.p_b, fold_b=args.f_b, checkpoint_name=args.chk, fit=args.fit,
-        positions=args.positions, rule=args.rule or ("3" if args.position is not None else "2"),
-        position=args.position, output=args.output, combine=args.combine, epochs=args.epochs,
-        iterations=args.iterations, checkpoint_segments=args.checkpoint_segments, plans_name=args.o_p, seed=args.seed)
+        **parties_of(args), configuration=args.configuration, folds=args.f, trainer_a=args.tr_a, plans_a=args.p_a,
+        checkpoint_name=args.chk, fit=args.fit, positions=args.positions,
+        rule=args.rule or ("3" if asked is not None else "2"), position=asked, output=args.output,
+        combine=args.combine, epochs=args.epochs, iterations=args.iterations,
+        checkpoint_segments=args.checkpoint_segments, plans_name=args.o_p, seed=args.seed)
 
 
 def require_consistent(args: argparse.Namespace) -> None:
@@ -200,21 +123,16 @@ def main(args: argparse.Namespace) -> None:
     print_result(result)
 
 
-def set_threads(device: str) -> None:
-    """As nnU-Net: all cores on the CPU, one thread beside a GPU."""
-    import torch
-    torch.set_num_threads(usable_cores() if device == "cpu" else 1)
-
-
 def print_job(job) -> None:
     from nnunetv2_stitch.entrypoints.stitch_info import print_report
-    print(f"host     {job.host.dataset_name} {job.host.identifier}, folds {', '.join(map(str, job.folds))}: "
-          f"{job.host_parameters:,} parameters")
-    print(f"partner  {job.partner.dataset_name} {job.partner.identifier}, folds "
-          f"{', '.join(str(job.partner_folds[f]) for f in job.folds)}: {job.partner_parameters:,} parameters")
+    own = [{f: f for f in job.folds}, *job.partner_folds]
+    for name, party, folds in zip(job.parameters, (job.host, *job.partners), own):
+        listed = ", ".join(str(folds[f]) for f in job.folds)
+        print(f"{name:<8} {party.dataset_name} {party.identifier}, folds {listed}: {job.parameters[name]:,} parameters")
     print(f"stitches {2 * len(job.positions)} at {len(job.positions)} positions: {job.stitch_parameters:,} parameters")
-    print()
-    print_report(job.report)
+    for party, report in zip(job.partners, job.reports):
+        print(f"\n{party.dataset_name}\n" if len(job.partners) > 1 else "")
+        print_report(report)
     print()
     gib = 2**30
     print(f"feature maps in memory, estimated: training {job.memory.training / gib:.2f} GiB, "
@@ -245,12 +163,15 @@ def print_result(result) -> None:
     from nnunetv2_stitch.evaluation.tables import text_table
     print("\nMean Dice on A's validation cases, on the preprocessed grid without mirroring:\n")
     print(text_table(result.table))
-    if result.choice is not None:
-        print_choice(result.choice)
+    for choice in result.choices:
+        print_choice(choice)
+    print()
     if len(set(result.positions.values())) == 1:
-        print(f"\nChosen position: {result.position}, {result.position_name}")
+        for position, name in zip(result.positions[result.folds[0]], result.position_names):
+            print(f"Chosen position: {position}, {name}")
     else:
-        print("\nChosen positions: " + ", ".join(f"fold {f}: {p}" for f, p in result.positions.items()))
+        print("Chosen positions: " + ", ".join(f"fold {f}: {', '.join(map(str, p))}"
+                                               for f, p in result.positions.items()))
     for remark in result.remarks:
         print(remark)
     print("Figures: " + ", ".join(result.figures))

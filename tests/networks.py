@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import torch
 
-from nnunetv2_stitch.graph import layer_nodes, match_layers, trace
+from nnunetv2_stitch.graph import layer_nodes, match_star, trace
 from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
-from nnunetv2_stitch.stitching.setting import SIDES
+from nnunetv2_stitch.stitching.setting import party_names
 
 KINDS = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
 CHANNELS, CLASSES = 1, 3
@@ -47,19 +47,20 @@ def build(description: dict, seed: int = 0) -> torch.nn.Module:
     return network
 
 
-def matches_of(host: dict, partner: dict, positions: str = "all") -> list[dict]:
-    nodes = [layer_nodes(trace(build_parent(s, CHANNELS, CLASSES)), CHANNELS) for s in (host, partner)]
-    return [asdict(m) for m in match_layers(*nodes, positions)]
+def matches_of(*parents: dict, positions: str = "all") -> list[dict]:
+    nodes = {name: layer_nodes(trace(build_parent(s, CHANNELS, CLASSES)), CHANNELS)
+             for name, s in zip(party_names(len(parents)), parents)}
+    return [asdict(m) for m in match_star(nodes, positions)]
 
 
-def ensemble(host: dict, partner: dict, networks=None, **arguments) -> StitchedEnsemble:
-    """A supernet of two parents, with the weights of `networks` where given."""
+def ensemble(*parents: dict, networks=None, **arguments) -> StitchedEnsemble:
+    """A supernet of a host and its partners, with the weights of `networks` where given."""
     torch.manual_seed(1)
-    arguments = {"supernet": True, "matches": matches_of(host, partner), **arguments}
-    net = StitchedEnsemble(CHANNELS, CLASSES, [host, partner], **arguments)
-    for side, network in zip(SIDES, networks or ()):
+    arguments = {"supernet": True, "matches": matches_of(*parents), **arguments}
+    net = StitchedEnsemble(CHANNELS, CLASSES, list(parents), **arguments)
+    for party, network in zip(net.parties, networks or ()):
         weights = network.state_dict()
-        module = getattr(net, side)
+        module = getattr(net, party)
         module.load_state_dict({k: weights[k] for k in module.state_dict()})
     return net
 

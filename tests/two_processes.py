@@ -12,7 +12,7 @@ WORLD = 2
 
 def supernet():
     specs = spec(), spec(width=4)
-    net = ensemble(*specs, [build(s, seed) for seed, s in enumerate(specs)])
+    net = ensemble(*specs, networks=[build(s, seed) for seed, s in enumerate(specs)])
     net.apply_setting(all_average(net))
     return net
 

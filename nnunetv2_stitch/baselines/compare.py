@@ -108,7 +108,7 @@ def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: st
 
 def _require_one_labelling(job) -> None:
     """Test sets are scored by the host's labels, and read by every model in its own order of channels."""
-    differ = [line for line in job.report.lines if line.name in ("labels", "channels") and line.kind != "same"]
+    differ = [line for line in job.reports[0].lines if line.name in ("labels", "channels") and line.kind != "same"]
     if differ:
         raise StitchError(f"a comparison needs the same {' and '.join(d.name for d in differ)} at both parties: host "
                           f"{differ[0].host}, partner {differ[0].partner}; nnUNetv2_train_stitch bridges them, "

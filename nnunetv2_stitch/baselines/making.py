@@ -68,7 +68,7 @@ class RowMaker:
         return Answer(self.host.path, self.folds)
 
     def _B_alone(self) -> Answer:
-        return Answer(self.partner.path, sorted({self.job.partner_folds[f] for f in self.folds}, key=str))
+        return Answer(self.partner.path, sorted({self.job.partner_folds[0][f] for f in self.folds}, key=str))
 
     def _plain_ensemble(self) -> Answer:
         return self._with_setting("double_batched", Setting())
@@ -139,13 +139,13 @@ class RowMaker:
     # -- trainings of one network ------------------------------------------------------------------------------------
 
     def _soup(self) -> Answer:
-        folder = average_weights(self.host, self.partner, self.job.partner_folds, SOUP,
+        folder = average_weights(self.host, self.partner, self.job.partner_folds[0], SOUP,
                                  self.job.request.checkpoint_name)
         return Answer(folder, self.folds)
 
     def _finetuned_B_on_A(self) -> Answer:
         borrow_plans(self.partner, self.host, FINETUNED)
-        starts = {f: self.partner.checkpoint_path(self.job.partner_folds[f]) for f in self.folds}
+        starts = {f: self.partner.checkpoint_path(self.job.partner_folds[0][f]) for f in self.folds}
         return self._train(self.host.dataset_name, self.partner.trainer, FINETUNED, starts)
 
     def _finetuned_A_on_B(self) -> Answer:

@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.stitching.setting import OUTPUT
 
-# As inference.predictor.MODES, which cannot be imported without torch.
-MODES = ("stitched", "ensemble", "host", "partner")
 IMAGES, LABELS = ("imagesTs", "images"), ("labelsTs", "labels")
+
+
+def is_mode(text: str) -> bool:
+    """Whether a stitched model may answer so: `stitched`, `ensemble`, `host`, `partner`, `partner2`, ..."""
+    return text == "stitched" or OUTPUT.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class ModelEntry:
         name: shown everywhere, and the name of the folder that its predictions are kept in.
         folder: a trained nnU-Net model folder, which is predicted with; or predictions made elsewhere: a sub-folder
             per test set, or the segmentations themselves where there is one test set.
-        mode: how a stitched model answers (`MODES`); None for `stitched`, and for models that are not stitched.
+        mode: how a stitched model answers (`is_mode`); None for `stitched`, and for models that are not stitched.
         note: what this model needs that the others do not; shown as a mark with a legend.
         predictions: test set -> folder of segmentations, in place of `folder`.
     """
@@ -36,15 +40,15 @@ class ModelEntry:
         _require_name(self.name, "model")
         if bool(self.folder) == bool(self.predictions):
             raise StitchError(f"model {self.name} needs either a folder or predictions by test set")
-        if self.mode is not None and self.mode not in MODES:
-            raise StitchError(f"mode {self.mode!r} of model {self.name} is not one of {', '.join(MODES)}")
+        if self.mode is not None and not is_mode(self.mode):
+            raise StitchError(f"mode {self.mode!r} of model {self.name} is not stitched, ensemble, host or partner")
 
     @classmethod
     def parse(cls, text: str, note: str = "") -> ModelEntry:
         """From `NAME=FOLDER` or `NAME=FOLDER@mode`, as the command takes it."""
         name, folder = split(text, "a model")
         path, at, mode = folder.rpartition("@")
-        return cls(name, path, mode, note) if at and mode in MODES else cls(name, folder, None, note)
+        return cls(name, path, mode, note) if at and is_mode(mode) else cls(name, folder, None, note)
 
     def to_json(self) -> dict:
         return {"name": self.name, "folder": self.folder, "mode": self.mode, "note": self.note,

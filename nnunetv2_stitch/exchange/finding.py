@@ -1,40 +1,79 @@
-"""Host and partner as a command names them: by dataset, by folder, or by a zip as it was sent."""
+"""Host and partners as a command names them: by dataset, by folder, or by a zip as it was sent."""
 
 from __future__ import annotations
 
 import os
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from nnunetv2.paths import nnUNet_results
 
+from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.install import unpack_party
 from nnunetv2_stitch.parties.checkpoint import sha256
-from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, find_pair, read_model_folder, select_model
+from nnunetv2_stitch.parties.model_folder import (
+    FINAL,
+    ModelFolder,
+    find_models,
+    find_pair,
+    read_model_folder,
+    select_model,
+)
 
 UNPACKED = "stitch_parties"  # in nnUNet_results; stock nnU-Net does not look there
 
 
-def find_parties(dataset_a: int | str | None, dataset_b: int | str | None, model_a: str | None = None,
-                 model_b: str | None = None, configuration: str | None = None, trainer_a: str | None = None,
-                 trainer_b: str | None = None, plans_a: str | None = None, plans_b: str | None = None,
-                 checkpoint_name: str = FINAL) -> tuple[ModelFolder, ModelFolder]:
-    """Host and partner, each by its dataset or by `model_a`, `model_b`: a model folder or a zip, wherever it lies.
+@dataclass(frozen=True)
+class Partner:
+    """One partner as the user names it: by `dataset` (id or name) or by `model`, a folder or zip. `fold` is of this
+    model, for all folds of the host; `names`: what it calls labels and channels otherwise."""
+
+    dataset: str | int | None = None
+    model: str | None = None
+    trainer: str | None = None
+    plans: str | None = None
+    fold: int | str | None = None
+    names: NameMaps = NO_MAPS
+
+
+def find_parties(dataset_a: int | str | None, model_a: str | None, configuration: str | None, trainer_a: str | None,
+                 plans_a: str | None, partners: Sequence[Partner], checkpoint_name: str = FINAL,
+                 ) -> tuple[ModelFolder, list[ModelFolder]]:
+    """The host and its partners, each by its dataset or by its model: a folder or a zip, wherever it lies.
 
     Raises:
         StitchError: see `find_pair` and `read_party`; or a party is given twice or not at all.
     """
-    for name, dataset, model in (("A", dataset_a, model_a), ("B", dataset_b, model_b)):
+    for i, (dataset, model) in enumerate([(dataset_a, model_a), *((p.dataset, p.model) for p in partners)]):
         if (dataset is None) == (model is None):
-            raise StitchError(f"give party {name} either as DATASET_{name} or with -m_{name.lower()}, a model folder "
-                              f"or a zip{', not both' if model is not None else ''}")
-    if model_a is None and model_b is None:
-        return find_pair(dataset_a, dataset_b, configuration, trainer_a, trainer_b, plans_a, plans_b, checkpoint_name)
-    given = [None if m is None else read_party(m, checkpoint_name) for m in (model_a, model_b)]
-    # The party that is asked for by dataset takes the configuration of the one that is not.
-    configuration = configuration or next(m.configuration for m in given if m is not None)
-    host = given[0] or select_model(dataset_a, configuration, trainer_a, plans_a, "host", checkpoint_name)
-    partner = given[1] or select_model(dataset_b, configuration, trainer_b, plans_b, "partner", checkpoint_name)
-    return host, partner
+            name, flag = ("A", "-m_a") if i == 0 else (string.ascii_uppercase[i], "-m_b")
+            raise StitchError(f"give party {name} either as DATASET_{name} or with {flag}, a model folder or a zip"
+                              f"{', not both' if model is not None else ''}")
+    first = partners[0]
+    if model_a is None and first.model is None:
+        host, partner = find_pair(dataset_a, first.dataset, configuration, trainer_a, first.trainer, plans_a,
+                                  first.plans, checkpoint_name)
+    else:
+        given = [None if m is None else read_party(m, checkpoint_name) for m in (model_a, first.model)]
+        # The party that is asked for by dataset takes the configuration of the one that is not.
+        configuration = configuration or next(m.configuration for m in given if m is not None)
+        host = given[0] or select_model(dataset_a, configuration, trainer_a, plans_a, "host", checkpoint_name)
+        partner = given[1] or select_model(first.dataset, configuration, first.trainer, first.plans, "partner",
+                                           checkpoint_name)
+    return host, [partner, *(_like(host, p, checkpoint_name) for p in partners[1:])]
+
+
+def _like(host: ModelFolder, partner: Partner, checkpoint_name: str) -> ModelFolder:
+    """A further partner: of several models the one that is trained as the host's."""
+    if partner.model is not None:
+        return read_party(partner.model, checkpoint_name)
+    models = find_models(partner.dataset, None, checkpoint_name, configuration=host.configuration,
+                         trainer=partner.trainer, plans=partner.plans)
+    same = [m for m in models if m.identifier == host.identifier]
+    return same[0] if len(same) == 1 else select_model(partner.dataset, host.configuration, partner.trainer,
+                                                       partner.plans, "partner", checkpoint_name)
 
 
 def read_party(path: str, checkpoint_name: str = FINAL) -> ModelFolder:

@@ -32,7 +32,8 @@ def stitched_card(plans: Mapping, configuration: str, dataset_json: Mapping, tab
         lines += [f"| {cell(parent.get('name') or parent['dataset'])} | {model} | {entry['fold']} | {licence} | "
                   f"{entry['sha256']} |" for entry in parent["folds"].values()]
     lines += ["", "## Dice on the host's validation cases", "", "On the preprocessed grid, without mirroring. A is the "
-              "host, B the partner.", "", markdown_table(list(table)), "", *remarks, *([""] if remarks else []),
+              "host, then come its partners in the order above.", "", markdown_table(list(table)), "", *remarks,
+              *([""] if remarks else []),
               NO_PROMISE, "The weights of all parents are inside: what their licences ask for binds this model too."]
     return "\n".join(lines) + "\n"
 

@@ -104,13 +104,12 @@ class DirectMatching:
         self.runner = GraphRunner(network.joined)
         self.stop = 1 + max((i for i, n in enumerate(self.runner.nodes) if is_switch(n)), default=-1)
         # One set of moments serves both directions, unless either map has to be brought to the other's grid.
-        sides = SIDES if network.terms is not None and network.terms.changes_grid else SIDES[:1]
         self.moments = {(p, side): Moments(*(network.matches[p][f"{s}_channels"] for s in _own_first(side)))
-                        for p in network.positions for side in sides}
+                        for p in network.positions for side in (SIDES if network.other_grid_at(p) else SIDES[:1])}
 
     @torch.no_grad()
     def update(self, x: torch.Tensor) -> None:
-        """Add the features of one batch `(B, C, *spatial)`; both parents run untouched."""
+        """Add the features of one batch `(B, C, *spatial)`; the parents run untouched."""
 
         def on_switch(node, own, other):
             moments = self.moments.get(position_of(node))

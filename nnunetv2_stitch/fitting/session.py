@@ -21,7 +21,6 @@ from nnunetv2_stitch.stitching.plans import layout_of, load_parents
 from nnunetv2_stitch.stitching.setting import Setting
 
 STITCHES_FILE = "stitches_all.safetensors"
-MATCHES_FIGURE = "matches.png"
 DIRECT_FILE = "direct_matching.json"
 STITCH_TRAINER_KEY = "stitch_trainer_name"  # in deployed checkpoints only, whose trainer_name is nnUNetTrainer
 
@@ -66,11 +65,10 @@ class StitchSession:
                                            str(nnUNet_results))
 
     def plot_matches(self) -> None:
-        """The two networks with their matches, in place of nnU-Net's drawing of one network."""
-        from nnunetv2_stitch.evaluation.figures import matches
+        """The networks with their matches, in place of nnU-Net's drawing of one network."""
+        from nnunetv2_stitch.evaluation.figures import matches_by_partner
         if self.trainer.local_rank == 0:
-            layout = layout_of(self.trainer.stitched)
-            matches(*layout.nodes, layout.pairs(), os.path.join(self.trainer.output_folder_base, MATCHES_FIGURE))
+            matches_by_partner(layout_of(self.trainer.stitched), self.trainer.output_folder_base)
 
     # -- steps ----------------------------------------------------------------------------------------------------
 

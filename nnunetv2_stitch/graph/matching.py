@@ -8,8 +8,8 @@ two points of one common order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,8 +20,8 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Match:
-    """A pair of layers, one of each parent, that may be joined. `host` and `partner` are fx node names; strides are
-    cumulative, per axis of each network."""
+    """A pair of layers, of the host and of one partner, that may be joined. `host` and `partner` are fx node names;
+    strides are cumulative, per axis of each network. `party` is what this partner is called in the stitched network."""
 
     host: str
     partner: str
@@ -32,6 +32,7 @@ class Match:
     score: float
     host_stride: tuple[float, ...] = ()
     partner_stride: tuple[float, ...] = ()
+    party: str = "partner"
 
 
 def match_score(progress_a: float, progress_b: float) -> float:
@@ -104,3 +105,14 @@ def match_layers(nodes_a: Sequence[LayerNode], nodes_b: Sequence[LayerNode], pos
               nodes_b[j].channels, round(float(scores[i, j]), 6), nodes_a[i].stride, nodes_b[j].stride)
         for i, j in order_preserving_matching(scores)
     ]
+
+
+def match_star(nodes: Mapping[str, Sequence[LayerNode]], positions: str = "all",
+               grids: Mapping[str, tuple] | None = None) -> list[Match]:
+    """The matches of a host, which comes first, with each of its partners, in order of the host's layers. `grids`:
+    `ratio` and `axes` of the partners whose grids differ, as in `match_layers`."""
+    (_, layers), *partners = nodes.items()
+    matches = [replace(m, party=name) for name, theirs in partners
+               for m in match_layers(layers, theirs, positions, *(grids or {}).get(name, ()))]
+    order = {n.name: i for i, n in enumerate(layers)}
+    return sorted(matches, key=lambda m: order[m.host])  # stable: partners keep their order

@@ -1,10 +1,11 @@
-"""nnU-Net's predictor for stitched models: safe loading, four ways to answer, disagreement of the parents."""
+"""nnU-Net's predictor for stitched models: safe loading, several ways to answer, disagreement of the parents."""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections.abc import Mapping
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -20,9 +21,7 @@ from nnunetv2_stitch.inference.find import results_folder, stitched_configuratio
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.selection.deploy import load_supernet
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting, encode_setting
-from nnunetv2_stitch.stitching.setting import OUTPUTS, Setting
-
-MODES = ("stitched", "ensemble", "host", "partner")
+from nnunetv2_stitch.stitching.setting import Setting
 
 
 class StitchedPredictor(nnUNetPredictor):
@@ -43,7 +42,8 @@ class StitchedPredictor(nnUNetPredictor):
         """As nnU-Net's, without executing anything from the folder and without looking for a trainer class.
 
         Args:
-            mode: `stitched` as deployed; `ensemble`, `host` or `partner` answer with the untouched parents.
+            mode: `stitched` as deployed; `ensemble`, `host`, `partner` (and `partner2`, ...) answer with the untouched
+                parents.
 
         Raises:
             StitchError: not a stitched model, a fold or checkpoint missing or broken, or a mode that the deployed
@@ -92,16 +92,17 @@ class StitchedPredictor(nnUNetPredictor):
                                    "nnUNetTrainer", mirroring)
 
     def set_mode(self, mode: str) -> None:
-        """Answer as `stitched`, plain `ensemble`, `host` or `partner` from now on.
+        """Answer as `stitched`, plain `ensemble`, or as one of the network's `parties` from now on.
 
         Raises:
             StitchError: the deployed checkpoint lacks what this mode needs.
         """
-        if mode not in MODES:
-            raise StitchError(f"mode {mode!r} is not one of {', '.join(MODES)}")
+        modes = ("stitched", "ensemble", *self.network.parties)
+        if mode not in modes:
+            raise StitchError(f"mode {mode!r} is not one of {', '.join(modes)}")
         parameters = []
         for weights, path in zip(self._deployed, self._paths):
-            if mode in OUTPUTS:
+            if mode != "stitched":
                 combine = decode_setting(weights[SETTING_KEY]).combine
                 weights = {**weights, SETTING_KEY: encode_setting(Setting({}, mode, combine))}
             try:
@@ -118,7 +119,7 @@ class StitchedPredictor(nnUNetPredictor):
         network = self.network
         other.network = StitchedEnsemble(network.input_channels, network.num_classes, network.parents,
                                          network.matches, None, network.positions, network.regions,
-                                         bridge=network.bridge_json)
+                                         bridges=network.bridges)
         other.set_mode(mode)
         return other
 
@@ -138,19 +139,20 @@ class StitchedPredictor(nnUNetPredictor):
                           part_id: int = 0) -> list[str]:
         """Write a map per case of where the untouched parents differ, in percent, into `output_folder`.
 
-        Percent are half the sum over classes of the absolute difference of both parents' probabilities (total
+        Percent are half the sum over classes of the absolute difference of two parents' probabilities (total
         variation; the largest difference over regions for region-based models): 0 where they agree, 100 where each
-        is certain of something else. Same geometry and file format as the segmentations.
+        is certain of something else. Of several parents, the two that differ most at a voxel count. Same geometry and
+        file format as the segmentations.
 
         Raises:
-            StitchError: the deployed checkpoint does not hold both parents.
+            StitchError: the deployed checkpoint does not hold all parents.
         """
         ending = self.dataset_json["file_ending"]
         cases = create_lists_from_splitted_dataset_folder(input_folder, ending)[part_id::num_parts]
         os.makedirs(output_folder, exist_ok=True)
         preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
         writer = self.plans_manager.image_reader_writer_class()
-        parents = [self.answering_as(mode) for mode in ("host", "partner")]
+        parents = [self.answering_as(party) for party in self.network.parties]
         written = []
         for files in cases:
             path = os.path.join(output_folder, os.path.basename(files[0])[:-len(ending) - 5] + ending)
@@ -164,8 +166,8 @@ class StitchedPredictor(nnUNetPredictor):
                 probabilities.append(convert_predicted_logits_to_segmentation_with_correct_shape(
                     logits, self.plans_manager, self.configuration_manager, self.label_manager, properties,
                     return_probabilities=True)[1])
-            difference = np.abs(np.asarray(probabilities[0]) - np.asarray(probabilities[1]))
-            share = difference.max(0) if self.label_manager.has_regions else difference.sum(0) / 2
+            pairs = [np.abs(np.asarray(a) - np.asarray(b)) for a, b in combinations(probabilities, 2)]
+            share = np.max([d.max(0) if self.label_manager.has_regions else d.sum(0) / 2 for d in pairs], axis=0)
             writer.write_seg(np.round(100 * share).astype(np.uint8), path, properties)
             written.append(path)
         return written

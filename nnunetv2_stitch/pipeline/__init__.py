@@ -1,7 +1,8 @@
-"""The main job, end to end: two trained nnU-Nets -> one stitched model folder."""
+"""The main job, end to end: trained nnU-Nets -> one stitched model folder."""
 
+from nnunetv2_stitch.exchange.finding import Partner
 from nnunetv2_stitch.pipeline.deployment import StitchResult
 from nnunetv2_stitch.pipeline.prepare import Job, Request, prepare
 from nnunetv2_stitch.pipeline.run import train_stitch
 
-__all__ = ["Job", "Request", "StitchResult", "prepare", "train_stitch"]
+__all__ = ["Job", "Partner", "Request", "StitchResult", "prepare", "train_stitch"]

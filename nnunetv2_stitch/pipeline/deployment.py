@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from nnunetv2.paths import nnUNet_results
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.evaluation.figures import dice_over_position, matches
+from nnunetv2_stitch.evaluation.figures import dice_over_position, matches_by_partner
 from nnunetv2_stitch.evaluation.figures.positions_plane import positions_plane
 from nnunetv2_stitch.exchange.card import CARD
 from nnunetv2_stitch.exchange.stitched_card import stitched_card
 from nnunetv2_stitch.fileio import read_json, write_json, write_text
-from nnunetv2_stitch.fitting.session import MATCHES_FIGURE
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.pipeline.prepare import Job
 from nnunetv2_stitch.selection.deploy import deploy_fold, load_supernet, write_setting
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
-from nnunetv2_stitch.selection.rules import choose, label_free_agreement
+from nnunetv2_stitch.selection.rules import choose_each, label_free_agreement
+from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.selection.sweep import Sweep
 from nnunetv2_stitch.selection.with_partners import Choice, choose_with_partners
-from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
+from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
 from nnunetv2_stitch.stitching.setting import Setting
 
 SELECTION_FILE = "stitch_selection.json"
-PARETO_FIGURE = "pareto.png"
+PARTY_NAMES = string.ascii_uppercase
 
 
 @dataclass(frozen=True)
 class StitchResult:
-    """A finished stitched model. `position` is the chosen one, of the first fold where folds differ (rule 1, loo);
-    `table` has one row per fold: Dice on the host's validation cases of A, B, plain ensemble and the stitched
-    ensemble at each rule's choice. `choice` is there where partners' numbers took part."""
+    """A finished stitched model. `positions` are the chosen ones by fold, one per partner; `position_names` are of the
+    first fold, which differs from others by rule 1 and loo. `table` has one row per fold: Dice on the host's
+    validation cases of A, B, plain ensemble and the stitched ensemble at each rule's choice. `choices` are there where
+    partners' numbers took part, one per partner."""
 
     model_folder: str
     dataset: str
@@ -42,13 +47,21 @@ class StitchResult:
     trainer: str
     plans_name: str
     folds: list[int | str]
-    position: int
-    position_name: str
-    positions: dict[int | str, int]
+    positions: dict[int | str, tuple[int, ...]]
+    position_names: list[str]
     table: list[dict]
     remarks: list[str]
     figures: list[str]
-    choice: Choice | None = None
+    choices: tuple[Choice, ...] = ()
+
+    @property
+    def position(self) -> int:
+        """The first fold's, of several partners the lowest."""
+        return self.positions[self.folds[0]][0]
+
+    @property
+    def position_name(self) -> str:
+        return self.position_names[0]
 
 
 def deployed_setting(job: Job, fold) -> Setting:
@@ -59,73 +72,105 @@ def deployed_setting(job: Job, fold) -> Setting:
     return decode_setting(weights[SETTING_KEY])
 
 
-def select_and_deploy(job: Job, deploy: bool = True, files: Sequence[str] = (), prefer: str = "balanced",
-                      ) -> StitchResult:
+def select_and_deploy(job: Job, device: torch.device, deploy: bool = True, files: Sequence[str] = (),
+                      prefer: str = "balanced") -> StitchResult:
     """Choose from the folds' sweeps by the request's rule, or with partners' sweeps (`files`) on the Pareto front;
     write setting, checkpoints, `stitch_selection.json` and figures. Unless `deploy`: take what is deployed and write
     nothing."""
     sweeps = [Sweep.from_json(read_json(os.path.join(job.model_folder, f"fold_{f}", SWEEP_FILE))) for f in job.folds]
-    choice = choose_with_partners(job.model_folder, sweeps, files, prefer, job.request.output) if files else None
+    choices = choose_with_partners(job.model_folder, sweeps, files, prefer, job.request.output) if files else ()
     if deploy:
-        rule, fixed = ("3", choice.position) if choice else (job.request.rule, job.fixed_position)
-        positions = choose(sweeps, rule, fixed)
-        settings = {f: Setting.average_at(p, output=job.request.output, combine=job.request.combine)
+        rule, fixed = ("3", [c.position for c in choices]) if choices else (job.request.rule, job.fixed_positions)
+        positions = choose_each(sweeps, rule, fixed)
+        settings = {f: Setting.average_at(*p, output=job.request.output, combine=job.request.combine)
                     for f, p in positions.items()}
     else:
         settings = {f: deployed_setting(job, f) for f in job.folds}
-        positions = {f: min(s.switches) for f, s in settings.items()}
-    table = _table(job, sweeps, positions, settings[job.folds[0]].output)
+        positions = {f: tuple(s.switches) for f, s in settings.items()}
     first = positions[job.folds[0]]
-    result = StitchResult(
-        model_folder=job.model_folder, dataset=job.host.dataset_name, configuration=job.host.configuration,
-        trainer=job.trainer, plans_name=job.request.plans_name, folds=job.folds, position=first,
-        position_name=job.layout.position_name(first), positions=positions, table=table,
-        remarks=[*_remarks(table), *(choice.remarks if choice else ())],
-        figures=[os.path.join(job.model_folder, f) for f in
-                 ("dice_over_position.png", MATCHES_FIGURE, *([PARETO_FIGURE] if choice else []))], choice=choice,
-    )
+    figures = [os.path.join(job.model_folder, "dice_over_position.png"),
+               *(_pareto_figure(job, i) for i in range(len(choices)))]
+    measured = _measured(job, settings, device, deploy) if len(job.partners) > 1 else {}
+    table = _table(job, sweeps, positions, settings[job.folds[0]].output, measured)
+    remarks = [*_remarks(table), *(line for c in choices for line in c.remarks)]
+    if len(choices) > 1:
+        remarks.append("Partners' numbers are of one position at a time; all together were tried on A's validation "
+                       "cases only.")
+
+    def result() -> StitchResult:
+        return StitchResult(
+            model_folder=job.model_folder, dataset=job.host.dataset_name, configuration=job.host.configuration,
+            trainer=job.trainer, plans_name=job.request.plans_name, folds=job.folds, positions=positions,
+            position_names=[job.layout.position_name(p) for p in first], table=table, remarks=remarks, figures=figures,
+            choices=choices)
+
     if not deploy:
-        return result
+        return result()
     plans_files = [job.plans_file, os.path.join(job.model_folder, "plans.json")]
     write_setting(plans_files, job.host.configuration, settings[job.folds[0]])
-    plans = read_json(job.plans_file)
     for fold in job.folds:
-        network = load_supernet(plans, job.host.configuration, job.host.dataset_json, fold, job.model_folder,
-                                str(nnUNet_results))
-        deploy_fold(network, os.path.join(job.model_folder, f"fold_{fold}"), settings[fold])
+        deploy_fold(_supernet(job, fold), os.path.join(job.model_folder, f"fold_{fold}"), settings[fold])
     write_json(os.path.join(job.model_folder, SELECTION_FILE), {
-        "rule": "pareto" if choice else job.request.rule,
-        **({"pareto": choice.to_json()} if choice else {}), "positions": {str(f): p for f, p in positions.items()},
-        "names": {str(f): job.layout.position_name(p) for f, p in positions.items()},
+        "rule": "pareto" if choices else job.request.rule,
+        **({"pareto": [c.to_json() for c in choices]} if choices else {}),
+        "positions": {str(f): list(p) for f, p in positions.items()},
+        "names": {str(f): [job.layout.position_name(k) for k in p] for f, p in positions.items()},
         "settings": {str(f): s.to_json() for f, s in settings.items()},
-        "validation_dice": table, "remarks": result.remarks, "seed": job.request.seed,
+        "validation_dice": table, "remarks": remarks, "seed": job.request.seed,
         "label_free_spearman": {str(s.fold): label_free_agreement(s) for s in sweeps},
     })
-    text = stitched_card(plans, job.host.configuration, job.host.dataset_json, table, result.remarks)
+    text = stitched_card(read_json(job.plans_file), job.host.configuration, job.host.dataset_json, table, remarks)
     write_text(os.path.join(job.model_folder, CARD), text)
-    dice_over_position([s.to_json() for s in sweeps], first, result.figures[0])
-    matches(*job.layout.nodes, job.layout.pairs(), result.figures[1], chosen=first)
-    pareto = os.path.join(job.model_folder, PARETO_FIGURE)
-    if choice:
-        positions_plane(choice.front.to_json(), choice.position, pareto, choice.preference)
-    elif os.path.isfile(pareto):
-        os.remove(pareto)  # of an earlier choice: it marks a position that is not deployed any more
-    return result
+    dice_over_position([s.to_json() for s in sweeps], first, figures[0])
+    figures += matches_by_partner(job.layout, job.model_folder, first)
+    for number, choice in enumerate(choices):
+        positions_plane(choice.front.to_json(), choice.position, _pareto_figure(job, number), choice.preference)
+    if not choices:  # of an earlier choice: they mark a position that is not deployed any more
+        for number in range(len(job.partners)):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(_pareto_figure(job, number))
+    return result()
 
 
-def _table(job: Job, sweeps: list[Sweep], chosen: dict, output: str) -> list[dict]:
+def _pareto_figure(job: Job, number: int) -> str:
+    return os.path.join(job.model_folder, "pareto.png" if number == 0 else f"pareto_partner{number + 1}.png")
+
+
+def _supernet(job: Job, fold) -> StitchedEnsemble:
+    return load_supernet(read_json(job.plans_file), job.host.configuration, job.host.dataset_json, fold,
+                         job.model_folder, str(nnUNet_results))
+
+
+def _measured(job: Job, settings: dict, device: torch.device, deploy: bool) -> dict[int | str, float]:
+    """Dice of each fold's setting where no sweep tells it, because stitches with several partners are active."""
+    selection = os.path.join(job.model_folder, SELECTION_FILE)
+    if not deploy and os.path.isfile(selection):
+        return {row["fold"]: row["chosen"] for row in read_json(selection)["validation_dice"]}
+    found = {}
+    for fold, setting in settings.items():
+        manager = PlansManager(read_json(job.plans_file))
+        scorer = SettingScorer(_supernet(job, fold), manager, manager.get_configuration(job.host.configuration),
+                               job.host.dataset_json, device)
+        found[fold] = scorer.score(setting, scorer.validation_cases(job.preprocessed_folder, fold))
+    return found
+
+
+def _table(job: Job, sweeps: list[Sweep], chosen: dict, output: str, measured: dict) -> list[dict]:
     rules = ["1", "2"] + (["loo"] if len(sweeps) > 1 else [])
-    choices = {f"rule {r}": choose(sweeps, r) for r in rules}
-    if job.request.rule == "3":
+    choices = {f"rule {r}": choose_each(sweeps, r) for r in rules} if len(job.partners) == 1 else {}
+    if job.request.rule == "3" and not measured:
         choices["rule 3"] = chosen
     rows = []
     for sweep in sweeps:
-        values = sweep.values(output)
-        row = {"fold": sweep.fold, "A": sweep.baselines["host"], "B": sweep.baselines["partner"],
+        values = dict(zip(sweep.positions, sweep.values(output)))
+        row = {"fold": sweep.fold, **{PARTY_NAMES[i]: sweep.baselines[p] for i, p in enumerate(job.layout.nodes)},
                "plain ensemble": sweep.baselines["ensemble"]}
         for name, choice in choices.items():
-            row[name] = values[sweep.positions.index(choice[sweep.fold])]
-        row["chosen"] = values[sweep.positions.index(chosen[sweep.fold])]
+            row[name] = values[choice[sweep.fold][0]]
+        for position in chosen[sweep.fold] if measured else ():
+            party = list(job.layout.nodes).index(job.layout.matches[position].party)
+            row[f"with {PARTY_NAMES[party]} only"] = values[position]
+        row["chosen"] = measured.get(sweep.fold) if measured else values[chosen[sweep.fold][0]]
         rows.append(row)
     return rows
 

@@ -24,16 +24,16 @@ class MemoryEstimate:
 
 def estimate_memory(layout: Layout, positions: Sequence[int], patch_size: Sequence[int],
                     batch_size: int) -> MemoryEstimate:
-    """Every map of both parents kept once for the backward pass, two more behind every switch; prediction keeps the
+    """Every map of all parents kept once for the backward pass, two more behind every switch; prediction keeps the
     maps of the widest scale: the skips and three working maps."""
     def voxels(stride):
         return float(np.prod(np.asarray(patch_size) / np.asarray(stride)))
 
-    maps = [[n.channels * voxels(n.stride) for n in side] for side in layout.nodes]
-    sizes = {n.name: m for n, m in zip(layout.nodes[0], maps[0])}
-    sizes_partner = {n.name: m for n, m in zip(layout.nodes[1], maps[1])}
-    behind = sum(sizes[layout.matches[p].host] + sizes_partner[layout.matches[p].partner] for p in positions)
+    sizes = {party: {n.name: n.channels * voxels(n.stride) for n in nodes} for party, nodes in layout.nodes.items()}
+    maps = [list(s.values()) for s in sizes.values()]
+    joined = [layout.matches[p] for p in positions]
+    behind = sum(sizes["host"][m.host] + sizes[m.party][m.partner] for m in joined)
     training = FLOAT_BYTES * batch_size * (sum(map(sum, maps)) + MAPS_KEPT_PER_SWITCH * behind)
-    skips = [{n.stride: m for n, m in zip(side, values)} for side, values in zip(layout.nodes, maps)]
+    skips = [{n.stride: m for n, m in zip(side, values)} for side, values in zip(layout.nodes.values(), maps)]
     prediction = FLOAT_BYTES * (sum(sum(s.values()) for s in skips) + 3 * max(map(max, maps)))
     return MemoryEstimate(int(training), int(prediction))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
 from nnunetv2_stitch.bridging.report import Report, require_bridge
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.facts import received_manifest
-from nnunetv2_stitch.exchange.finding import find_parties
-from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.exchange.finding import Partner, find_parties
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
 from nnunetv2_stitch.parties.model_folder import ModelFolder
+from nnunetv2_stitch.pipeline.continuing import check_folders, previous_plans
 from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
 from nnunetv2_stitch.selection.rules import position_at_progress
-from nnunetv2_stitch.stitching.network import CLASS_PATH, build_parent
+from nnunetv2_stitch.stitching.network import build_parent
 from nnunetv2_stitch.stitching.plans import (
     Layout,
     Training,
@@ -37,7 +36,8 @@ TRAINERS = {"double_batched": "nnUNetTrainerStitch", "direct": "nnUNetTrainerSti
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for, one field per flag of nnUNetv2_train_stitch. None means: choose sensibly."""
+    """What the user asked for, one field per flag of nnUNetv2_train_stitch. None means: choose sensibly. `more` are the
+    partners beside B."""
 
     dataset_a: str | int | None
     dataset_b: str | int | None
@@ -54,7 +54,7 @@ class Request:
     fit: str = "double_batched"
     positions: str | Sequence[int] = "all"
     rule: str = "2"
-    position: int | float | None = None
+    position: int | float | Sequence[int] | None = None
     output: str = "ensemble"
     combine: str = "probabilities"
     epochs: int | None = None
@@ -63,26 +63,37 @@ class Request:
     seed: int = 12345
     checkpoint_segments: int = 1
     names: NameMaps = NO_MAPS
+    more: Sequence[Partner] = ()
+
+    @property
+    def partners(self) -> tuple[Partner, ...]:
+        return (Partner(self.dataset_b, self.model_b, self.trainer_b, self.plans_b, self.fold_b, self.names),
+                *self.more)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A checked request: both parties, the layout, the folds and the plans to be written."""
+    """A checked request: all parties, the layout, the folds and the plans to be written. `partner_folds` are by the
+    fold of the host, one dict per partner, as `partners` and `reports`; `parameters` are by name of the parent."""
 
     request: Request
     host: ModelFolder
-    partner: ModelFolder
-    report: Report
+    partners: list[ModelFolder]
+    reports: list[Report]
     layout: Layout
     folds: list[int | str]
-    partner_folds: dict[int | str, int | str]
+    partner_folds: list[dict[int | str, int | str]]
     plans: dict
     positions: list[int]
-    fixed_position: int | None
-    host_parameters: int
-    partner_parameters: int
+    fixed_positions: list[int]
+    parameters: dict[str, int]
     stitch_parameters: int
     memory: MemoryEstimate
+
+    @property
+    def partner(self) -> ModelFolder:
+        """The first, or only one."""
+        return self.partners[0]
 
     @property
     def trainer(self) -> str:
@@ -103,7 +114,7 @@ class Job:
 
 
 def prepare(request: Request, continue_training: bool = False, dry_run: bool = False) -> Job:
-    """Find both models, check that they can be stitched, match them and make the plans; writes nothing.
+    """Find all models, check that they can be stitched, match them and make the plans; writes nothing.
 
     `dry_run` asks for no folder that could be written to and no preprocessed data.
 
@@ -111,36 +122,36 @@ def prepare(request: Request, continue_training: bool = False, dry_run: bool = F
         StitchError: anything that stands in the way, in one line.
     """
     _check_request(request)
-    host, partner = find_parties(request.dataset_a, request.dataset_b, request.model_a, request.model_b,
-                                 request.configuration, request.trainer_a, request.trainer_b, request.plans_a,
-                                 request.plans_b, request.checkpoint_name)
-    report = require_bridge(host, partner, request.names)
-    folds, partner_folds = _folds(request, host, partner)
-    layout = lay_out(host, partner, "blocks" if request.positions == "blocks" else "all", report.bridge)
+    host, partners = find_parties(request.dataset_a, request.model_a, request.configuration, request.trainer_a,
+                                  request.plans_a, request.partners, request.checkpoint_name)
+    reports = [require_bridge(host, p, asked.names) for p, asked in zip(partners, request.partners)]
+    bridges = [r.bridge for r in reports]
+    folds, partner_folds = _folds(request, host, partners)
+    layout = lay_out(host, partners, "blocks" if request.positions == "blocks" else "all", bridges)
     positions = _positions(request, layout)
-    fixed = _fixed_position(request, layout, positions)
-    _check_weights(host, partner, folds, partner_folds)
+    fixed = _fixed_positions(request, layout, positions)
+    _check_weights([host, *partners], [{f: f for f in folds}, *partner_folds])
 
     results = str(nnUNet_results)
     records = [record_parent(p, results, own, *_sender(p))
-               for p, own in ((host, {f: f for f in folds}), (partner, partner_folds))]
-    setting = Setting({} if fixed is None else {fixed: "average"}, request.output, request.combine)
+               for p, own in zip((host, *partners), ({f: f for f in folds}, *partner_folds))]
+    setting = Setting.average_at(*fixed, output=request.output, combine=request.combine)
     training = Training(TRAINERS[request.fit], request.epochs, request.iterations, request.seed,
-                        request.checkpoint_segments, None if fixed is None else setting.to_json())
+                        request.checkpoint_segments, setting.to_json() if fixed else None)
     plans_file = os.path.join(str(nnUNet_preprocessed), host.dataset_name, f"{request.plans_name}.json")
-    previous = _previous_plans(plans_file)
-    plans = stitched_plans(host, partner, layout, request.plans_name, setting,
+    previous = previous_plans(plans_file)
+    plans = stitched_plans(host, partners, layout, request.plans_name, setting,
                            None if len(positions) == len(layout.matches) else positions, training, records, previous,
-                           report.bridge)
+                           bridges)
     stitched = plans["configurations"][host.configuration]
     network = supernet_from_plans(stitched, host.num_input_channels, host.num_outputs)
     configuration = host.configuration_manager
-    job = Job(request, host, partner, report, layout, folds, partner_folds, plans, positions, fixed,
-              count_parameters(network.host), count_parameters(network.partner),
+    job = Job(request, host, partners, reports, layout, folds, partner_folds, plans, positions, fixed,
+              {p: count_parameters(getattr(network, p)) for p in network.parties},
               sum(p.numel() for p in network.stitch_parameters()),
               estimate_memory(layout, positions, configuration.patch_size, configuration.batch_size))
     if not dry_run:
-        _check_folders(job, previous, continue_training)
+        check_folders(job, previous, continue_training)
     return job
 
 
@@ -163,26 +174,23 @@ def _check_request(request: Request) -> None:
         raise StitchError("-position fixes the position by hand, which is rule 3; leave out -rule or use -rule 3")
 
 
-def _folds(request, host, partner) -> tuple[list, dict]:
-    """Folds to stitch, and the partner's fold for each: `-f_b`, else the same fold, else `all`, else its first."""
+def _folds(request, host, partners) -> tuple[list, list[dict]]:
+    """Folds to stitch, and each partner's fold for each: `-f_b`, else the same fold, else `all`, else its first."""
     if request.folds is None:
         folds = [f for f in host.folds if f != "all"] or list(host.folds)
     else:
         folds = list(request.folds)
     for fold in folds:
         host.checkpoint_path(fold)
-    partners = {}
-    for fold in folds:
-        if request.fold_b is not None:
-            partners[fold] = request.fold_b
-        elif fold in partner.folds:
-            partners[fold] = fold
-        else:
-            partners[fold] = "all" if "all" in partner.folds else partner.folds[0]
-        partner.checkpoint_path(partners[fold])
     if request.rule == "loo" and len(folds) < 2:
         raise StitchError("-rule loo needs at least two folds; use -rule 2 with one")
-    return folds, partners
+    theirs = []
+    for partner, asked in zip(partners, request.partners):
+        other = "all" if "all" in partner.folds else partner.folds[0]
+        theirs.append({f: asked.fold if asked.fold is not None else f if f in partner.folds else other for f in folds})
+        for fold in theirs[-1].values():
+            partner.checkpoint_path(fold)
+    return folds, theirs
 
 
 def _positions(request, layout) -> list[int]:
@@ -196,95 +204,32 @@ def _positions(request, layout) -> list[int]:
     return sorted(set(request.positions))
 
 
-def _fixed_position(request, layout, positions) -> int | None:
+def _fixed_positions(request, layout, positions) -> list[int]:
+    """One for each partner, or none."""
     if request.position is None:
-        return None
-    position = request.position
-    if isinstance(position, float):
+        return []
+    asked, parties = request.position, list(layout.nodes)[1:]
+    by_party = {party: [p for p in positions if layout.matches[p].party == party] for party in parties}
+    if isinstance(asked, float):
         progress = layout.progress()
-        return positions[position_at_progress([progress[p] for p in positions], position)]
-    if position not in positions:
-        raise StitchError(f"-position {position}: choose one of the trained positions {positions[0]} to "
-                          f"{positions[-1]}; --dry_run lists them")
-    return position
+        return [own[position_at_progress([progress[p] for p in own], asked)] for own in by_party.values() if own]
+    asked = [asked] if isinstance(asked, int) else list(asked)
+    for position in asked:
+        if position not in positions:
+            raise StitchError(f"-position {position}: choose one of the trained positions {positions[0]} to "
+                              f"{positions[-1]}; --dry_run lists them")
+    found = [layout.matches[p].party for p in asked]
+    for party in parties:
+        if found.count(party) != 1:
+            raise StitchError(f"-position {' '.join(map(str, asked))}: give one position with each of "
+                              f"{', '.join(parties)}, this has {found.count(party)} with {party}; --dry_run lists them")
+    return sorted(asked)
 
 
-def _check_weights(host, partner, folds, partner_folds) -> None:
+def _check_weights(parties: Sequence[ModelFolder], folds: Sequence[dict]) -> None:
     """Read every checkpoint and try it in its network, so that a broken file is found before hours of training."""
-    networks = [build_parent(p.network_spec, p.num_input_channels, p.num_outputs) for p in (host, partner)]
-    todo = {(0, f) for f in folds} | {(1, partner_folds[f]) for f in folds}
-    for side, fold in sorted(todo, key=str):
-        path = (host, partner)[side].checkpoint_path(fold)
-        load_weights(networks[side], network_weights(load_checkpoint(path)), path)
-
-
-def _previous_plans(plans_file: str) -> dict | None:
-    if not os.path.isfile(plans_file):
-        return None
-    plans = read_json(plans_file)
-    classes = [c.get("architecture", {}).get("network_class_name") for c in plans["configurations"].values()]
-    if any(c != CLASS_PATH for c in classes):
-        raise StitchError(f"{plans_file} holds other plans, not stitched ones; choose another name with -o_p")
-    return plans
-
-
-def _check_folders(job: Job, previous: dict | None, continue_training: bool) -> None:
-    data = os.path.join(job.preprocessed_folder, job.host.configuration_manager.data_identifier)
-    for path in (data, os.path.join(job.preprocessed_folder, "dataset.json")):
-        if not os.path.exists(path):
-            raise StitchError(f"{path} does not exist: the host's data must be preprocessed here; run "
-                              f"nnUNetv2_preprocess -d {job.host.dataset_name} -plans_name {job.host.plans_name} "
-                              f"-c {job.host.configuration}")
-    for folder in (job.preprocessed_folder, os.path.dirname(job.model_folder)):
-        if not os.access(folder, os.W_OK):
-            raise StitchError(f"no permission to write into {folder}; change its permissions or the nnU-Net folders")
-    started = [f for f in job.folds if os.path.isdir(os.path.join(job.model_folder, f"fold_{f}"))]
-    if started and not continue_training:
-        raise StitchError(f"{job.model_folder} already holds fold {started[0]}; add --c to go on, -o_p NAME to keep it "
-                          f"and make another, or delete it")
-    _keep_other_folds(job, previous)
-    _go_on_as_begun(job, previous)
-
-
-def _go_on_as_begun(job: Job, previous: dict | None) -> None:
-    """A fold that was interrupted goes on with the length and the seed that it was begun with."""
-    begun = [f for f in job.folds if os.path.isfile(os.path.join(job.model_folder, f"fold_{f}",
-                                                                 "checkpoint_latest.pth"))]
-    old, new = (p.get("configurations", {}).get(job.host.configuration, {}).get("stitching", {}).get("training", {})
-                for p in (previous or {}, job.plans))
-    for key, flag in (("num_epochs", "-epochs"), ("num_iterations_per_epoch", "-iterations"), ("seed", "-seed")):
-        if begun and key in old and old[key] != new[key]:
-            before, now = ("its default" if v is None else v for v in (old[key], new[key]))
-            raise StitchError(f"fold {begun[0]} was begun with {flag} {before}, not {now}; go on with the same, or use "
-                              f"-o_p NAME for another model")
-
-
-def _keep_other_folds(job: Job, previous: dict | None) -> None:
-    """Folds may be trained one command at a time, so what earlier commands wrote into the plans must fit and stay."""
-    name = job.host.configuration
-    old, new = (p.get("configurations", {}).get(name) for p in (previous or {}, job.plans))
-    trained = glob.glob(os.path.join(glob.escape(os.path.dirname(job.model_folder)),
-                                     f"*__{job.request.plans_name}__{name}", "fold_*"))
-    if old is None or not trained:
-        return
-    if _identity(old) != _identity(new):
-        raise StitchError(f"{job.plans_file} was made for other parents, positions or checkpoints, and "
-                          f"{os.path.dirname(trained[0])} was trained with it; give the same arguments as then, "
-                          f"or -o_p NAME for another model")
-    folds = {os.path.basename(path)[len("fold_"):] for path in trained}
-    for ours, theirs in zip(new["stitching"]["parents"], old["stitching"]["parents"]):
-        for fold in folds & theirs["folds"].keys():
-            entry = theirs["folds"][fold]
-            if ours["folds"].setdefault(fold, entry) != entry:
-                raise StitchError(f"fold {fold} was stitched with fold {entry['fold']} of {ours['dataset']}, which is "
-                                  f"not what it would be stitched with now (fold or sha256 differs); give the same "
-                                  f"-f_b as then, or -o_p NAME for another model")
-
-
-def _identity(configuration: dict) -> tuple:
-    """What must not change between a training and its continuation, and among folds."""
-    arguments = configuration["architecture"]["arch_kwargs"]
-    parents = configuration["stitching"]["parents"]
-    return (arguments["parents"], [(m["host"], m["partner"]) for m in arguments["matches"]], arguments["positions"],
-            arguments.get("bridge"),
-            [(p["dataset"], p["trainer"], p["plans"], p["checkpoint"]) for p in parents])
+    for party, own in zip(parties, folds):
+        network = build_parent(party.network_spec, party.num_input_channels, party.num_outputs)
+        for fold in sorted(set(own.values()), key=str):
+            path = party.checkpoint_path(fold)
+            load_weights(network, network_weights(load_checkpoint(path)), path)

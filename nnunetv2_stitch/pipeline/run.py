@@ -12,6 +12,7 @@ from nnunetv2.run.run_training import run_training as stock_run_training
 
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.exchange.finding import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.pipeline.deployment import StitchResult, deployed_setting, select_and_deploy
@@ -20,16 +21,17 @@ from nnunetv2_stitch.selection.fold import SWEEP_FILE
 
 
 @our_trainers_known()
-def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None = None, *,
+def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None = None, *more: str | int | Partner,
                  device: str | torch.device = "cuda", num_gpus: int = 1, continue_training: bool = False,
                  only_validation: bool = False, only_selection: bool = False, sweeps: Sequence[str] = (),
                  prefer: str = "balanced", save_probabilities: bool = False, progress: bool = True,
                  say: Callable[[str], None] = lambda line: None, **request) -> StitchResult:
-    """Stitch the trained nnU-Net of `dataset_b` to that of `dataset_a`, using A's images alone.
+    """Stitch the trained nnU-Net of `dataset_b`, and of any `more`, to that of `dataset_a`, using A's images alone.
 
     Args:
         dataset_a, dataset_b: host and partner, by dataset id or name, as nnU-Net takes them; None for one that
             `model_a` or `model_b` names.
+        more: further partners, by dataset or as `pipeline.Partner`.
         device: where to compute; `num_gpus` > 1 trains with DDP as nnU-Net does.
         continue_training: go on after an interruption, folds and steps that are done are kept.
         only_validation: only repeat the validation of the deployed folds.
@@ -45,7 +47,9 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
     """
     if sweeps and not only_selection:
         raise StitchError("sweeps of partners are of a finished model: train first, then choose with only_selection")
-    job = prepare(Request(dataset_a, dataset_b, **request), continue_training or only_validation or only_selection)
+    partners = tuple(p if isinstance(p, Partner) else Partner(p) for p in (*more, *request.pop("more", ())))
+    job = prepare(Request(dataset_a, dataset_b, more=partners, **request),
+                  continue_training or only_validation or only_selection)
     device = torch.device(device)
     if only_selection:
         job = _trained_part(job)
@@ -61,7 +65,7 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
                 _train_fold(job, fold, device, num_gpus, continue_training, progress)
         # One choice for all folds of the model, also those that earlier commands trained.
         job = replace(job, folds=[*job.folds, *(f for f in _other_folds(job) if _fold_is_done(job, f))])
-    result = select_and_deploy(job, not only_validation, sweeps, prefer)
+    result = select_and_deploy(job, device, not only_validation, sweeps, prefer)
     for fold in job.folds:
         summary = os.path.join(job.model_folder, f"fold_{fold}", "validation", "summary.json")
         if only_validation or save_probabilities or not _validated(job, fold, summary):

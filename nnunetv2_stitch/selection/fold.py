@@ -10,7 +10,7 @@ from tqdm import tqdm
 from nnunetv2_stitch.fileio import atomically, write_json
 from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.selection.deploy import deploy_fold
-from nnunetv2_stitch.selection.rules import choose
+from nnunetv2_stitch.selection.rules import choose_each
 from nnunetv2_stitch.selection.sweep import PositionSweep, Sweep
 from nnunetv2_stitch.stitching.setting import Setting
 
@@ -19,7 +19,7 @@ SWEEP_FILE = "sweep.json"
 
 def finish_fold(trainer) -> None:
     """Sweep and deploy the fold of a stitch trainer. The setting is the one fixed in the plans or else the fold's
-    best position (rule 1); nnUNetv2_train_stitch chooses again once all folds are there."""
+    best position with each partner (rule 1); nnUNetv2_train_stitch chooses again once all folds are there."""
     from safetensors.torch import save_file
     network, folder = trainer.stitched, trainer.output_folder
     if trainer.local_rank == 0:
@@ -28,8 +28,8 @@ def finish_fold(trainer) -> None:
     sweep = sweep_fold(trainer)
     session = trainer.session
     if session.fixed_setting is None:
-        position = choose([sweep], "1")[sweep.fold]
-        session.setting = Setting.average_at(position, output=session.setting.output, combine=session.setting.combine)
+        best = choose_each([sweep], "1")[sweep.fold]
+        session.setting = Setting.average_at(*best, output=session.setting.output, combine=session.setting.combine)
     if trainer.local_rank == 0:
         write_json(os.path.join(folder, SWEEP_FILE), sweep.to_json())
         deploy_fold(network, folder, session.setting)

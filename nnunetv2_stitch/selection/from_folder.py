@@ -13,15 +13,14 @@ from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights
 from nnunetv2_stitch.parties.reading import ModelFolder
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
 from nnunetv2_stitch.stitching.plans import supernet_from_plans
-from nnunetv2_stitch.stitching.setting import SIDES
 
 
 def supernet_of_folder(model: ModelFolder, fold: int | str) -> StitchedEnsemble:
-    """Both parents from a fold's deployed checkpoint, all stitches from `stitches_all.safetensors` beside it. Unlike
+    """All parents from a fold's deployed checkpoint, all stitches from `stitches_all.safetensors` beside it. Unlike
     `deploy.load_supernet` it needs nothing but the folder, which may come from another party.
 
     Raises:
-        StitchError: a file is missing, damaged or of another network, or the checkpoint was pruned to one parent.
+        StitchError: a file is missing, damaged or of another network, or the checkpoint was pruned to fewer parents.
     """
     stitches_path = stitches_file(model.path, fold)
     checkpoint_path = model.checkpoint_path(fold)
@@ -31,14 +30,14 @@ def supernet_of_folder(model: ModelFolder, fold: int | str) -> StitchedEnsemble:
                           f"nnUNetv2_train_stitch made")
     network = supernet_from_plans(model.configuration_manager.configuration, model.num_input_channels,
                                   model.num_outputs)
-    parents = {side: _below(weights, side) for side in SIDES}
-    if any(name not in parents[side] for side in SIDES for name in getattr(network, side).state_dict()):
+    parents = {party: _below(weights, party) for party in network.parties}
+    if any(name not in own for party, own in parents.items() for name in getattr(network, party).state_dict()):
         output = decode_setting(weights[SETTING_KEY]).output
         raise StitchError(f"{checkpoint_path} was pruned to what output '{output}' needs, so positions cannot be "
-                          f"tried; ask the host to deploy both parents (nnUNetv2_train_stitch --select -output "
+                          f"tried; ask the host to deploy all parents (nnUNetv2_train_stitch --select -output "
                           f"ensemble)")
-    for side in SIDES:
-        load_weights(getattr(network, side), parents[side], checkpoint_path)
+    for party, own in parents.items():
+        load_weights(getattr(network, party), own, checkpoint_path)
     load_weights(network.switches, _below(_read_stitches(stitches_path), "switches"), stitches_path)
     return network
 

@@ -18,7 +18,8 @@ DIGITS = 6  # smaller differences are rounding, on the front as in ties
 
 @dataclass(frozen=True)
 class PartyScores:
-    """One party's Dice, mean over folds: by position, and of the untouched host, partner and plain ensemble."""
+    """One party's Dice, mean over folds: by position, and of the untouched host, the partner that is stitched there and
+    the plain ensemble."""
 
     party: str
     values: tuple[float, ...]
@@ -56,11 +57,13 @@ class Front:
 
 def mean_over_folds(party: str, sweeps: Sequence[Sweep], positions: Sequence[int], output: str = "ensemble",
                     ) -> PartyScores:
-    """One party's scores at `positions`, which every sweep must cover. `output`: whose head answers."""
+    """One party's scores at `positions`, which every sweep must cover and which join the host with the same partner.
+    `output`: whose head answers."""
     by_fold = [[s.values(output)[s.positions.index(p)] for p in positions] for s in sweeps]
     values = tuple(_mean(column) for column in zip(*by_fold))
-    baselines = {k: _mean([s.baselines[k] for s in sweeps]) for k in ("host", "partner", "ensemble")}
-    return PartyScores(party, values, **baselines, cases=sum(s.cases for s in sweeps))
+    partner = sweeps[0].parties[sweeps[0].positions.index(positions[0])]
+    host, partner, ensemble = (_mean([s.baselines[k] for s in sweeps]) for k in ("host", partner, "ensemble"))
+    return PartyScores(party, values, host, partner, ensemble, cases=sum(s.cases for s in sweeps))
 
 
 def _mean(values: Sequence[float]) -> float:

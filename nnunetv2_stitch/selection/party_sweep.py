@@ -24,7 +24,7 @@ from nnunetv2_stitch.selection.party_cases import (
 from nnunetv2_stitch.selection.party_terms import PartyTerms, party_terms
 from nnunetv2_stitch.selection.sweep import PositionSweep, Sweep
 from nnunetv2_stitch.selection.sweeps_file import PartySweeps
-from nnunetv2_stitch.stitching.setting import SIDES
+from nnunetv2_stitch.stitching.setting import party_names
 
 
 def sweep_party(model_folder: str, dataset: int | str, *, folds: Sequence[int | str] | None = None,
@@ -39,7 +39,8 @@ def sweep_party(model_folder: str, dataset: int | str, *, folds: Sequence[int | 
             was trained with, by `splits_final.json` in nnUNet_preprocessed, else those of imagesTs and labelsTs.
         folds: of the stitched model; default all.
         positions: default all that have stitches.
-        party: `host` or `partner`; default: the one whose dataset the plans name like this one, else the partner.
+        party: `host`, `partner`, `partner2`, ...; default: the one whose dataset the plans name like this one, else the
+            partner, if there is only one.
         names: the dataset's labels and channels that have other names in the model.
         test_cases: take imagesTs and labelsTs in any case.
         device: where to compute.
@@ -70,11 +71,13 @@ def _stitched_model(folder: str) -> ModelFolder:
     if not model.is_stitched or not stitching:
         raise StitchError(f"{folder} is no stitched model; give the folder that nnUNetv2_train_stitch made")
     try:
-        host, partner = stitching["parents"]
-        for record in (host, partner):
+        for record in stitching["parents"]:
             str(record["dataset"]), [entry["fold"] for entry in record["folds"].values()]
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise StitchError(f"{folder}/plans.json does not name both parents; copy it again from its source") from error
+        complete = len(stitching["parents"]) == len(stitched_arguments(model)["parents"]) > 1
+    except (TypeError, KeyError, ValueError, AttributeError):
+        complete = False
+    if not complete:
+        raise StitchError(f"{folder}/plans.json does not name all parents; copy it again from its source")
     return model
 
 
@@ -87,23 +90,33 @@ def _folds(model: ModelFolder, wanted: Sequence[int | str] | None) -> list[int |
     return folds
 
 
+def stitched_arguments(model: ModelFolder) -> dict:
+    return model.configuration_manager.configuration["architecture"]["arch_kwargs"]
+
+
 def _records(model: ModelFolder) -> list[dict]:
     return model.configuration_manager.configuration["stitching"]["parents"]
 
 
 def _party(model: ModelFolder, dataset_name: str, say: Callable[[str], None]) -> str:
     known = [r["dataset"] for r in _records(model)]
+    names = party_names(len(known))
     if known.count(dataset_name) == 1:
-        return SIDES[known.index(dataset_name)]
-    say(f"the model's datasets are {known[0]} (host) and {known[1]} (partner), so {dataset_name} is taken for the "
-        f"partner's; -party host says otherwise")
-    return SIDES[1]
+        return names[known.index(dataset_name)]
+    said = ", ".join(f"{d} ({n})" for d, n in zip(known, names))
+    if len(known) > 2:
+        raise StitchError(f"the model's datasets are {said}; say with -party which of them {dataset_name} is")
+    say(f"the model's datasets are {said}, so {dataset_name} is taken for the partner's; -party host says otherwise")
+    return names[1]
 
 
 def _cases(model: ModelFolder, data: RawDataset, party: str, fold: int | str, test_cases: bool,
            say: Callable[[str], None]) -> list[CaseFiles]:
     """Cases that the party's parent behind this fold has not seen."""
-    record = _records(model)[SIDES.index(party)]
+    names = party_names(len(_records(model)))
+    if party not in names:
+        raise StitchError(f"-party {party}: the model's parties are {', '.join(names)}")
+    record = _records(model)[names.index(party)]
     if str(fold) not in record["folds"]:
         raise StitchError(f"{model.path}/plans.json does not say which fold of {record['dataset']} fold {fold} was "
                           f"stitched with; copy the model folder again, or take other folds with -f")

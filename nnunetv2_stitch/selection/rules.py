@@ -43,6 +43,27 @@ def choose(sweeps: Sequence[Sweep], rule: str, position: int | None = None) -> d
     return {s.fold: positions[int(np.argmin(np.delete(ranks, i, 0).mean(0)))] for i, s in enumerate(sweeps)}
 
 
+def choose_each(sweeps: Sequence[Sweep], rule: str, positions: Sequence[int] = (),
+                ) -> dict[int | str, tuple[int, ...]]:
+    """One position per partner and fold, each partner's by `choose` among the positions with it alone. With several
+    partners that is a choice of ours: trying every combination would cost the product of their positions.
+
+    Raises:
+        StitchError: as `choose`; or `positions` of rule 3 that are not one for each partner.
+    """
+    parties = sorted(set(sweeps[0].parties)) if sweeps else []
+    chosen: dict[int | str, tuple[int, ...]] = {s.fold: () for s in sweeps}
+    for party in parties:
+        own = [s.only(party) for s in sweeps]
+        given = [p for p in positions if p in own[0].positions]
+        if rule == "3" and len(given) != 1:
+            raise StitchError(f"rule 3 needs -position with one of the positions of {party}, "
+                              f"{own[0].positions[0]} to {own[0].positions[-1]}; found {given or 'none'}")
+        for fold, position in choose(own, rule, given[0] if given else None).items():
+            chosen[fold] += (position,)
+    return chosen
+
+
 def common_positions(sweeps: Sequence[Sweep]) -> list[int]:
     if not sweeps:
         raise StitchError("there is no sweep to choose from; train at least one fold first")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ MEMORY_FOR_ACCUMULATORS = 2 * 2**30  # bytes
 class Sweep:
     """Mean foreground Dice per position on one party's cases; names no case, so it may travel between parties.
 
-    `ensemble`, `host_head` and `partner_head` are by position: both heads averaged, and either head alone, with both
-    parents' maps averaged there. `baselines` are the untouched host, partner and plain ensemble. `r2` is the share of
-    variance that each stitch explains, `(to host, to partner)`, measured without labels. Dice is taken on the
+    `ensemble`, `host_head` and `partner_head` are by position: all heads averaged, the host's alone and that of the
+    partner there, with both parents' maps averaged at this one position. `parties` names that partner by position.
+    `baselines` are the untouched host, partner, further partners (`partner2`, ...) and plain `ensemble`. `r2` is the
+    share of variance that each stitch explains, `(to host, to partner)`, measured without labels. Dice is taken on the
     preprocessed grid, with nnU-Net's sliding window and without mirroring.
     """
 
@@ -38,13 +39,24 @@ class Sweep:
     baselines: dict[str, float]
     cases: int
     r2: list[tuple[float, float]] = field(default_factory=list)
+    parties: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        if not self.parties:
+            object.__setattr__(self, "parties", ["partner"] * len(self.positions))
+
+    def only(self, party: str) -> Sweep:
+        """The positions that join the host with one of its partners."""
+        kept = [i for i, p in enumerate(self.parties) if p == party]
+        by_position = ("positions", "names", "ensemble", "host_head", "partner_head", "r2", "parties")
+        return replace(self, **{k: [v[i] for i in kept] if (v := getattr(self, k)) else [] for k in by_position})
 
     def to_json(self) -> dict:
         return asdict(self)
 
     def values(self, output: str) -> list[float]:
-        """Dice by position of an output: `ensemble`, `host` or `partner`."""
-        return {"ensemble": self.ensemble, "host": self.host_head, "partner": self.partner_head}[output]
+        """Dice by position of an output: `ensemble`, `host`, or else the partner's there."""
+        return {"ensemble": self.ensemble, "host": self.host_head}.get(output, self.partner_head)
 
     @classmethod
     def from_json(cls, value: dict) -> Sweep:
@@ -52,7 +64,7 @@ class Sweep:
 
 
 def sweep_heads(runner: GraphRunner, x: torch.Tensor, positions: Sequence[int]) -> Iterator[tuple]:
-    """Both heads' logits for a batch `(B, C, *spatial)`, as `(position, host, partner)`; the first position is None,
+    """All heads' logits for a batch `(B, C, *spatial)`, as `(position, host, partner, ...)`; the last position is None,
     for the untouched parents.
 
     Walks once along the untouched network. At each position a copy of the live values takes the averaged maps and
@@ -109,7 +121,7 @@ class PositionSweep:
     @property
     def rows(self) -> list[str]:
         """Names of what one case is scored for, in the order of `score_case`."""
-        return ["host", "partner", "ensemble", *(f"ensemble@{p}" for p in self.positions),
+        return [*self.network.parties, "ensemble", *(f"ensemble@{p}" for p in self.positions),
                 *(f"host@{p}" for p in self.positions), *(f"partner@{p}" for p in self.positions)]
 
     @torch.inference_mode()
@@ -119,7 +131,7 @@ class PositionSweep:
         image, unpad = pad_nd_image(torch.from_numpy(np.ascontiguousarray(data)).float(), self.patch_size, "constant",
                                     {"value": 0}, True, None)
         per_row = 4 * self.label_manager.num_segmentation_heads * int(np.prod(image.shape[1:]))
-        chunk = max(1, int(MEMORY_FOR_ACCUMULATORS // (3 * per_row)) - 3)
+        chunk = max(1, int(MEMORY_FOR_ACCUMULATORS // (3 * per_row)) - len(self.network.parties) - 1)
         scores: dict[str, np.ndarray] = {}
         for start in range(0, max(1, len(self.positions)), chunk):
             for row, logits in self._predict(image, self.positions[start:start + chunk]).items():
@@ -144,24 +156,17 @@ class PositionSweep:
             for start in range(0, len(slicers), self.batch_size):
                 tiles = slicers[start:start + self.batch_size]
                 x = torch.stack([image[where] for where in tiles]).to(self.device)
-                for position, host, partner in sweep_heads(self.runner, x, positions):
-                    both = self._both(host, partner)
+                for position, *heads in sweep_heads(self.runner, x, positions):
+                    every = self.network.heads.ensemble(*heads)
+                    by_party = dict(zip(self.network.parties, heads))
                     if position is None:
-                        for row, logits in (("host", host), ("partner", partner), ("ensemble", both)):
+                        for row, logits in (*by_party.items(), ("ensemble", every)):
                             add(row, tiles, logits)
                     else:
-                        add(f"ensemble@{position}", tiles, both)
-                        add(f"host@{position}", tiles, host)
-                        add(f"partner@{position}", tiles, partner)
+                        add(f"ensemble@{position}", tiles, every)
+                        add(f"host@{position}", tiles, by_party["host"])
+                        add(f"partner@{position}", tiles, by_party[self.network.party_at(position)])
         return sums
-
-    def _both(self, host, partner):
-        heads = self.network.heads
-        mode, heads.mode = heads.mode, "ensemble"
-        try:
-            return heads(host, partner)
-        finally:
-            heads.mode = mode
 
     def _dice(self, predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
         labels = self.label_manager
@@ -187,6 +192,7 @@ class PositionSweep:
             ensemble=[value[f"ensemble@{p}"] for p in self.positions],
             host_head=[value[f"host@{p}"] for p in self.positions],
             partner_head=[value[f"partner@{p}"] for p in self.positions],
-            baselines={k: value[k] for k in ("host", "partner", "ensemble")},
+            baselines={k: value[k] for k in (*self.network.parties, "ensemble")},
             r2=[r2[p] for p in self.positions] if r2 else [],
+            parties=[self.network.party_at(p) for p in self.positions],
         )

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.selection.sweep import Sweep
-from nnunetv2_stitch.stitching.setting import SIDES
+from nnunetv2_stitch.stitching.setting import OUTPUT
 
 FORMAT = 1
 DIGITS = 6  # more would tell apart nothing but single voxels
 HEADS = ("ensemble", "host_head", "partner_head")
-BASELINES = ("host", "partner", "ensemble")
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class PartySweeps:
         """Raises ValueError, saying what is wrong, for anything else than `to_json` gives."""
         _require(isinstance(value, Mapping) and "sweeps" in value, "it holds no sweeps")
         _require(value.get("format") == FORMAT, f"format {value.get('format')!r}, this version reads {FORMAT}")
-        _require(value.get("party") in SIDES, f"party {value.get('party')!r} is not one of {', '.join(SIDES)}")
+        _require(_is_party(value.get("party")), f"party {value.get('party')!r} is not host, partner, partner2, ...")
         digests = value.get("model_sha256")
         _require(isinstance(digests, Mapping), "model_sha256 is missing")
         _require(isinstance(value["sweeps"], list) and value["sweeps"], "it holds no sweeps")
@@ -73,13 +72,20 @@ def _sweep(value) -> Sweep:
              "positions are not whole numbers")
     _require(sorted(set(sweep.positions)) == sweep.positions, "positions are not in order")
     _require(_is_whole(sweep.cases) and sweep.cases > 0, f"cases {sweep.cases!r}")
-    _require(isinstance(sweep.baselines, dict) and set(sweep.baselines) == set(BASELINES), "baselines are missing")
+    _require(isinstance(sweep.parties, list) and len(sweep.parties) == len(sweep.positions)
+             and all(p != "host" and _is_party(p) for p in sweep.parties), "parties: not a partner for each position")
+    _require(isinstance(sweep.baselines, dict) and {"host", "partner", "ensemble", *sweep.parties}
+             <= set(sweep.baselines), "baselines are missing")
     for name, values in (*((h, getattr(sweep, h)) for h in HEADS), ("baselines", [*sweep.baselines.values()])):
         _require(isinstance(values, list) and all(map(_is_dice, values)), f"{name} is not a list of Dice values")
         _require(name == "baselines" or len(values) == len(sweep.positions), f"{name} has no value for each position")
     _require(isinstance(sweep.names, list) and len(sweep.names) == len(sweep.positions)
              and all(isinstance(n, str) for n in sweep.names), "names are not a name for each position")
     return sweep
+
+
+def _is_party(value) -> bool:
+    return isinstance(value, str) and value != "ensemble" and OUTPUT.fullmatch(value) is not None
 
 
 def _is_whole(value) -> bool:

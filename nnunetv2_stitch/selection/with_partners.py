@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.checkpoint import sha256
@@ -34,8 +34,9 @@ class Choice:
 
 
 def choose_with_partners(model_folder: str, own: Sequence[Sweep], files: Sequence[str], preference: str = "balanced",
-                         output: str = "ensemble") -> Choice:
-    """Choose one position for all folds, from the host's sweeps and the files of its partners.
+                         output: str = "ensemble") -> tuple[Choice, ...]:
+    """Choose for all folds one position with each partner, from the host's sweeps and the files of its partners. With
+    several partners each position is chosen by itself, by the numbers of all parties.
 
     Args:
         model_folder: the host's stitched model, whose stitches the files must be of.
@@ -47,13 +48,23 @@ def choose_with_partners(model_folder: str, own: Sequence[Sweep], files: Sequenc
     Raises:
         StitchError: a file that is unreadable, of another model, of other positions, or the host's own.
     """
-    trained = common_positions(own)
-    names = dict(zip(trained, own[0].names))
-    digests = {str(s.fold): sha256(stitches_file(model_folder, s.fold)) for s in own}
     sent = [read_sweeps(path) for path in files]
+    digests = {str(s.fold): sha256(stitches_file(model_folder, s.fold)) for s in own}
+    names = dict(zip(common_positions(own), own[0].names))
     for path, sweeps in zip(files, sent):
         _require_same_model(path, sweeps, digests, model_folder)
         _require_same_positions(path, sweeps, names)
+    return tuple(_choose([s.only(party) for s in own],
+                         [replace(s, sweeps=tuple(w.only(party) for w in s.sweeps)) for s in sent],
+                         files, preference, output)
+                 for party in sorted(set(own[0].parties)))
+
+
+def _choose(own: Sequence[Sweep], sent: Sequence[PartySweeps], files: Sequence[str], preference: str,
+            output: str) -> Choice:
+    """Among the positions with one partner."""
+    trained = common_positions(own)
+    names = dict(zip(trained, own[0].names))
     positions = [p for p in trained if all(p in s.sweeps[0].positions for s in sent)]
     if not positions:
         raise StitchError(f"{' and '.join(files)} have no position in common; ask for sweeps of all positions "

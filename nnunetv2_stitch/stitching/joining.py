@@ -1,8 +1,8 @@
-"""Two traced parents -> one joined torch.fx graph with a switch behind every matched layer, and its pruning."""
+"""Traced parents -> one joined torch.fx graph with a switch behind every matched layer, and its pruning."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import fx, nn
 
@@ -14,66 +14,86 @@ def switch_target(position: int, side: str) -> str:
     return f"switches.{position}.{side}"
 
 
-def join(root: nn.Module, host: fx.Graph, partner: fx.Graph, matches: Sequence[tuple[str, str]],
+def join(root: nn.Module, parents: Mapping[str, fx.Graph], matches: Sequence[tuple[str, str, str]],
          positions: Iterable[int]) -> fx.GraphModule:
-    """Join two graphs: `root` holds `host`, `partner`, `switches.<position>.<side>` and `heads`, and where parties
-    differ `bridge.input`, `bridge.output` and `bridge.regrid.<position>.<side>`.
+    """Join the graphs of a host and its partners, by name, the host first: a star, where every match is between the
+    host and one partner. `root` holds the parents under their names, `switches.<position>.<side>` and `heads`, and
+    where parties differ `bridge.<partner>.input`, `bridge.<partner>.output` and `bridge.regrid.<position>.<side>`.
 
-    `matches` are pairs of fx node names, increasing in both graphs. Each stitch reads the raw map before the switch,
-    so both directions can be on at once without a cycle; every later consumer, skips included, reads the switch.
-    All nodes up to match k precede switch k, and all consumers of it follow: what comes before a position in the
-    joined graph does not depend on the switch there. Returns a GraphModule that shares its leaf modules with `root`.
+    `matches` are a partner's name and two fx node names, the host's and that partner's; they do not decrease in the
+    host and increase in every partner. Each stitch reads the raw map before any switch, so both directions can be on at
+    once without a cycle; every later consumer, skips included, reads the switch. Of several switches behind one layer
+    of the host, each reads the one before. All nodes up to match k precede switch k, and all consumers of it follow:
+    what comes before a position in the joined graph does not depend on the switch there. Returns a GraphModule that
+    shares its leaf modules with `root`.
     """
     positions = set(positions)
     graph = fx.Graph()
     x = graph.placeholder("x")
-    bridge = getattr(root, "bridge", nn.Module())
-    theirs = graph.create_node("call_module", "bridge.input", (x,), name="bridge_input") if has(bridge, "input") else x
-    streams = [_Stream(graph, side, parent, start) for side, parent, start in zip(SIDES, (host, partner), (x, theirs))]
-    for position, names in enumerate(matches):
-        raw = [stream.copy_up_to(name) for stream, name in zip(streams, names)]
+    streams = {}
+    for name, parent in parents.items():
+        path = f"bridge.{name}.input"
+        start = graph.create_node("call_module", path, (x,), name=f"bridge_{name}_input") if has(root, path) else x
+        streams[name] = _Stream(graph, name, parent, start)
+    host = next(iter(streams.values()))
+    for position, (partner, *names) in enumerate(matches):
+        pair = host, streams[partner]
+        raw = [stream.copy_up_to(name) for stream, name in zip(pair, names)]
         if position not in positions:
             continue
         others = raw[::-1]
-        if has(bridge, "regrid"):
+        if has(root, f"bridge.regrid.{position}"):
             others = [graph.create_node("call_module", f"bridge.regrid.{position}.{side}", (other, x),
                                         name=f"regrid_{position}_{side}") for side, other in zip(SIDES, others)]
-        for side, stream, name, own, other in zip(SIDES, streams, names, raw, others):
+        owns = [stream.switched(name) for stream, name in zip(pair, names)]
+        for side, stream, name, own, other in zip(SIDES, pair, names, owns, others):
             stream.replace(name, graph.create_node("call_module", switch_target(position, side), (own, other),
                                                    name=f"switch_{position}_{side}"))
-    heads = [s.finish() for s in streams]
-    if has(bridge, "output"):
-        heads[1] = graph.create_node("call_module", "bridge.output", (heads[1], x), name="bridge_output")
+    heads = []
+    for name, stream in streams.items():
+        head, path = stream.finish(), f"bridge.{name}.output"
+        heads.append(graph.create_node("call_module", path, (head, x), name=f"bridge_{name}_output")
+                     if has(root, path) else head)
     graph.output(graph.create_node("call_module", "heads", tuple(heads), name="heads"))
     return fx.GraphModule(root, graph, "Joined")
 
 
-def has(bridge: nn.Module, part: str) -> bool:
-    return part in dict(bridge.named_children())
+def has(root: nn.Module, path: str) -> bool:
+    try:
+        root.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 class _Stream:
     """Copies one parent's nodes into the joined graph in order, remembering what its consumers should read."""
 
-    def __init__(self, graph: fx.Graph, side: str, parent: fx.Graph, x: fx.Node):
-        self.graph, self.side = graph, side
+    def __init__(self, graph: fx.Graph, party: str, parent: fx.Graph, x: fx.Node):
+        self.graph, self.party = graph, party
         self.pending = [n for n in parent.nodes if n.op != "placeholder"]
-        self.seen = {n: x for n in parent.nodes if n.op == "placeholder"}
+        self.raw = {n: x for n in parent.nodes if n.op == "placeholder"}
+        self.seen = dict(self.raw)
         self.by_name = {n.name: n for n in parent.nodes}
 
     def copy_up_to(self, name: str) -> fx.Node:
+        """The node's own map, before any switch."""
         if name not in self.by_name:
-            raise StitchError(f"the {self.side} network has no layer {name}: plans and network do not belong together")
+            raise StitchError(f"the {self.party} network has no layer {name}: plans and network do not belong together")
         while self.by_name[name] not in self.seen:
             if not self.pending:
-                raise StitchError(f"match {name} of the {self.side} network is out of order")
+                raise StitchError(f"match {name} of the {self.party} network is out of order")
             self._copy(self.pending.pop(0))
-        return self.seen[self.by_name[name]]
+        return self.raw[self.by_name[name]]
 
     def finish(self) -> fx.Node:
         while self.pending[0].op != "output":
             self._copy(self.pending.pop(0))
         return self.seen[self.pending[0].args[0]]
+
+    def switched(self, name: str) -> fx.Node:
+        """What consumers of a node read up to now."""
+        return self.seen[self.by_name[name]]
 
     def replace(self, name: str, node: fx.Node) -> None:
         self.seen[self.by_name[name]] = node
@@ -82,13 +102,14 @@ class _Stream:
         def swap(arg):
             return fx.map_arg(arg, self.seen.__getitem__)
 
-        target = f"{self.side}.{node.target}" if node.op in ("call_module", "get_attr") else node.target
-        self.seen[node] = self.graph.create_node(node.op, target, swap(node.args), swap(node.kwargs),
-                                                 name=f"{self.side}_{node.name}")
+        target = f"{self.party}.{node.target}" if node.op in ("call_module", "get_attr") else node.target
+        self.raw[node] = self.seen[node] = self.graph.create_node(
+            node.op, target, swap(node.args), swap(node.kwargs), name=f"{self.party}_{node.name}")
 
 
 def prune(joined: fx.GraphModule, setting: Setting) -> fx.GraphModule:
-    """Specialise a joined graph to one setting, in place: what no output needs is neither kept nor computed."""
+    """Specialise a joined graph to one setting, in place: what no output needs is neither kept nor computed. Its heads
+    and the shares of its switches are set already."""
     graph = joined.graph
     joined.eval()
     for node in list(graph.nodes):
@@ -102,10 +123,8 @@ def prune(joined: fx.GraphModule, setting: Setting) -> fx.GraphModule:
             elif state == "stitched":
                 with graph.inserting_before(node):
                     node.replace_all_uses_with(graph.call_module(f"{node.target}.stitch", (other,)))
-            else:
-                joined.get_submodule(node.target).state = state
-        elif node.target == "heads" and setting.output != "ensemble":
-            node.replace_all_uses_with(node.args[SIDES.index(setting.output)])
+        elif node.target == "heads" and joined.heads.output is not None:
+            node.replace_all_uses_with(node.args[joined.heads.output])
     graph.eliminate_dead_code()
     joined.delete_all_unused_submodules()
     _activate_in_place(joined)

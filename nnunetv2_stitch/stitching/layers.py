@@ -1,9 +1,10 @@
-"""Stitches, switches and the head that joins both parents' answers. One code path for 2d and 3d."""
+"""Stitches, switches and the head that joins the parents' answers. One code path for 2d and 3d."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
@@ -15,13 +16,15 @@ class Switch(nn.Module):
     """The multiplexer behind a matched layer of one parent, with the stitch that feeds it from the other.
 
     The stitch is a 1x1 convolution with bias, `(B, C_other, *spatial) -> (B, C_own, *spatial)`. States: `own` passes
-    the parent's own map, `stitched` the translated map of the other parent, `average` the mean of the two.
+    the parent's own map, `stitched` the translated map of the other parent, `average` the mean of the two. Where a
+    host's layer is joined with several partners, its switches follow one another: `share` is what a later one gives to
+    its translated map, so that all that are averaged count alike.
     """
 
     def __init__(self, dims: int, other_channels: int, own_channels: int):
         super().__init__()
         self.stitch = convert_dim_to_conv_op(dims)(other_channels, own_channels, kernel_size=1, bias=True)
-        self.state = "own"
+        self.state, self.share = "own", 0.5
 
     def forward(self, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         return own if self.state == "own" else self.choose(own, self.stitch(other))
@@ -29,7 +32,7 @@ class Switch(nn.Module):
     def choose(self, own: torch.Tensor, stitched: torch.Tensor) -> torch.Tensor:
         if self.state == "own":
             return own
-        return stitched if self.state == "stitched" else torch.lerp(own, stitched, 0.5)
+        return stitched if self.state == "stitched" else torch.lerp(own, stitched, self.share)
 
     @torch.no_grad()
     def set_affine(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
@@ -39,32 +42,36 @@ class Switch(nn.Module):
 
 
 class Heads(nn.Module):
-    """Joins the two parents' logits `(B, K, *spatial)`; `mode` is `ensemble`, `host` or `partner`.
+    """Joins the parents' logits `(B, K, *spatial)`, the host's first.
 
-    An ensemble of probabilities is returned as logits, so that nnU-Net's own softmax (or sigmoid, for region-based
-    training) gives back the mean probability. An average of raw logits lets a confidently wrong parent win.
-    `host_share` is the host's weight in either average. On `unknown` outputs, which the partner does not have, it has
-    no say: its background is shared out among them as the host sees it, a region is the host's alone.
+    `output` is an index: whose logits are returned, or None for the ensemble. An ensemble of probabilities is returned
+    as logits, so that nnU-Net's own softmax (or sigmoid, for region-based training) gives back the mean probability.
+    An average of raw logits lets a confidently wrong parent win. `host_share` is the host's weight in either average,
+    the partners share the rest; None: all alike. On its `unknown` outputs, which a partner does not have, it has no
+    say: its background is shared out among them as the host sees it, a region is the host's alone.
     """
 
-    def __init__(self, mode: str = "ensemble", combine: str = "probabilities", regions: bool = False,
-                 host_share: float = 0.5, unknown: Sequence[int] = ()):
+    def __init__(self, output: int | None = None, combine: str = "probabilities", regions: bool = False,
+                 host_share: float | None = None, unknown: Sequence[Sequence[int]] = ()):
         super().__init__()
-        self.mode, self.combine, self.regions, self.host_share = mode, combine, regions, host_share
-        self.unknown = tuple(unknown)
+        self.output, self.combine, self.regions, self.host_share = output, combine, regions, host_share
+        self.unknown = tuple(map(tuple, unknown))
 
-    def forward(self, host: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
-        if self.mode == "host":
-            return host
-        if self.mode == "partner":
-            return partner
-        if self.unknown:
-            fill = ask_host if self.regions else share_out_background
-            partner = fill(partner, host, self.unknown)
+    def forward(self, host: torch.Tensor, *partners: torch.Tensor) -> torch.Tensor:
+        return self.ensemble(host, *partners) if self.output is None else (host, *partners)[self.output]
+
+    def ensemble(self, host: torch.Tensor, *partners: torch.Tensor) -> torch.Tensor:
+        """The average of all, whatever `output` is."""
+        logits = [host, *partners]
+        for i, unknown in enumerate(self.unknown, start=1):
+            if unknown:
+                logits[i] = (ask_host if self.regions else share_out_background)(logits[i], host, unknown)
+        shares = None
+        if self.host_share is not None:
+            shares = [self.host_share, *[(1 - self.host_share) / len(partners)] * len(partners)]
         if self.combine == "logits":
-            return self.host_share * host + (1 - self.host_share) * partner
-        mean = mean_sigmoid_as_logits if self.regions else mean_softmax_as_logits
-        return mean(host, partner, self.host_share)
+            return sum(x * share for x, share in zip(logits, shares or [1 / len(logits)] * len(logits)))
+        return (mean_sigmoid_as_logits if self.regions else mean_softmax_as_logits)(logits, shares)
 
 
 def share_out_background(partner: torch.Tensor, host: torch.Tensor, unknown: Sequence[int]) -> torch.Tensor:
@@ -84,21 +91,22 @@ def _with_channels(x: torch.Tensor, new: Mapping[int, torch.Tensor]) -> torch.Te
     return torch.cat([new.get(i, channel) for i, channel in enumerate(x.split(1, 1))], 1)
 
 
-def mean_softmax_as_logits(a: torch.Tensor, b: torch.Tensor, share: float = 0.5) -> torch.Tensor:
-    """`log(share * softmax(a) + (1 - share) * softmax(b))` over dim 1, without underflow."""
-    return _log_mean(F.log_softmax(a, 1), F.log_softmax(b, 1), share)
+def mean_softmax_as_logits(logits: Sequence[torch.Tensor], shares: Sequence[float] | None = None) -> torch.Tensor:
+    """`log(sum_i share_i * softmax(logits_i))` over dim 1, without underflow; equal shares if None."""
+    return _log_mean([F.log_softmax(x, 1) for x in logits], shares)
 
 
-def mean_sigmoid_as_logits(a: torch.Tensor, b: torch.Tensor, share: float = 0.5) -> torch.Tensor:
-    """`logit(share * sigmoid(a) + (1 - share) * sigmoid(b))`, without underflow."""
-    return _log_mean(F.logsigmoid(a), F.logsigmoid(b), share) - _log_mean(F.logsigmoid(-a), F.logsigmoid(-b), share)
+def mean_sigmoid_as_logits(logits: Sequence[torch.Tensor], shares: Sequence[float] | None = None) -> torch.Tensor:
+    """`logit(sum_i share_i * sigmoid(logits_i))`, without underflow; equal shares if None."""
+    return (_log_mean([F.logsigmoid(x) for x in logits], shares)
+            - _log_mean([F.logsigmoid(-x) for x in logits], shares))
 
 
-def _log_mean(a: torch.Tensor, b: torch.Tensor, share: float) -> torch.Tensor:
-    """`log(share * exp(a) + (1 - share) * exp(b))`."""
-    if share == 0.5:
-        return torch.logaddexp(a, b) - math.log(2)
-    return torch.logaddexp(a + _log(share), b + _log(1 - share))
+def _log_mean(values: Sequence[torch.Tensor], shares: Sequence[float] | None) -> torch.Tensor:
+    """`log(sum_i share_i * exp(value_i))`."""
+    if shares is None:
+        return reduce(torch.logaddexp, values) - math.log(len(values))
+    return reduce(torch.logaddexp, [x + _log(share) for x, share in zip(values, shares)])
 
 
 def _log(value: float) -> float:

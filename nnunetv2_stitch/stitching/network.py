@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -16,32 +17,31 @@ from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
 from nnunetv2_stitch.stitching.joining import join, prune
 from nnunetv2_stitch.stitching.layers import Heads, Switch
 from nnunetv2_stitch.stitching.regrid import InputBridge, OutputBridge, Regrid
-from nnunetv2_stitch.stitching.setting import SIDES, Setting
+from nnunetv2_stitch.stitching.setting import SIDES, Setting, party_names
 
-PARTS = (*SIDES, "switches", "bridge", "heads")
 SETTING_KEY = "_extra_state"
 CLASS_PATH = "nnunetv2_stitch.stitching.network.StitchedEnsemble"
 
 
 class StitchedEnsemble(nn.Module):
-    """Both parents, their stitches and switches (arXiv 2512.17592), described by plain JSON.
+    """All parents, their stitches and switches (arXiv 2512.17592), described by plain JSON.
 
-    Input `(B, C, *spatial)`, output logits `(B, K, *spatial)`. The deployed network holds only what its setting
-    needs; `supernet=True` keeps all stitches and both parents whole, for training and for choosing a position. The
-    parents are frozen and always in eval mode. The setting travels in the state dict: loading weights that were
-    saved under another setting re-specialises the network, because nnU-Net's predictor loads the weights of several
-    folds into one network and folds may differ.
+    Input `(B, C, *spatial)`, output logits `(B, K, *spatial)`. A star: every stitch is between the host and one
+    partner. The deployed network holds only what its setting needs; `supernet=True` keeps all stitches and all parents
+    whole, for training and for choosing a position. The parents are frozen and always in eval mode. The setting travels
+    in the state dict: loading weights that were saved under another setting re-specialises the network, because
+    nnU-Net's predictor loads the weights of several folds into one network and folds may differ.
 
     Args:
         input_channels, num_classes: as nnU-Net gives them.
-        parents: two dicts `{network_class_name, arch_kwargs, _kw_requires_import}`, host first.
-        matches: dicts with the fx node names `host`, `partner` and `host_channels`, `partner_channels`.
+        parents: dicts `{network_class_name, arch_kwargs, _kw_requires_import}`, host first, then its partners.
+        matches: the fields of `graph.matching.Match`, in order of the host's layers.
         setting: see `Setting.to_json`.
         positions: which matches carry stitches; all if None.
         regions: region-based training (sigmoid) instead of softmax.
         supernet: keep everything.
-        bridge: what lies between the host's terms and the partner's network (`bridging.bridge.Bridge`), None where
-            both parties agree.
+        bridges: what lies between the host's terms and each partner's network (`bridging.bridge.Bridge`), None where
+            the two agree.
         deep_supervision: accepted because nnU-Net passes it; stitched ensembles have one output.
 
     Raises:
@@ -50,14 +50,16 @@ class StitchedEnsemble(nn.Module):
 
     def __init__(self, input_channels: int, num_classes: int, parents: Sequence[Mapping], matches: Sequence[Mapping],
                  setting: Mapping | None = None, positions: Sequence[int] | None = None, regions: bool = False,
-                 supernet: bool = False, bridge: Mapping | None = None, deep_supervision: bool | None = None):
+                 supernet: bool = False, bridges: Sequence[Mapping | None] | None = None,
+                 deep_supervision: bool | None = None):
         super().__init__()
-        if len(parents) != 2:
-            raise StitchError(f"a stitched ensemble has two parents, not {len(parents)}")
+        if len(parents) < 2:
+            raise StitchError(f"a stitched ensemble has at least two parents, not {len(parents)}")
         self.input_channels, self.num_classes = input_channels, num_classes
         self.parents, self.matches, self.regions, self.supernet = parents, matches, regions, supernet
-        self.bridge_json = bridge
-        self.terms = None if bridge is None else Bridge.from_json(bridge)
+        self.parties = party_names(len(parents))
+        self.bridges = bridges
+        self.terms = self._terms()
         self.positions = list(range(len(matches))) if positions is None else sorted(positions)
         self.setting = Setting.from_json(setting or {})
         unknown = set(self.setting.switches) - set(self.positions)
@@ -65,55 +67,81 @@ class StitchedEnsemble(nn.Module):
             raise StitchError(f"no stitch at position {min(unknown)}; there are {len(self.positions)} positions")
         self._build()
 
+    def _terms(self) -> dict[str, Bridge]:
+        """The bridge to each partner that has one."""
+        partners = self.parties[1:]
+        bridges = self.bridges or [None] * len(partners)
+        if len(bridges) != len(partners):
+            raise StitchError(f"plans.json: {len(bridges)} bridges for {len(partners)} partners")
+        terms = {p: Bridge.from_json(b) for p, b in zip(partners, bridges) if b is not None}
+        if any(len(t.outputs) != self.num_classes or max(t.channels) >= self.input_channels for t in terms.values()):
+            raise StitchError("plans.json: the bridge to a partner was made for another host")
+        return terms
+
     def _build(self) -> None:
         root = nn.Module()
-        graphs = []
-        for side, spec in zip(SIDES, self.parents):
-            traced = trace(build_parent(spec, *self.shape_of(side)))
-            root.add_module(side, traced)
-            graphs.append(traced.graph)
+        graphs = {}
+        for party, spec in zip(self.parties, self.parents):
+            traced = trace(build_parent(spec, *self.shape_of(party)))
+            root.add_module(party, traced)
+            graphs[party] = traced.graph
         dims = spatial_dims(root.host)
-        if dims != spatial_dims(root.partner):
+        if any(spatial_dims(getattr(root, p)) != dims for p in self.parties):
             raise StitchError("a 2d network cannot be stitched to a 3d network")
         root.switches = nn.ModuleDict({str(p): self._switch_pair(p, dims) for p in self.positions})
         root.bridge = self._bridge()
-        root.heads = Heads(self.setting.output, self.setting.combine, self.regions, self.setting.host_share,
-                           () if self.terms is None else self.terms.unknown_outputs)
-        names = [(m["host"], m["partner"]) for m in self.matches]
-        joined = join(root, *graphs, names, self.positions)
+        root.heads = Heads(regions=self.regions, unknown=[
+            self.terms[p].unknown_outputs if p in self.terms else () for p in self.parties[1:]])
+        self._set(root, self.setting)
+        joined = join(root, graphs, [(self.party_at(p), m["host"], m["partner"]) for p, m in enumerate(self.matches)],
+                      self.positions)
         if not self.supernet:
             prune(joined, self.setting)
-        for part in PARTS:
+        for part in self.parts:
             self.add_module(part, getattr(joined, part, nn.Module()))
-        for parent in (self.host, self.partner):
-            parent.requires_grad_(False)
+        for party in self.parties:
+            getattr(self, party).requires_grad_(False)
         # Not registered as a module: it shares its leaves with the parts above, which name the weights.
         self.__dict__["joined"] = joined
         self.eval()
-        if self.supernet:
-            self.apply_setting(self.setting)
 
-    def shape_of(self, side: str) -> tuple[int, int]:
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (*self.parties, "switches", "bridge", "heads")
+
+    def party_at(self, position: int) -> str:
+        """The partner that the host is joined with at a position."""
+        party = self.matches[position].get("party", self.parties[1])
+        if party not in self.parties[1:]:
+            raise StitchError(f"plans.json: a match with {party!r}, which is none of {', '.join(self.parties[1:])}")
+        return party
+
+    def shape_of(self, party: str) -> tuple[int, int]:
         """Input channels and outputs of one parent."""
-        if side == SIDES[0] or self.terms is None:
+        if party not in self.terms:
             return self.input_channels, self.num_classes
-        return self.terms.input_channels, self.terms.num_outputs
+        return self.terms[party].input_channels, self.terms[party].num_outputs
+
+    def other_grid_at(self, position: int) -> bool:
+        """Whether the two maps of a position lie on different grids."""
+        terms = self.terms.get(self.party_at(position))
+        return terms is not None and terms.changes_grid
 
     def _bridge(self) -> nn.Module:
         bridge = nn.Module()
-        if self.terms is None:
-            return bridge
-        if len(self.terms.outputs) != self.num_classes or max(self.terms.channels) >= self.input_channels:
-            raise StitchError("plans.json: the bridge to the partner was made for another host")
-        if self.terms.changes_input:
-            bridge.input = InputBridge(self.terms)
-        if self.terms.changes_output:
-            bridge.output = OutputBridge(self.terms)
-        if self.terms.changes_grid:
-            bridge.regrid = nn.ModuleDict({str(p): nn.ModuleDict({
-                s: Regrid(self.terms, s, *(self.matches[p][f"{k}_stride"] for k in SIDES)) for s in SIDES})
-                for p in self.positions})
+        for party, terms in self.terms.items():
+            parts = nn.Module()
+            if terms.changes_input:
+                parts.input = InputBridge(terms)
+            if terms.changes_output:
+                parts.output = OutputBridge(terms)
+            bridge.add_module(party, parts)
+        bridge.regrid = nn.ModuleDict({str(p): self._regrid_pair(p) for p in self.positions if self.other_grid_at(p)})
         return bridge
+
+    def _regrid_pair(self, position: int) -> nn.ModuleDict:
+        strides = [self.matches[position][f"{side}_stride"] for side in SIDES]
+        return nn.ModuleDict({s: Regrid(self.terms[self.party_at(position)], s, *strides) for s in SIDES})
 
     def _switch_pair(self, position: int, dims: int) -> nn.ModuleDict:
         channels = [self.matches[position][f"{side}_channels"] for side in SIDES]
@@ -142,12 +170,24 @@ class StitchedEnsemble(nn.Module):
         """Set the switches and the output of a supernet."""
         if not self.supernet:
             raise StitchError("only a supernet can change its setting; load other weights instead")
-        for position in self.positions:
-            for side in SIDES:
-                self.switch(position, side).state = setting.state(position, side)
-        self.heads.mode, self.heads.combine = setting.output, setting.combine
-        self.heads.host_share = setting.host_share
+        self._set(self, setting)
         self.setting = setting
+
+    def _set(self, root: nn.Module, setting: Setting) -> None:
+        """Set the switches and heads below `root`. All that are averaged behind one layer of the host count alike."""
+        averaged: Counter = Counter()  # by layer of a parent: maps beside the first
+        for position in self.positions:
+            for side, party in zip(SIDES, (self.parties[0], self.party_at(position))):
+                layer = party, self.matches[position][side]
+                switch = root.switches.get_submodule(f"{position}.{side}")
+                switch.state = setting.state(position, side)
+                switch.share = 1 / (2 + averaged[layer])
+                if switch.state != "own":
+                    averaged[layer] = averaged[layer] + 1 if switch.state == "average" else 0
+        if setting.output not in ("ensemble", *self.parties):
+            raise StitchError(f"output {setting.output!r} is not one of ensemble, {', '.join(self.parties)}")
+        root.heads.output = None if setting.output == "ensemble" else self.parties.index(setting.output)
+        root.heads.combine, root.heads.host_share = setting.combine, setting.host_share
 
     def specialise(self, setting: Setting) -> None:
         """Rebuild a deployed network for another setting. The weights are undefined until they are loaded."""
@@ -155,13 +195,13 @@ class StitchedEnsemble(nn.Module):
         self.setting = setting
         with torch.device("meta"):
             self._build()
-        for part in PARTS:
+        for part in self.parts:
             getattr(self, part).to_empty(device=device)
 
     def deployed(self, setting: Setting) -> StitchedEnsemble:
         """The pruned network of a supernet under `setting`, with copies of the weights it needs, on the CPU."""
         network = StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches,
-                                   setting.to_json(), self.positions, self.regions, bridge=self.bridge_json)
+                                   setting.to_json(), self.positions, self.regions, bridges=self.bridges)
         weights = {k: v.detach().cpu().clone() for k, v in self.state_dict().items() if k != SETTING_KEY}
         network.load_state_dict({**weights, SETTING_KEY: encode_setting(setting)})
         return network

@@ -1,4 +1,4 @@
-"""The plans of a stitched ensemble: the host's, with our network class, both parents, matches and setting."""
+"""The plans of a stitched ensemble: the host's, with our network class, all parents, matches and setting."""
 
 from __future__ import annotations
 
@@ -12,56 +12,59 @@ from torch import nn
 
 from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.graph.matching import Match, match_layers
+from nnunetv2_stitch.graph.matching import Match, match_star
 from nnunetv2_stitch.graph.nodes import LayerNode, layer_nodes
 from nnunetv2_stitch.graph.tracing import trace
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.stitching.network import CLASS_PATH, StitchedEnsemble, build_parent
-from nnunetv2_stitch.stitching.setting import SIDES, Setting
+from nnunetv2_stitch.stitching.setting import Setting, party_names
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Both parents as lists of layers, and their matches in order of position."""
+    """All parents as lists of layers by name, the host first, and the matches in order of position."""
 
-    nodes: tuple[list[LayerNode], list[LayerNode]]
+    nodes: dict[str, list[LayerNode]]
     matches: list[Match]
 
     def position_name(self, position: int) -> str:
-        """The host's layer at a position, and the partner's where its path differs."""
+        """The host's layer at a position, the partner's where its path differs, and which partner where there are
+        several."""
         match = self.matches[position]
-        if match.host_path == match.partner_path:
-            return match.host_path
-        return f"{match.host_path} / {match.partner_path}"
+        name = match.host_path if match.host_path == match.partner_path else f"{match.host_path} / {match.partner_path}"
+        return name if len(self.nodes) == 2 else f"{name} ({match.party})"
 
-    def pairs(self) -> list[tuple[int, int]]:
-        """The matches as indices into the two lists of nodes."""
-        host, partner = ({n.name: i for i, n in enumerate(side)} for side in self.nodes)
-        return [(host[m.host], partner[m.partner]) for m in self.matches]
+    def pairs(self, party: str = "partner") -> dict[int, tuple[int, int]]:
+        """The matches with one partner, by position, as indices into the two lists of nodes."""
+        host, partner = ({n.name: i for i, n in enumerate(self.nodes[p])} for p in ("host", party))
+        return {k: (host[m.host], partner[m.partner]) for k, m in enumerate(self.matches) if m.party == party}
 
     def progress(self) -> list[float]:
         """The host's progress in [0, 1] by position."""
-        by_name = {n.name: n.progress for n in self.nodes[0]}
+        by_name = {n.name: n.progress for n in self.nodes["host"]}
         return [by_name[m.host] for m in self.matches]
 
 
-def lay_out(host: ModelFolder, partner: ModelFolder, positions: str = "all", bridge: Bridge | None = None) -> Layout:
-    """Trace both parents (without weights, on the meta device) and match their layers.
+def lay_out(host: ModelFolder, partners: Sequence[ModelFolder], positions: str = "all",
+            bridges: Sequence[Bridge | None] = ()) -> Layout:
+    """Trace all parents (without weights, on the meta device) and match the host's layers with each partner's.
 
     Raises:
         StitchError: a network that cannot be built or traced, or no two layers that match.
     """
-    nodes = []
-    for party in (host, partner):
+    nodes = {}
+    for name, party in zip(party_names(1 + len(partners)), (host, *partners)):
         with torch.device("meta"):
             network = build_parent(party.network_spec, party.num_input_channels, party.num_outputs)
-            nodes.append(layer_nodes(trace(network), party.num_input_channels))
-    grids = () if bridge is None else (bridge.ratio, bridge.axes)
-    matches = match_layers(*nodes, positions, *grids)
-    if not matches:
-        raise StitchError("no layer of the two networks has the same stride, so nothing can be stitched")
-    return Layout(tuple(nodes), matches)
+            nodes[name] = layer_nodes(trace(network), party.num_input_channels)
+    names = list(nodes)[1:]
+    matches = match_star(nodes, positions, {n: (b.ratio, b.axes) for n, b in zip(names, bridges) if b is not None})
+    for name, partner in zip(names, partners):
+        if not any(m.party == name for m in matches):
+            raise StitchError(f"no layer of the networks of {host.dataset_name} and {partner.dataset_name} has the "
+                              f"same stride, so nothing can be stitched")
+    return Layout(nodes, matches)
 
 
 @dataclass(frozen=True)
@@ -108,13 +111,15 @@ def record_parent(party: ModelFolder, results: str, folds: dict[int | str, int |
     )
 
 
-def stitched_plans(host: ModelFolder, partner: ModelFolder, layout: Layout, plans_name: str, setting: Setting,
-                   positions: Sequence[int] | None, training: Training, parents: Sequence[ParentRecord],
-                   previous: dict | None = None, bridge: Bridge | None = None) -> dict:
+def stitched_plans(host: ModelFolder, partners: Sequence[ModelFolder], layout: Layout, plans_name: str,
+                   setting: Setting, positions: Sequence[int] | None, training: Training,
+                   parents: Sequence[ParentRecord], previous: dict | None = None,
+                   bridges: Sequence[Bridge | None] = ()) -> dict:
     """Plans with one stitched configuration, keeping other configurations of `previous` stitched plans.
 
     `data_identifier` stays the host's, so that the host's preprocessed data are reused.
     """
+    needed = any(b is not None and not b.is_identity for b in bridges)
     plans = copy.deepcopy(host.plans)
     plans["plans_name"] = plans_name
     plans["configurations"] = dict((previous or {}).get("configurations", {}))
@@ -122,12 +127,12 @@ def stitched_plans(host: ModelFolder, partner: ModelFolder, layout: Layout, plan
     configuration["architecture"] = {
         "network_class_name": CLASS_PATH,
         "arch_kwargs": {
-            "parents": [host.network_spec, partner.network_spec],
+            "parents": [p.network_spec for p in (host, *partners)],
             "matches": [asdict(m) for m in layout.matches],
             "positions": None if positions is None else list(positions),
             "setting": setting.to_json(),
             "regions": bool(host.label_manager.has_regions),
-            **({} if bridge is None or bridge.is_identity else {"bridge": bridge.to_json()}),
+            **({"bridges": [None if b is None or b.is_identity else b.to_json() for b in bridges]} if needed else {}),
         },
         "_kw_requires_import": [],
     }
@@ -154,7 +159,7 @@ def supernet_from_plans(configuration: dict, input_channels: int, num_classes: i
 
 def load_parents(network: StitchedEnsemble, configuration: dict, fold: int | str,
                  results: str) -> tuple[int, ...] | None:
-    """Fill both parents of a supernet from their own model folders, checking the sha256 named in the plans. Returns the
+    """Fill the parents of a supernet from their own model folders, checking the sha256 named in the plans. Returns the
     host's axes along which all of them may be mirrored, None for none: a parent that was trained without mirroring
     has never seen a mirrored image.
 
@@ -162,10 +167,10 @@ def load_parents(network: StitchedEnsemble, configuration: dict, fold: int | str
         StitchError: a missing, changed or unreadable checkpoint, or weights that do not fit.
     """
     allowed = []
-    for side, record in zip(SIDES, configuration["stitching"]["parents"]):
+    for party, record in zip(network.parties, configuration["stitching"]["parents"]):
         entry = record["folds"].get(str(fold))
         if entry is None:
-            raise StitchError(f"the plans name no {side} weights for fold {fold}, only for folds "
+            raise StitchError(f"the plans name no {party} weights for fold {fold}, only for folds "
                               f"{', '.join(record['folds'])}; run nnUNetv2_train_stitch with -f {fold}")
         path = os.path.join(results, record["folder"], f"fold_{entry['fold']}", record["checkpoint"])
         checkpoint = load_checkpoint(path)
@@ -173,17 +178,18 @@ def load_parents(network: StitchedEnsemble, configuration: dict, fold: int | str
         if sha256(path) != entry["sha256"]:
             raise StitchError(f"{path} is not the checkpoint that the plans were made for (sha256 differs); "
                               f"run nnUNetv2_train_stitch again")
-        load_weights(getattr(network, side), weights, path)
+        load_weights(getattr(network, party), weights, path)
         axes = checkpoint.get("inference_allowed_mirroring_axes") or ()
-        allowed.append({network.terms.axes[a] for a in axes} if side != SIDES[0] and network.terms else set(axes))
+        terms = network.terms.get(party)
+        allowed.append({terms.axes[a] for a in axes} if terms else set(axes))
     return tuple(sorted(set.intersection(*allowed))) or None
 
 
 def layout_of(network: StitchedEnsemble) -> Layout:
     """The layout of a stitched ensemble, its parents traced anew."""
     with torch.device("meta"):
-        nodes = tuple(layer_nodes(trace(build_parent(spec, *shape)), shape[0])
-                      for spec, shape in zip(network.parents, map(network.shape_of, SIDES)))
+        nodes = {party: layer_nodes(trace(build_parent(spec, *network.shape_of(party))), network.shape_of(party)[0])
+                 for party, spec in zip(network.parties, network.parents)}
     return Layout(nodes, [Match(**m) for m in network.matches])
 
 

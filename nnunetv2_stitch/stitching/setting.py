@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nnunetv2_stitch.errors import StitchError
 
-SIDES = ("host", "partner")
+SIDES = ("host", "partner")  # of one position, which always joins the host and one partner
 STATES = ("own", "stitched", "average")
-OUTPUTS = ("ensemble", "host", "partner")
+OUTPUT = re.compile(r"ensemble|host|partner([2-9]|[1-9]\d+)?")
 COMBINES = ("probabilities", "logits")
+
+
+def party_names(parents: int) -> tuple[str, ...]:
+    """host, partner, partner2, ...: what the parents of a stitched ensemble are called inside it."""
+    return (*SIDES, *(f"partner{i}" for i in range(2, parents)))[:parents]
 
 
 @dataclass(frozen=True)
 class Setting:
     """Switch states by position, as `(host state, partner state)`; a position that is not named is `own`.
 
-    `output` says whose head answers, `combine` what an ensemble of both heads averages, `host_share` the host's weight
-    in that average, from 0 to 1.
+    `output` says whose head answers (`ensemble`, `host`, `partner`, `partner2`, ...), `combine` what an ensemble of the
+    heads averages, `host_share` the host's weight in that average, from 0 to 1; the partners share the rest equally.
+    None: all parties alike.
     """
 
     switches: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     output: str = "ensemble"
     combine: str = "probabilities"
-    host_share: float = 0.5
+    host_share: float | None = None
 
     def __post_init__(self):
         switches = {}
@@ -35,11 +42,12 @@ class Setting:
             if states != ("own", "own"):
                 switches[position] = states
         object.__setattr__(self, "switches", switches)
-        if self.output not in OUTPUTS:
-            raise StitchError(f"output {self.output!r} is not one of {', '.join(OUTPUTS)}")
+        if not (isinstance(self.output, str) and OUTPUT.fullmatch(self.output)):
+            raise StitchError(f"output {self.output!r} is not ensemble, host, partner, or partner2 and so on")
         if self.combine not in COMBINES:
             raise StitchError(f"combine {self.combine!r} is not one of {', '.join(COMBINES)}")
-        if not isinstance(self.host_share, (int, float)) or not 0 <= self.host_share <= 1:
+        share = self.host_share
+        if share is not None and not (isinstance(share, (int, float)) and 0 <= share <= 1):
             raise StitchError(f"host_share {self.host_share!r} is not between 0 and 1")
 
     @classmethod
@@ -52,10 +60,10 @@ class Setting:
 
     def to_json(self) -> dict:
         switches = {str(k): (v[0] if v[0] == v[1] else list(v)) for k, v in self.switches.items()}
-        share = {} if self.host_share == 0.5 else {"host_share": self.host_share}
+        share = {} if self.host_share is None else {"host_share": self.host_share}
         return {"switches": switches, "output": self.output, "combine": self.combine, **share}
 
     @classmethod
     def from_json(cls, value: Mapping) -> Setting:
         return cls(value.get("switches", {}), value.get("output", "ensemble"), value.get("combine", "probabilities"),
-                   value.get("host_share", 0.5))
+                   value.get("host_share"))

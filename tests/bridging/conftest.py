@@ -36,9 +36,9 @@ def predict_bridged(host, partner, images: Path, output: Path, maps=NO_MAPS, ans
     from nnunetv2_stitch.stitching.setting import Setting
 
     bridge = require_bridge(host, partner, maps).bridge
-    layout = lay_out(host, partner, bridge=bridge)
-    plans = stitched_plans(host, partner, layout, "nnUNetStitchPlans", Setting(output=answer), None,
-                           Training("nnUNetTrainerStitch"), [], bridge=bridge)
+    layout = lay_out(host, [partner], bridges=[bridge])
+    plans = stitched_plans(host, [partner], layout, "nnUNetStitchPlans", Setting(output=answer), None,
+                           Training("nnUNetTrainerStitch"), [], bridges=[bridge])
     network = supernet_from_plans(plans["configurations"][host.configuration], host.num_input_channels,
                                   host.num_outputs)
     for side, party in (("host", host), ("partner", partner)):

@@ -81,9 +81,9 @@ def test_the_host_chooses_with_it_and_nothing_is_trained_again(host, sent, capsy
     mean = [sum(v) / 2 for v in zip(*(s.ensemble for s in sweeps))]
     best = sweeps[0].positions[max(range(len(mean)), key=mean.__getitem__)]
     selection = json.loads((folder / "stitch_selection.json").read_text())
-    assert selection["positions"] == {"0": best, "1": best} and best != stitched2d.result.position
-    assert selection["rule"] == "pareto" and selection["pareto"]["prefer"] == "partner"
-    assert best in selection["pareto"]["front"] and selection["pareto"]["files"] == [sent.name]
+    assert selection["positions"] == {"0": [best], "1": [best]} and best != stitched2d.result.position
+    assert selection["rule"] == "pareto" and selection["pareto"][0]["prefer"] == "partner"
+    assert best in selection["pareto"][0]["front"] and selection["pareto"][0]["files"] == [sent.name]
     assert (folder / "pareto.png").stat().st_size > 5000
     for fold in (0, 1):
         weights = torch.load(folder / f"fold_{fold}" / "checkpoint_final.pth", weights_only=True)["network_weights"]
@@ -104,12 +104,12 @@ def test_each_preference_and_back_to_a_rule(host, sent, capsys, stitched2d):
     folder, chosen = folder_of(host), {}
     for preference in ("own", "balanced", "partner"):
         command(train_stitch, *SELECT, "-sweeps", sent, "-prefer", preference)
-        chosen[preference] = json.loads((folder / "stitch_selection.json").read_text())["positions"]["0"]
-    front = json.loads((folder / "stitch_selection.json").read_text())["pareto"]["front"]
+        chosen[preference] = json.loads((folder / "stitch_selection.json").read_text())["positions"]["0"][0]
+    front = json.loads((folder / "stitch_selection.json").read_text())["pareto"][0]["front"]
     assert front.index(chosen["own"]) == 0 and set(chosen.values()) <= set(front) and len(set(chosen.values())) > 1
     command(train_stitch, *SELECT)
     selection = json.loads((folder / "stitch_selection.json").read_text())
-    assert selection["rule"] == "2" and selection["positions"]["0"] == stitched2d.result.position
+    assert selection["rule"] == "2" and selection["positions"]["0"] == [stitched2d.result.position]
     assert "pareto" not in selection and not (folder / "pareto.png").exists()
     capsys.readouterr()
     command(train_stitch, *SELECT, "-position", "20", "-f", "1")

@@ -50,9 +50,12 @@ def test_what_blocks_is_the_exit_code(call, make_model, edit):  # noqa: F811
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["911"], "give DATASET_A and DATASET_B; found 911"),
-    (["911", "912", "913"], "found 911, 912, 913"),
-    (["911", "912", "-m_b", "x"], "give DATASET_A; found 911, 912"),
+    ([], "give DATASET_A and DATASET_B; found none"),
+    (["911"], "give DATASET_B; found 911"),
+    (["911", "912", "913"], "913"),
+    (["-m_b", "x"], "give DATASET_A; found none"),
+    (["911", "912", "914", "-tr_b", "T", "T", "T"], "-tr_b has 3 values for 2 partners"),
+    (["911", "912", "-m_b", "x"], "x does not exist"),
     (["911", "-m_b", "nowhere"], "nowhere does not exist"),
     (["911", "912", "-label_map", "nowhere.json"], "nowhere.json does not exist"),
 ])
@@ -60,6 +63,19 @@ def test_bad_input_is_one_line(call, make_model, arguments, said):  # noqa: F811
     make_model("Dataset911_A"), make_model("Dataset912_B")
     code, out, err = call(*arguments)
     assert code == 2 and err.count("\n") == 1 and said in err and not out
+
+
+def test_several_partners(call, make_model, edit):  # noqa: F811
+    make_model("Dataset911_A"), make_model("Dataset912_B")
+    third = make_model("Dataset913_C")
+    edit(third / "dataset.json", lambda d: d.update(labels={"background": 0, "b": 1, "a": 2}))
+    code, out, _ = call("911", "912", "-m_b", third)
+    assert code == 0 and out.count("verdict") == 2 and "Dataset912_B" in out and "Dataset913_C" in out
+    code, out, _ = call("911", "912", "913", "--json")
+    assert [r["partner"].split("/")[-2] for r in json.loads(out)] == ["Dataset912_B", "Dataset913_C"]
+    edit(third / "dataset.json", lambda d: d.update(channel_names={"0": "CT"}))
+    code, out, err = call("911", "912", "913")
+    assert code == 2 and "Dataset913_C, channels: " in err and "Dataset912_B" not in err
 
 
 def test_an_unknown_option(call):

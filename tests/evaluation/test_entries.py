@@ -1,7 +1,7 @@
 import pytest
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.evaluation.entries import MODES, ModelEntry, TestSet, is_model_folder, require_distinct
+from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet, is_mode, is_model_folder, require_distinct
 
 
 def test_parsing():
@@ -83,6 +83,6 @@ def test_a_test_set_that_is_not_there(tmp_path):
         TestSet("A", str(tmp_path / "nowhere")).cases(".nii.gz")
 
 
-def test_modes_are_those_of_the_predictor():
-    predictor = pytest.importorskip("nnunetv2_stitch.inference.predictor")
-    assert set(MODES) == set(predictor.MODES)
+def test_modes():
+    assert all(map(is_mode, ("stitched", "ensemble", "host", "partner", "partner2", "partner12")))
+    assert not any(map(is_mode, ("", "partner1", "partner0", "hosts", "2")))

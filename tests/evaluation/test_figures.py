@@ -5,7 +5,7 @@ import pytest
 from matplotlib.image import imread
 
 from nnunetv2_stitch.evaluation.figures import dice_by_party, dice_over_position, matches, overlays
-from nnunetv2_stitch.evaluation.figures.style import DPI
+from nnunetv2_stitch.evaluation.figures.style import DPI, GREEN, SKY
 
 MODELS = ("A alone", "B alone", "plain ensemble", "stitched")
 
@@ -24,7 +24,7 @@ def sweep(fold, positions=range(6)):
     positions = list(positions)
     return {"fold": fold, "positions": positions, "names": [f"encoder.stages.{p}" for p in positions],
             "ensemble": [0.8 + 0.01 * p for p in positions], "host_head": [0.7] * len(positions),
-            "baselines": {"host": 0.85, "partner": 0.6, "ensemble": 0.8}}
+            "parties": ["partner"] * len(positions), "baselines": {"host": 0.85, "partner": 0.6, "ensemble": 0.8}}
 
 
 def test_dice_by_party(tmp_path):
@@ -44,20 +44,28 @@ def test_dice_by_party_needs_no_cases_and_knows_any_model(tmp_path):
 
 @pytest.mark.parametrize("folds", [1, 3])
 def test_dice_over_position_marks_the_choice(tmp_path, folds):
-    path = dice_over_position([sweep(f) for f in range(folds)], 4, str(tmp_path / "positions.png"))
+    path = dice_over_position([sweep(f) for f in range(folds)], [4], str(tmp_path / "positions.png"))
     assert has_colour(path, "#D55E00")
-    without = dice_over_position([sweep(f) for f in range(folds)], None, str(tmp_path / "none.png"))
+    without = dice_over_position([sweep(f) for f in range(folds)], [], str(tmp_path / "none.png"))
     assert not has_colour(without, "#D55E00")
 
 
+def test_dice_over_position_has_a_line_per_partner(tmp_path):
+    baselines = {**sweep(0)["baselines"], "partner2": 0.7}
+    star = {**sweep(0), "parties": ["partner", "partner2"] * 3, "baselines": baselines}
+    path = dice_over_position([star, {**star, "fold": 1}], [1, 4], str(tmp_path / "star.png"))
+    for colour in ("#D55E00", GREEN, SKY):
+        assert has_colour(path, colour)
+
+
 def test_dice_over_position_takes_what_all_folds_have(tmp_path):
-    path = dice_over_position([sweep(0), sweep(1, [1, 3, 5])], 2, str(tmp_path / "positions.png"))
+    path = dice_over_position([sweep(0), sweep(1, [1, 3, 5])], [2], str(tmp_path / "positions.png"))
     assert not has_colour(path, "#D55E00")  # position 2 is not one of all folds'
 
 
 def test_matches(tmp_path):
     nodes = [SimpleNamespace(progress=i / 6, stride=(2. ** min(i, 6 - i),) * 2, name=f"n{i}") for i in range(7)]
-    pairs = [(i, i) for i in range(1, 6)]
+    pairs = {i - 1: (i, i) for i in range(1, 6)}
     plain = matches(nodes, nodes, pairs, str(tmp_path / "matches.png"))
     assert rgb(plain).shape == (round(5.6 * DPI), 10 * DPI, 3)
     assert has_colour(plain, "#0072B2") and has_colour(plain, "#E69F00") and not has_colour(plain, "#D55E00")
@@ -79,15 +87,15 @@ def test_overlays_paint_only_where_the_mask_is(tmp_path):
 
 
 def test_figures_leave_no_temporary_files(tmp_path):
-    dice_over_position([sweep(0)], 1, str(tmp_path / "positions.png"))
+    dice_over_position([sweep(0)], [1], str(tmp_path / "positions.png"))
     assert [p.name for p in tmp_path.iterdir()] == ["positions.png"]
 
 
 def test_figures_look_the_same_whatever_style_is_set(tmp_path):
     """nnU-Net's logger leaves seaborn's style with huge fonts behind."""
     import matplotlib
-    before = dice_over_position([sweep(0)], 1, str(tmp_path / "before.png"))
+    before = dice_over_position([sweep(0)], [1], str(tmp_path / "before.png"))
     with matplotlib.rc_context({"font.size": 40, "axes.facecolor": "red", "axes.labelsize": 40}):
-        after = dice_over_position([sweep(0)], 1, str(tmp_path / "after.png"))
+        after = dice_over_position([sweep(0)], [1], str(tmp_path / "after.png"))
         assert matplotlib.rcParams["font.size"] == 40
     np.testing.assert_array_equal(rgb(before), rgb(after))

@@ -66,7 +66,7 @@ def test_kept_variance_is_the_targets_and_least_squares_has_less():
 def test_direct_matching_fits_every_stitch_to_the_untouched_features(partner):
     specs = spec(), spec(**partner)
     parents = [build(s, seed) for seed, s in enumerate(specs)]
-    net = ensemble(*specs, parents)
+    net = ensemble(*specs, networks=parents)
     x = image(batch=4)
     matching = DirectMatching(net)
     matching.update(x)

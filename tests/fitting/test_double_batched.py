@@ -19,7 +19,7 @@ def gradients(net, loss):
 
 def make(dim=2, partner=None, norm="InstanceNorm"):
     specs = spec(dim=dim, norm=norm), spec(dim=dim, norm=norm, **(partner or {}))
-    net = ensemble(*specs, [build(s, seed) for seed, s in enumerate(specs)])
+    net = ensemble(*specs, networks=[build(s, seed) for seed, s in enumerate(specs)])
     matching = DirectMatching(net)
     matching.update(image(dim))
     matching.solve()

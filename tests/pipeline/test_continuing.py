@@ -118,7 +118,7 @@ def test_validation_alone_repeats_what_is_deployed(world, folder):
         again = tree(folder / f"fold_{fold}" / "validation")
         images = [p for p in wanted[fold] if p.endswith(".nii.gz")]
         assert len(images) == 5 and all(again[p] == wanted[fold][p] for p in images)
-        assert setting_of(folder, fold).to_json()["switches"] == {str(rule1.positions[fold]): "average"}
+        assert setting_of(folder, fold).to_json()["switches"] == {str(rule1.positions[fold][0]): "average"}
     rule2 = stitch(world, rule="2", continue_training=True)
     stamps = [json.loads((folder / f"fold_{f}" / "validation/stitch_setting.json").read_text()) for f in (0, 1)]
     assert all(s["setting"]["switches"] == {str(rule2.position): "average"} for s in stamps)

@@ -44,7 +44,7 @@ def test_rule_1_gives_each_fold_its_own_position_in_any_order_of_folds(stitched_
     assert len(set(result.positions.values())) == 2
     for row in result.table:
         assert row["chosen"] == row["rule 1"]
-    for fold, position in result.positions.items():
+    for fold, (position,) in result.positions.items():
         setting, weights = setting_of(folder, fold)
         assert list(setting.switches) == [position]
         assert {k.split(".")[1] for k in weights if k.startswith("switches.")} == {str(position)}
@@ -66,7 +66,7 @@ def test_rule_loo_judges_a_fold_by_the_others(stitched_world):
         with open(f"{result.model_folder}/fold_{fold}/sweep.json") as f:
             sweep = json.load(f)
         best[fold] = sweep["positions"][int(np.argmax(np.round(sweep["ensemble"], 6)))]
-    assert result.positions == {0: best[1], 1: best[0]}
+    assert result.positions == {0: (best[1],), 1: (best[0],)}
 
 
 @pytest.mark.parametrize(("wanted", "position"), [(7, 7), (0.65, None)])
@@ -78,7 +78,7 @@ def test_rule_3_takes_a_position_or_a_progress(stitched_world, wanted, position)
         progress = np.array(prepare(Request(host, partner), continue_training=True).layout.progress())
         position = int(np.abs(progress - wanted).argmin())
         assert abs(progress[position] - wanted) < 0.05 and 0 < position < len(progress) - 1
-    assert result.positions == {0: position, 1: position}
+    assert result.positions == {0: (position,), 1: (position,)}
     for fold, row in enumerate(result.table):
         assert list(setting_of(result.model_folder, fold)[0].switches) == [position]
         assert row["rule 3"] == row["chosen"]

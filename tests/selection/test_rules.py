@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.selection.rules import choose, label_free_agreement, position_at_progress
+from nnunetv2_stitch.selection.rules import choose, choose_each, label_free_agreement, position_at_progress
 from nnunetv2_stitch.selection.sweep import Sweep
 
 
@@ -23,6 +24,16 @@ def test_rule_1_takes_each_folds_best():
 def test_rule_2_takes_the_lowest_mean_rank():
     # ranks: [4 1 2 3], [4 3 2 1], [4 3 1 2] -> means 4, 2.33, 1.67, 2
     assert choose(SWEEPS, "2") == {0: 2, 1: 2, 2: 2}
+
+
+def test_each_partner_gets_a_position_of_its_own():
+    star = [replace(s, parties=["partner", "partner2", "partner", "partner2"]) for s in SWEEPS]
+    assert choose_each(star, "1") == {0: (2, 1), 1: (2, 3), 2: (2, 3)}
+    assert choose_each(SWEEPS, "2") == {0: (2,), 1: (2,), 2: (2,)}
+    assert choose_each(star, "3", [0, 3])[1] == (0, 3)
+    for wrong in ([0], [0, 2], [0, 1, 3], []):
+        with pytest.raises(StitchError, match="rule 3 needs -position with one of the positions of partner"):
+            choose_each(star, "3", wrong)
 
 
 def test_leave_this_fold_out_ignores_the_fold_itself():

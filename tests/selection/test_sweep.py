@@ -15,7 +15,7 @@ from nnunetv2_stitch.stitching.setting import Setting
 @torch.no_grad()
 def test_shared_prefixes_give_what_whole_forward_passes_give(dim, partner):
     specs = spec(dim=dim), spec(dim=dim, **partner)
-    net = ensemble(*specs, [build(s, seed) for seed, s in enumerate(specs)])
+    net = ensemble(*specs, networks=[build(s, seed) for seed, s in enumerate(specs)])
     x = image(dim)
     matching = DirectMatching(net)
     matching.update(x)
@@ -23,17 +23,17 @@ def test_shared_prefixes_give_what_whole_forward_passes_give(dim, partner):
     found = {position: (host, partner) for position, host, partner in sweep_heads(GraphRunner(net.joined), x,
                                                                                   net.positions)}
     for position, whole in zip(net.positions, naive_sweep(net, x, net.positions)):  # sets the output to both heads
-        torch.testing.assert_close(mean_softmax_as_logits(*found[position]), whole, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mean_softmax_as_logits(found[position]), whole, rtol=1e-4, atol=1e-5)
         net.apply_setting(Setting.average_at(position, output="host"))
         torch.testing.assert_close(found[position][0], net(x), rtol=1e-4, atol=1e-5)
     net.apply_setting(Setting())
-    torch.testing.assert_close(mean_softmax_as_logits(*found[None]), net(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mean_softmax_as_logits(found[None]), net(x), rtol=1e-4, atol=1e-5)
     assert np.ptp([float(found[p][0].sum()) for p in net.positions]) > 0
 
 
 @torch.no_grad()
 def test_a_sweep_over_some_positions_gives_the_same_as_over_all():
-    net = ensemble(spec(), spec(), [build(spec(), 0), build(spec(), 1)])
+    net = ensemble(spec(), spec(), networks=[build(spec(), 0), build(spec(), 1)])
     x = image()
     every = {p: h for p, h, _ in sweep_heads(GraphRunner(net.joined), x, net.positions)}
     for position, host, _ in sweep_heads(GraphRunner(net.joined), x, [3, 11]):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -86,9 +87,10 @@ def test_other_json_is_refused(tmp_path, text):
 
 def test_one_partner(model, write):
     path = write("b", sweep(0, (.1, .6, .7)), sweep(1, (.1, .6, .7)))
-    positions = {p: choose_with_partners(str(model), HOST, [path], p).position for p in ("own", "balanced", "partner")}
+    positions = {p: choose_with_partners(str(model), HOST, [path], p)[0].position
+                 for p in ("own", "balanced", "partner")}
     assert positions == {"own": 0, "balanced": 1, "partner": 2}
-    choice = choose_with_partners(str(model), HOST, [path], "own")
+    (choice,) = choose_with_partners(str(model), HOST, [path], "own")
     assert choice.remarks == tuple(f"On the partner's cases the stitched ensemble (0.100) is worse than {what} (0.500)."
                                    for what in ("the partner alone", "the plain ensemble"))
     value = json.loads(json.dumps(choice.to_json()))
@@ -98,13 +100,13 @@ def test_one_partner(model, write):
 def test_several_partners_in_any_order(model, write):
     b, c = write("b", sweep(0, (.1, .6, .7))), write("c", sweep(1, (.7, .6, .1)))
     for files in ([b, c], [c, b]):
-        choice = choose_with_partners(str(model), HOST, files, "partner")
+        (choice,) = choose_with_partners(str(model), HOST, files, "partner")
         assert choice.position == 1 and {p.party for p in choice.front.parties} == {"host", "b", "c"}
     assert any("covers only 1 of 2 folds" in r for r in choice.remarks)
 
 
 def test_positions_that_not_every_file_covers_are_left_out(model, write):
-    choice = choose_with_partners(str(model), HOST, [write("b", sweep(0, (.6, .7), (1, 2)))], "own")
+    (choice,) = choose_with_partners(str(model), HOST, [write("b", sweep(0, (.6, .7), (1, 2)))], "own")
     assert choice.position == 1 and choice.front.positions == (1, 2)
     assert "Only 2 of 3 positions are compared" in choice.remarks[0]
     with pytest.raises(StitchError, match="no position in common"):
@@ -114,3 +116,17 @@ def test_positions_that_not_every_file_covers_are_left_out(model, write):
 def test_a_position_that_this_model_does_not_have(model, write):
     with pytest.raises(StitchError, match="position 8 at layer layer.8, this model has none there"):
         choose_with_partners(str(model), HOST, [write("b", sweep(0, (.6, .7), (1, 8)))])
+
+
+def test_with_several_partners_each_has_a_position(model, write):
+    """`c` sends its numbers of all positions, the other partner's included, and both choices heed them."""
+    def star(fold, ensemble):
+        return replace(sweep(fold, ensemble, range(4)), parties=["partner", "partner2"] * 2,
+                       baselines={"host": .5, "partner": .6, "partner2": .7, "ensemble": .5})
+    own = [star(0, (.9, .8, .7, .6))]
+    path = write("c", star(0, (.1, .2, .3, .4)))
+    chosen = {p: tuple(c.position for c in choose_with_partners(str(model), own, [path], p))
+              for p in ("own", "partner")}
+    assert chosen == {"own": (0, 1), "partner": (2, 3)}
+    first, second = choose_with_partners(str(model), own, [path], "own")
+    assert first.front.positions == (0, 2) and [p.partner for p in second.front.parties] == [.7, .7]

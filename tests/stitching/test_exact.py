@@ -32,7 +32,7 @@ def every_setting(net):
 @torch.no_grad()
 def test_twins_with_identity_stitches_are_the_parent_in_every_setting(kind, dim):
     network = build(spec(kind, dim))
-    net = ensemble(spec(kind, dim), spec(kind, dim), [network, network])
+    net = ensemble(spec(kind, dim), spec(kind, dim), networks=[network, network])
     set_identity(net)
     x = image(dim)
     wanted = network(x)
@@ -86,7 +86,7 @@ def permute_hidden_channels(traced, seed=0):
 @DIMS
 @torch.no_grad()
 def test_direct_matching_recovers_a_permuted_twin(dim):
-    net = ensemble(spec(dim=dim), spec(dim=dim), [build(spec(dim=dim)), build(spec(dim=dim))])
+    net = ensemble(spec(dim=dim), spec(dim=dim), networks=[build(spec(dim=dim)), build(spec(dim=dim))])
     from nnunetv2_stitch.graph import trace
     twin = build(spec(dim=dim))
     traced = trace(twin)
@@ -120,12 +120,12 @@ def test_direct_matching_recovers_a_permuted_twin(dim):
 def test_all_own_is_the_plain_ensemble(dim, partner):
     specs = spec(dim=dim), spec(dim=dim, **partner)
     parents = [build(s, seed) for seed, s in enumerate(specs)]
-    net = ensemble(*specs, parents)
+    net = ensemble(*specs, networks=parents)
     x = image(dim)
     a, b = (p(x) for p in parents)
     mean = (a.softmax(1) + b.softmax(1)) / 2
     torch.testing.assert_close(net(x).softmax(1), mean, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(net(x), mean_softmax_as_logits(a, b), rtol=0, atol=0)
+    torch.testing.assert_close(net(x), mean_softmax_as_logits([a, b]), rtol=0, atol=0)
     net.apply_setting(Setting(combine="logits"))
     torch.testing.assert_close(net(x), (a + b) / 2, rtol=0, atol=0)
     for output, logits in (("host", a), ("partner", b)):
@@ -141,7 +141,7 @@ def test_exact_stitches_both_stitched_exchange_the_parents(dim):
     parents = [build(s, seed) for seed, s in enumerate(specs)]
     # The same encoder, other decoders: identity is the exact stitch in the encoder.
     parents[1].encoder.load_state_dict(parents[0].encoder.state_dict())
-    net = ensemble(*specs, parents)
+    net = ensemble(*specs, networks=parents)
     set_identity(net)
     x = image(dim)
     a, b = (p(x) for p in parents)

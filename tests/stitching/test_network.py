@@ -147,9 +147,9 @@ def test_switch_states():
 def test_heads_give_back_mean_probabilities_also_for_extreme_logits():
     a, b = 300 * torch.randn(2, 3, 5, 5), 300 * torch.randn(2, 3, 5, 5)
     mean = (a.double().softmax(1) + b.double().softmax(1)) / 2
-    torch.testing.assert_close(mean_softmax_as_logits(a, b).double().softmax(1), mean, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(mean_softmax_as_logits([a, b]).double().softmax(1), mean, atol=1e-6, rtol=1e-5)
     mean = (a.double().sigmoid() + b.double().sigmoid()) / 2
-    got = mean_sigmoid_as_logits(a, b)
+    got = mean_sigmoid_as_logits([a, b])
     assert torch.isfinite(got).all()
     torch.testing.assert_close(got.double().sigmoid(), mean, atol=1e-6, rtol=1e-4)
     regions = Heads(regions=True)
@@ -158,6 +158,6 @@ def test_heads_give_back_mean_probabilities_also_for_extreme_logits():
 
 def test_build_keeps_the_parents_function():
     network = build(spec())
-    net = ensemble(spec(), spec(), [network, network])
+    net = ensemble(spec(), spec(), networks=[network, network])
     net.apply_setting(Setting(output="host"))
     assert torch.equal(net(image()), network(image()))

@@ -103,7 +103,7 @@ def test_background_is_shared_out():
     assert torch.allclose(filled[:, 0] + filled[:, 3], before[:, 0], atol=1e-6)  # nothing is made up
     assert torch.allclose(filled[:, 3] / filled[:, 0], h[:, 3] / h[:, 0], rtol=1e-4)
     assert torch.allclose(filled[:, 1:3], before[:, 1:3], atol=1e-6)
-    both = Heads(unknown=(3,))(host, partner).softmax(1)
+    both = Heads(unknown=[(3,)])(host, partner).softmax(1)
     assert torch.allclose(both, (h + filled) / 2, atol=1e-6)
     assert torch.equal(ask_host(partner, host, (3,))[:, 3], host[:, 3])
 
@@ -115,7 +115,7 @@ def supernet(ratio, multiple=(8, 8)):
     matches = [vars(m) for m in match_layers(nodes, nodes, ratio=ratio)]
     b = bridge(ratio=ratio, multiple=multiple)
     torch.manual_seed(0)
-    network = StitchedEnsemble(1, 3, [one, one], matches, supernet=True, bridge=b.to_json())
+    network = StitchedEnsemble(1, 3, [one, one], matches, supernet=True, bridges=[b.to_json()])
     network.partner.load_state_dict(network.host.state_dict())
     return network
 
@@ -149,7 +149,7 @@ def test_deployed_equals_supernet_across_grids():
         deployed = network.deployed(setting)
         with torch.no_grad():
             assert torch.allclose(network(x), deployed(x), atol=1e-5)
-        copy = StitchedEnsemble(1, 3, network.parents, network.matches, bridge=network.bridge_json)
+        copy = StitchedEnsemble(1, 3, network.parents, network.matches, bridges=network.bridges)
         copy.load_state_dict(deployed.state_dict())
         with torch.no_grad():
             assert torch.equal(copy(x), deployed(x))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,9 @@ from nnunetv2_stitch.evaluation.figures.style import (
     MODEL_COLOURS,
     MODEL_MARKERS,
     ORANGE,
+    PURPLE,
     SERIES,
+    SKY,
     VERMILLION,
     new_figure,
     own_style,
@@ -71,48 +75,58 @@ def dice_by_party(rows: Sequence[Mapping[str, Any]], path: str, title: str = "Di
 
 
 @own_style
-def dice_over_position(sweeps: Sequence[Mapping[str, Any]], chosen: int | None, path: str) -> str:
-    """Dice of the stitched ensemble over the position of the stitch, a line per fold and their mean.
+def dice_over_position(sweeps: Sequence[Mapping[str, Any]], chosen: Sequence[int], path: str) -> str:
+    """Dice of the stitched ensemble over the position of the stitch, a line per fold and their mean; with several
+    partners a line for each.
 
     Args:
-        sweeps: per fold a dict with `fold`, `positions`, `names`, `ensemble`, `host_head` and `baselines` (`host`,
-            `partner`, `ensemble`), as `selection.sweep.Sweep.to_json` gives.
-        chosen: the selected position; None marks nothing.
+        sweeps: per fold a dict with `fold`, `positions`, `names`, `ensemble`, `host_head`, `parties` and `baselines`
+            (`host`, `partner`, ..., `ensemble`), as `selection.sweep.Sweep.to_json` gives.
+        chosen: the selected positions; none marks nothing.
         path: PNG to write.
     """
-    positions = sorted(set(sweeps[0]["positions"]).intersection(*(s["positions"] for s in sweeps[1:])))
-
-    def values(key: str) -> np.ndarray:
-        return np.array([[s[key][s["positions"].index(p)] for p in positions] for s in sweeps], dtype=float)
-
+    common = sorted(set(sweeps[0]["positions"]).intersection(*(s["positions"] for s in sweeps[1:])))
+    party = dict(zip(sweeps[0]["positions"], sweeps[0]["parties"]))
+    partners = sorted(set(party.values()))
     figure = new_figure(9.5, 4.8)
     axes = figure.add_subplot()
-    ensemble, host_head = values("ensemble"), values("host_head")
     many = len(sweeps) > 1
-    if many:
-        for number, (sweep, line) in enumerate(zip(sweeps, ensemble)):
-            axes.plot(positions, line, color=MODEL_COLOURS["stitched"], alpha=0.4, linewidth=1.0,
-                      linestyle=("-", "--", ":", "-.")[number % 4], label=f"stitched, fold {sweep['fold']}")
     of = f"mean of {len(sweeps)} folds" if many else f"fold {sweeps[0]['fold']}"
-    axes.plot(positions, ensemble.mean(0), color=MODEL_COLOURS["stitched"], linewidth=2.2, marker=".",
-              label=f"stitched ensemble, {of}")
-    axes.plot(positions, host_head.mean(0), color=SERIES[3], linewidth=1.2, linestyle=(0, (4, 2)),
-              label=f"host's head alone, {of}")
-    # Dashes beside colours, for print in grey.
-    for key, label, colour, dashes in (("host", "A alone", BLUE, "-"), ("partner", "B alone", ORANGE, "-."),
-                                       ("ensemble", "plain ensemble", GREY, "--")):
-        level = float(np.mean([s["baselines"][key] for s in sweeps]))
-        axes.axhline(level, color=colour, linewidth=1.4, linestyle=dashes, label=f"{label} ({level:.3f})")
-    if chosen is not None and chosen in positions:
-        column = positions.index(chosen)
-        height = float(ensemble.mean(0)[column])
-        name = sweeps[0]["names"][sweeps[0]["positions"].index(chosen)]
-        axes.axvline(chosen, color=VERMILLION, linewidth=1.0, zorder=1)
-        axes.scatter([chosen], [height], s=80, facecolors="none", edgecolors=VERMILLION, linewidths=1.8, zorder=4)
-        axes.set_title(f"chosen: position {chosen} ({name}), {height:.3f}", fontsize=10, color=VERMILLION)
+    marked = []
+    for partner, colour in zip(partners, cycle((MODEL_COLOURS["stitched"], SKY, PURPLE))):
+        positions = [p for p in common if party[p] == partner]
+        ensemble, host_head = (np.array([[s[key][s["positions"].index(p)] for p in positions] for s in sweeps],
+                                        dtype=float) for key in ("ensemble", "host_head"))
+        if many and len(partners) == 1:
+            for number, (sweep, line) in enumerate(zip(sweeps, ensemble)):
+                axes.plot(positions, line, color=colour, alpha=0.4, linewidth=1.0,
+                          linestyle=("-", "--", ":", "-.")[number % 4], label=f"stitched, fold {sweep['fold']}")
+        name = "stitched ensemble" if len(partners) == 1 else f"stitched with {partner}"
+        axes.plot(positions, ensemble.mean(0), color=colour, linewidth=2.2, marker=".", label=f"{name}, {of}")
+        if len(partners) == 1:
+            axes.plot(positions, host_head.mean(0), color=PURPLE, linewidth=1.2, linestyle=(0, (4, 2)),
+                      label=f"host's head alone, {of}")
+        marked += [(p, float(ensemble.mean(0)[positions.index(p)])) for p in chosen if p in positions]
+    _reference_lines(axes, sweeps, partners)
+    for position, height in marked:
+        axes.axvline(position, color=VERMILLION, linewidth=1.0, zorder=1)
+        axes.scatter([position], [height], s=80, facecolors="none", edgecolors=VERMILLION, linewidths=1.8, zorder=4)
+    names = dict(zip(sweeps[0]["positions"], sweeps[0]["names"]))
+    axes.set_title("\n".join(f"chosen: position {p} ({names[p]}), {height:.3f}" for p, height in marked), fontsize=10,
+                   color=VERMILLION)
     axes.set_xlabel("position of the stitch along the network")
     axes.set_ylabel("mean Dice on validation cases")
     axes.margins(x=0.02)
     tidy(axes)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return write(figure, path)
+
+
+def _reference_lines(axes, sweeps: Sequence[Mapping[str, Any]], partners: Sequence[str]) -> None:
+    """What the untouched models do; dashes beside colours, for print in grey."""
+    alone = [(p, f"{name} alone", ORANGE, dashes) for p, name, dashes in
+             zip(partners, string.ascii_uppercase[1:], cycle(("-.", ":", (0, (6, 1, 1, 1)))))]
+    for key, label, colour, dashes in (("host", "A alone", BLUE, "-"), *alone,
+                                       ("ensemble", "plain ensemble", GREY, "--")):
+        level = float(np.mean([s["baselines"][key] for s in sweeps]))
+        axes.axhline(level, color=colour, linewidth=1.4, linestyle=dashes, label=f"{label} ({level:.3f})")

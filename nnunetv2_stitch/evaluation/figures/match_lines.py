@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,22 @@ from nnunetv2_stitch.evaluation.figures.style import BLUE, ORANGE, VERMILLION, n
 GAP = 1.6  # between the deepest layers of both networks, in octaves of stride
 
 
+def matches_by_partner(layout: Any, folder: str, chosen: Sequence[int] = ()) -> list[str]:
+    """`matches.png` in `folder`, and `matches_partner2.png` and so on for further partners. `layout`: `nodes` by name,
+    host first, and `pairs(name)`, as `stitching.plans.Layout`; `chosen`: selected positions."""
+    host, *partners = layout.nodes
+    paths = []
+    for party in partners:
+        pairs = layout.pairs(party)
+        name = "matches.png" if party == partners[0] else f"matches_{party}.png"
+        paths.append(matches(layout.nodes[host], layout.nodes[party], pairs, os.path.join(folder, name),
+                             next((p for p in chosen if p in pairs), None), party))
+    return paths
+
+
 @own_style
-def matches(nodes_a: Sequence[Any], nodes_b: Sequence[Any], pairs: Sequence[tuple[int, int]], path: str,
-            chosen: int | None = None) -> str:
+def matches(nodes_a: Sequence[Any], nodes_b: Sequence[Any], pairs: Mapping[int, tuple[int, int]], path: str,
+            chosen: int | None = None, partner: str = "partner") -> str:
     """Draw the host above and the partner below, the second upside down, so that their deepest layers face each other.
 
     Across is the progress through the network, up and down the stride, which shows each U-Net as its U. A line is a
@@ -22,9 +36,10 @@ def matches(nodes_a: Sequence[Any], nodes_b: Sequence[Any], pairs: Sequence[tupl
 
     Args:
         nodes_a, nodes_b: layers with `progress` in 0..1, `stride` (per axis) and `name`, as `graph.layer_nodes` gives.
-        pairs: matched layers, as indices into both lists.
+        pairs: matched layers by position, as indices into both lists.
         path: PNG to write.
-        chosen: index into `pairs` of the selected position; None marks nothing.
+        chosen: the selected position; None marks nothing.
+        partner: what the second is called.
     """
     figure = new_figure(10, 5.6)
     axes = figure.add_subplot()
@@ -32,12 +47,12 @@ def matches(nodes_a: Sequence[Any], nodes_b: Sequence[Any], pairs: Sequence[tupl
     bottom = depth_a.max() + GAP + depth_b.max()
     points_a = np.column_stack([[n.progress for n in nodes_a], depth_a])
     points_b = np.column_stack([[n.progress for n in nodes_b], bottom - depth_b])
-    for number, (a, b) in enumerate(pairs):
+    for number, (a, b) in pairs.items():
         marked = number == chosen
         axes.plot([points_a[a, 0], points_b[b, 0]], [points_a[a, 1], points_b[b, 1]], zorder=3 if marked else 1,
                   color=VERMILLION if marked else "0.72", linewidth=2.4 if marked else 0.7)
-    for points, colour, name, where in ((points_a, BLUE, "A (host)", [a for a, _ in pairs]),
-                                        (points_b, ORANGE, "B (partner)", [b for _, b in pairs])):
+    for points, colour, name, where in ((points_a, BLUE, "host", [a for a, _ in pairs.values()]),
+                                        (points_b, ORANGE, partner, [b for _, b in pairs.values()])):
         matched = np.zeros(len(points), dtype=bool)
         matched[list(where)] = True
         axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=0.8, alpha=0.5, zorder=2)

@@ -1,0 +1,124 @@
+"""What the commands about parties have in common: which models are meant, folds, positions, whose answer."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def fold(text: str) -> int | str:
+    """Argparse type: a fold as nnU-Net names it."""
+    if text == "all":
+        return text
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a fold: give 0, 1, 2, ... or all")
+    return int(text)
+
+
+def positions(text: str) -> str | list[int]:
+    """Argparse type: `all`, `blocks`, or positions such as `3,7,20-25`."""
+    if text in ("all", "blocks"):
+        return text
+    chosen: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            chosen += range(int(first), int(last or first) + 1)
+    except ValueError:
+        chosen = []
+    if not chosen:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither all, blocks, nor positions such as 3,7,20-25")
+    return chosen
+
+
+def position(text: str) -> int | float:
+    """Argparse type: an index, or with a decimal point the progress in the host from 0.0 to 1.0."""
+    try:
+        value = float(text) if "." in text else int(text)
+    except ValueError:
+        value = -1
+    if value < 0 or (isinstance(value, float) and value > 1):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a position such as 44 nor a progress such as 0.65")
+    return value
+
+
+def party_or(*others: str):
+    """Argparse type: `host`, `partner`, `partner2`, ..., or one of `others`."""
+    def party(text: str) -> str:
+        if text not in (*others, "host", "partner") and not (text[:7] == "partner" and text[7:].isdigit()):
+            choices = ", ".join((*others, "host", "partner", "partner2"))
+            raise argparse.ArgumentTypeError(f"'{text}' is not one of {choices}, ...")
+        return text
+    return party
+
+
+def add_parties(parser: argparse.ArgumentParser) -> None:
+    """All datasets, and which of their models and folds are meant."""
+    parser.add_argument("parties", metavar="DATASET", nargs="*",
+                        help="host, then its partner or partners, by dataset name or id; of partners only the model is "
+                             "read. Leave out what -m_a or -m_b names. What is said of B below may be given once for "
+                             "all partners, or once for each in their order, - for nothing")
+    add = parser.add_argument
+    add("-m_a", metavar="MODEL", help="A's model folder, where it is not in nnUNet_results")
+    add("-m_b", nargs="+", default=[], metavar="MODEL", help="B's model: a folder anywhere, or a zip as it was sent. "
+                                                             "Comes after partners that are named by dataset")
+    add("-label_map", nargs="+", metavar="FILE.json", help='labels that B names otherwise: {"name at B": "name at A", '
+                                                           '...}, null for those that are not wanted')
+    add("-channel_map", nargs="+", metavar="FILE.json", help="input channels that B names otherwise, in the same form")
+    add("-c", dest="configuration", metavar="CONFIG",  # dest, because --c would have the same
+        help="configuration, e.g. 2d; default: the one that both are trained in")
+    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of A to stitch; default: all that are trained")
+    add("-tr_a", metavar="TRAINER", help="trainer of A's model; default: the only one there is")
+    add("-tr_b", nargs="+", metavar="TRAINER", help="trainer of B's model")
+    add("-p_a", metavar="PLANS", help="plans of A's model; default: the only ones there are")
+    add("-p_b", nargs="+", metavar="PLANS", help="plans of B's model")
+    add("-f_b", nargs="+", type=lambda text: text if text == "-" else fold(text), metavar="FOLD",
+        help="fold of B for all folds of A; default: the same fold, else 'all', else B's first")
+    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="the parents' checkpoint. Default: %(default)s")
+
+
+def parse_parties(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line, where the datasets may stand anywhere among the options.
+
+    That is `parse_intermixed_args`; but the argparse of PyPI, which batchgenerators installs, lacks it, and takes the
+    place of the standard library's wherever PYTHONPATH names site-packages.
+    """
+    args, rest = parser.parse_known_args()
+    if any(text.startswith("-") for text in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.parties += rest
+    return args
+
+
+def parties_of(args: argparse.Namespace) -> dict:
+    """Who the host and its partners are, and how their names go together, as fields of `pipeline.Request`.
+
+    Raises:
+        StitchError: too many or too few datasets, unreadable maps of names, or what is said of partners does not fit
+            their number.
+    """
+    from nnunetv2_stitch.bridging.names import NameMaps, read_synonyms
+    from nnunetv2_stitch.errors import StitchError
+    from nnunetv2_stitch.exchange.finding import Partner
+    own = args.parties[:1] if args.m_a is None else []
+    others = args.parties[len(own):]
+    wanted = [*(["DATASET_A"] if args.m_a is None and not own else []),
+              *(["DATASET_B"] if not others and not args.m_b else [])]
+    if wanted:
+        raise StitchError(f"give {' and '.join(wanted)}; found {', '.join(args.parties) or 'none'}")
+    count = len(others) + len(args.m_b)
+
+    def each(flag: str, values: list | None) -> list:
+        values = [None if v == "-" else v for v in values or [None]]
+        if len(values) not in (1, count):
+            raise StitchError(f"{flag} has {len(values)} values for {count} partners; give one for all or one for each")
+        return values if len(values) == count else values * count
+
+    maps = [NameMaps(read_synonyms(a), read_synonyms(b)) for a, b in
+            zip(each("-label_map", args.label_map), each("-channel_map", args.channel_map))]
+    partners = [Partner(*who) for who in zip(
+        [*others, *[None] * len(args.m_b)], [*[None] * len(others), *args.m_b], each("-tr_b", args.tr_b),
+        each("-p_b", args.p_b), each("-f_b", args.f_b), maps)]
+    first = partners[0]
+    return dict(dataset_a=own[0] if own else None, model_a=args.m_a, dataset_b=first.dataset, model_b=first.model,
+                trainer_b=first.trainer, plans_b=first.plans, fold_b=first.fold, names=first.names,
+                more=tuple(partners[1:]))

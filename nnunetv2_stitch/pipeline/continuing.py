@@ -1,0 +1,86 @@
+"""What is there from earlier commands: whether it may be gone on with, and what of it must stay."""
+
+from __future__ import annotations
+
+import glob
+import os
+from typing import TYPE_CHECKING
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.stitching.network import CLASS_PATH
+
+if TYPE_CHECKING:
+    from nnunetv2_stitch.pipeline.prepare import Job
+
+
+def previous_plans(plans_file: str) -> dict | None:
+    if not os.path.isfile(plans_file):
+        return None
+    plans = read_json(plans_file)
+    classes = [c.get("architecture", {}).get("network_class_name") for c in plans["configurations"].values()]
+    if any(c != CLASS_PATH for c in classes):
+        raise StitchError(f"{plans_file} holds other plans, not stitched ones; choose another name with -o_p")
+    return plans
+
+
+def check_folders(job: Job, previous: dict | None, continue_training: bool) -> None:
+    data = os.path.join(job.preprocessed_folder, job.host.configuration_manager.data_identifier)
+    for path in (data, os.path.join(job.preprocessed_folder, "dataset.json")):
+        if not os.path.exists(path):
+            raise StitchError(f"{path} does not exist: the host's data must be preprocessed here; run "
+                              f"nnUNetv2_preprocess -d {job.host.dataset_name} -plans_name {job.host.plans_name} "
+                              f"-c {job.host.configuration}")
+    for folder in (job.preprocessed_folder, os.path.dirname(job.model_folder)):
+        if not os.access(folder, os.W_OK):
+            raise StitchError(f"no permission to write into {folder}; change its permissions or the nnU-Net folders")
+    started = [f for f in job.folds if os.path.isdir(os.path.join(job.model_folder, f"fold_{f}"))]
+    if started and not continue_training:
+        raise StitchError(f"{job.model_folder} already holds fold {started[0]}; add --c to go on, -o_p NAME to keep it "
+                          f"and make another, or delete it")
+    _keep_other_folds(job, previous)
+    _go_on_as_begun(job, previous)
+
+
+def _go_on_as_begun(job: Job, previous: dict | None) -> None:
+    """A fold that was interrupted goes on with the length and the seed that it was begun with."""
+    begun = [f for f in job.folds if os.path.isfile(os.path.join(job.model_folder, f"fold_{f}",
+                                                                 "checkpoint_latest.pth"))]
+    old, new = (p.get("configurations", {}).get(job.host.configuration, {}).get("stitching", {}).get("training", {})
+                for p in (previous or {}, job.plans))
+    for key, flag in (("num_epochs", "-epochs"), ("num_iterations_per_epoch", "-iterations"), ("seed", "-seed")):
+        if begun and key in old and old[key] != new[key]:
+            before, now = ("its default" if v is None else v for v in (old[key], new[key]))
+            raise StitchError(f"fold {begun[0]} was begun with {flag} {before}, not {now}; go on with the same, or use "
+                              f"-o_p NAME for another model")
+
+
+def _keep_other_folds(job: Job, previous: dict | None) -> None:
+    """Folds may be trained one command at a time, so what earlier commands wrote into the plans must fit and stay."""
+    name = job.host.configuration
+    old, new = (p.get("configurations", {}).get(name) for p in (previous or {}, job.plans))
+    trained = glob.glob(os.path.join(glob.escape(os.path.dirname(job.model_folder)),
+                                     f"*__{job.request.plans_name}__{name}", "fold_*"))
+    if old is None or not trained:
+        return
+    if _identity(old) != _identity(new):
+        raise StitchError(f"{job.plans_file} was made for other parents, positions or checkpoints, and "
+                          f"{os.path.dirname(trained[0])} was trained with it; give the same arguments as then, "
+                          f"or -o_p NAME for another model")
+    folds = {os.path.basename(path)[len("fold_"):] for path in trained}
+    for ours, theirs in zip(new["stitching"]["parents"], old["stitching"]["parents"]):
+        for fold in folds & theirs["folds"].keys():
+            entry = theirs["folds"][fold]
+            if ours["folds"].setdefault(fold, entry) != entry:
+                raise StitchError(f"fold {fold} was stitched with fold {entry['fold']} of {ours['dataset']}, which is "
+                                  f"not what it would be stitched with now (fold or sha256 differs); give the same "
+                                  f"-f_b as then, or -o_p NAME for another model")
+
+
+def _identity(configuration: dict) -> tuple:
+    """What must not change between a training and its continuation, and among folds."""
+    arguments = configuration["architecture"]["arch_kwargs"]
+    parents = configuration["stitching"]["parents"]
+    return (arguments["parents"], [(m["host"], m["party"], m["partner"]) for m in arguments["matches"]],
+            arguments["positions"], arguments.get("bridges"),
+            [(p["dataset"], p["trainer"], p["plans"], p["checkpoint"]) for p in parents])
