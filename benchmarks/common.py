@@ -13,8 +13,9 @@ from dataclasses import asdict
 import torch
 
 from nnunetv2_stitch.environment import usable_cores
-from nnunetv2_stitch.graph import layer_nodes, match_layers, trace
+from nnunetv2_stitch.graph import layer_nodes, match_star, trace
 from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
+from nnunetv2_stitch.stitching.setting import party_names
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -47,11 +48,11 @@ def plain_unet(dim: int = 2, stages: int = 6, width: int = 16, widest: int = 128
     }
 
 
-def supernet(spec: dict, device: str) -> StitchedEnsemble:
+def supernet(spec: dict, device: str, parents: int = 2) -> StitchedEnsemble:
     torch.manual_seed(0)
     nodes = layer_nodes(trace(build_parent(spec, 1, 3)), 1)
-    matches = [asdict(m) for m in match_layers(nodes, nodes)]
-    return StitchedEnsemble(1, 3, [spec, spec], matches, supernet=True).to(device)
+    matches = [asdict(m) for m in match_star(dict.fromkeys(party_names(parents), nodes))]
+    return StitchedEnsemble(1, 3, [spec] * parents, matches, supernet=True).to(device)
 
 
 def seconds(call: Callable[[], object], device: str) -> float:

@@ -12,6 +12,7 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from torch import fx
 
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.runner import GraphRunner, is_switch, position_of
@@ -67,15 +68,17 @@ def sweep_heads(runner: GraphRunner, x: torch.Tensor, positions: Sequence[int]) 
     """All heads' logits for a batch `(B, C, *spatial)`, as `(position, host, partner, ...)`; the last position is None,
     for the untouched parents.
 
-    Walks once along the untouched network. At each position a copy of the live values takes the averaged maps and
-    runs the remainder alone, so what comes before a position is computed once. In-order yields keep one remainder
-    in memory at a time.
+    Walks along the untouched network. At each position a copy of the live values takes the averaged maps and runs what
+    depends on them: what comes before a position is computed once, and so are the heads of partners that it does not
+    reach, which keeps the cost linear in their number. In-order yields keep one remainder in memory at a time.
     """
-    first = {}
-    for index, node in enumerate(runner.nodes):
+    switches: dict[int, list[fx.Node]] = {}
+    for node in runner.nodes:
         if is_switch(node):
-            first.setdefault(position_of(node)[0], index)
-    end = len(runner.nodes) - 1
+            switches.setdefault(position_of(node)[0], []).append(node)
+    heads = runner.output.args
+    paths = {h: runner.own_path(h) for h in heads}
+    path = set().union(*paths.values())
 
     def own(_node, value, _other):
         return value
@@ -83,17 +86,20 @@ def sweep_heads(runner: GraphRunner, x: torch.Tensor, positions: Sequence[int]) 
     def average(node, value, other):
         return torch.lerp(value, runner.modules[node].stitch(other), 0.5)
 
-    env = {runner.input: x}
-    done = 0
-    heads = runner.output.args
+    stop = len(runner.nodes) - 1  # what joins the heads
+    untouched = runner.run({runner.input: x}, 0, stop, own, path)
+    env, done = {runner.input: x}, 0
     for position in sorted(positions):
-        runner.run(env, done, first[position], own)
-        done = first[position]
-        fork = runner.run(dict(env), done, done + 2, average)
-        runner.run(fork, done + 2, end, own)
-        yield position, *(fork[h] for h in heads)
-    runner.run(env, done, end, own)
-    yield None, *(env[h] for h in heads)
+        pair = switches[position]
+        bridges = [n for s in pair for n in s.args[1:] if n not in path]  # maps brought to the other's grid
+        start, end = (runner.index[n] for n in ((bridges or pair)[0], pair[-1]))
+        runner.run(env, done, start, own, path)
+        done = start
+        fork = runner.run(dict(env), start, end + 1, average, {*bridges, *pair})
+        reached = [h for h in heads if not paths[h].isdisjoint(pair)]
+        runner.run(fork, end + 1, stop, own, set().union(*(paths[h] for h in reached)))
+        yield position, *(fork[h] if h in reached else untouched[h] for h in heads)
+    yield None, *(untouched[h] for h in heads)
 
 
 class PositionSweep:

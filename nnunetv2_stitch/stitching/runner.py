@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import fx
@@ -38,17 +38,36 @@ class GraphRunner:
         if node.op != "call_module":
             env[node] = node.target(*fx.map_arg(node.args, env.__getitem__), **fx.map_arg(node.kwargs, env.__getitem__))
         elif on_switch is not None and is_switch(node):
-            env[node] = on_switch(node, *(env[a] for a in node.args))
+            own, other = node.args
+            env[node] = on_switch(node, env[own], env.get(other))  # no other where its network is left out
         else:
             env[node] = self.modules[node](*(env[a] for a in node.args))
+        self._forget(env, index)
+
+    def _forget(self, env: Env, index: int) -> None:
         for dead in self._drop[index]:
             env.pop(dead, None)
 
-    def run(self, env: Env, start: int = 0, stop: int | None = None, on_switch: OnSwitch | None = None) -> Env:
-        """Execute nodes `start` to `stop` (exclusive) on `env`, in place; `{runner.input: x}` starts a pass."""
+    def run(self, env: Env, start: int = 0, stop: int | None = None, on_switch: OnSwitch | None = None,
+            only: Collection[fx.Node] | None = None) -> Env:
+        """Execute nodes `start` to `stop` (exclusive), or those of them in `only`, on `env`, in place;
+        `{runner.input: x}` starts a pass."""
         for index in range(start, len(self.nodes) if stop is None else stop):
-            self.step(env, index, on_switch)
+            if only is None or self.nodes[index] in only:
+                self.step(env, index, on_switch)
+            else:
+                self._forget(env, index)
         return env
+
+    def own_path(self, head: fx.Node) -> set[fx.Node]:
+        """The nodes that a head depends on where every switch passes its own map."""
+        needed, pending = set(), [head]
+        while pending:
+            node = pending.pop()
+            if node not in needed:
+                needed.add(node)
+                pending += [node.args[0]] if is_switch(node) else node.all_input_nodes
+        return needed & self.index.keys()
 
 
 def is_switch(node: fx.Node) -> bool:
