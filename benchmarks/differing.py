@@ -1,9 +1,10 @@
 """Parties that differ, on the demo's two heads: what stitching does beside the plain ensemble.
 
-    python benchmarks/differing.py FOLDER [-variants grids larger left_out] [-seed 1]
+    python benchmarks/differing.py FOLDER [-variants grids grids_ct larger left_out] [-seed 1]
 
 `grids`: A is a plain U-Net at 1.5 mm with CT normalisation, B a residual encoder U-Net at 1.25 mm with z-score, whose
-labels have other names and another order. Both travel as zips. `larger`: B draws every structure one voxel larger.
+labels have other names and another order. Both travel as zips. `grids_ct`: the same, B with CT normalisation and its
+own constants. `larger`: B draws every structure one voxel larger.
 `left_out`: B does not label the inner part. Dice is on A's validation cases, A's test cases and B's test cases, in A's
 protocol, at the images' own resolution and without mirroring. The plain ensemble of stock pipelines averages what
 stock nnU-Net predicts with either model; the other rows run in A's pipeline. What is finished is kept.
@@ -57,6 +58,11 @@ def ct_normalisation(plans: dict) -> None:
     plans["configurations"][CONFIGURATION]["normalization_schemes"] = ["CTNormalization"]
 
 
+def finer_residual_encoder_ct(plans: dict) -> None:
+    finer_residual_encoder(plans)
+    ct_normalisation(plans)
+
+
 def finer_residual_encoder(plans: dict) -> None:
     configuration = plans["configurations"][CONFIGURATION]
     configuration.update(spacing=[1.25, 1.25], patch_size=[160, 160])
@@ -74,11 +80,16 @@ def grown(labels: np.ndarray) -> np.ndarray:
     return np.where(inner, INNER, np.where(maximum_filter(labels > 0, 3), CORTEX, BACKGROUND)).astype(labels.dtype)
 
 
+def swapped(labels: np.ndarray) -> np.ndarray:
+    return np.choose(labels, [BACKGROUND, INNER, CORTEX]).astype(labels.dtype)
+
+
+GRIDS = Variant(labels=swapped, names={"background": 0, "White": 1, "grey_matter": 2}, plans_a=ct_normalisation,
+                plans_b=finer_residual_encoder, maps=NameMaps({"white": "inner", "Grey matter": "cortex"}, {}),
+                order=(0, 2, 1))
 VARIANTS = {
-    "grids": Variant(labels=lambda x: np.choose(x, [0, 2, 1]).astype(x.dtype),
-                     names={"background": 0, "White": 1, "grey_matter": 2}, plans_a=ct_normalisation,
-                     plans_b=finer_residual_encoder, maps=NameMaps({"white": "inner", "Grey matter": "cortex"}, {}),
-                     order=(0, 2, 1)),
+    "grids": GRIDS,
+    "grids_ct": replace(GRIDS, plans_b=finer_residual_encoder_ct),
     "larger": Variant(labels=grown),
     "left_out": Variant(labels=lambda x: np.where(x == CORTEX, CORTEX, BACKGROUND).astype(x.dtype),
                         names={"background": 0, "cortex": 1}, order=(0, 1, None)),

@@ -63,6 +63,8 @@ def bridge_intensity(host: Normalisation, partner: Normalisation, instance_norm:
         how = f"the host's {_short(host)} values cannot be taken back to what {_short(partner)} needs"
     else:
         how = f"{_short(partner)} by the patch instead of the whole image"
+        if back and back[2] is not None:
+            how += f", and without what the host clips (below {back[2]:g}, above {back[3]:g})"
     if not instance_norm:
         return Intensity(), Verdict("blocks", f"{how}, and the partner has no InstanceNorm that would undo it")
     per_patch = None if forth else {ZSCORE: "zscore", RANGE: "range"}[partner.scheme]
