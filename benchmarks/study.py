@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import string
 from dataclasses import replace
 
 import numpy as np
@@ -56,7 +57,7 @@ def prepare_parents(root: str, names: list[str], raw: str | None, settings: Demo
                     device) -> None:
     for folder in ("raw", "preprocessed", "results"):
         os.makedirs(os.path.join(root, f"nnUNet_{folder}"), exist_ok=True)
-    for side, name in zip("AB", names):
+    for side, name in zip(string.ascii_uppercase, names):
         target = os.path.join(root, "nnUNet_raw", name)
         if not os.path.isdir(target):
             if raw is None:

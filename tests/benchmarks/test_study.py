@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -36,3 +37,17 @@ def test_study(world2d, copy_world, nnunet_env, monkeypatch, capsys, tmp_path):
     runpy.run_path(str(STUDY), run_name="__main__")  # nothing is trained again
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.pth")} == before
     assert "A alone" in capsys.readouterr().out
+
+    # A further partner, of the same images: parents that are there are used, and a third is trained.
+    shutil.copytree(world.raw / world.partner.dataset, tmp_path / "raw" / "Dataset803_Third")
+    names = [world.host.dataset, world.partner.dataset, "Dataset803_Third"]
+    for name in names[:2]:
+        (tmp_path / "raw" / name).symlink_to(world.raw / name)
+    monkeypatch.setattr(sys, "argv", ["several_parties", str(tmp_path), "-raw", str(tmp_path / "raw"), "-datasets",
+                                      *names, "-trainer", "nnUNetTrainerTiny", "-stitch_epochs", "1",
+                                      "-stitch_iterations", "2"])
+    with thread_pools():
+        runpy.run_path(str(STUDY.with_name("several_parties.py")), run_name="__main__")
+    out = capsys.readouterr().out
+    assert "C alone" in out and "with C only" in out
+    assert (tmp_path / "seed_1" / "several_parties" / "report.html").is_file()
