@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.errors import NotMergeableError, StitchError
 from nnunetv2_stitch.merging.groups import GRANULARITIES, grouped
 
 SHOWN = 3  # tensors named in a message
@@ -25,7 +25,7 @@ def require_same_tensors(members: Mapping[str, Mapping[str, torch.Tensor]]) -> N
         members: tensors by name, of each member by what it is called.
 
     Raises:
-        StitchError: tensors differ in name or shape; the first of them are named.
+        NotMergeableError: tensors differ in name or shape; the first of them are named.
     """
     (first, reference), *others = members.items()
     for label, weights in others:
@@ -34,8 +34,8 @@ def require_same_tensors(members: Mapping[str, Mapping[str, torch.Tensor]]) -> N
         if wrong:
             said = ", ".join(f"{n} is {_shape(reference, n)} and {_shape(weights, n)}" for n in wrong[:SHOWN])
             more = f", and {len(wrong) - SHOWN} more tensors differ" if len(wrong) > SHOWN else ""
-            raise StitchError(f"{first} and {label} cannot be merged, their networks differ: {said}{more}; stitch them "
-                              f"instead (nnUNetv2_train_stitch)")
+            raise NotMergeableError(f"{first} and {label} cannot be merged, their networks differ: {said}{more}; "
+                                    f"stitch them instead (nnUNetv2_train_stitch)")
 
 
 def _shape(weights: Mapping[str, torch.Tensor], name: str) -> str:

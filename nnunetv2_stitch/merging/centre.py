@@ -110,6 +110,7 @@ class Centre:
 @contextlib.contextmanager
 def opened(site: Site, device: torch.device) -> Iterator[Centre]:
     """The centre's trainer and loaders. Augmentation runs in this process, so that seeds decide what is drawn.
+    Where the dataset has no splits_final.json yet, nnU-Net makes it, as in any training.
 
     Raises:
         StitchError: a network class that may not be built, or data that nnU-Net cannot serve.

@@ -8,7 +8,7 @@ alike their weights are. The two limits are our own choice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import combinations
 
 import torch
@@ -39,11 +39,12 @@ class Line:
 
 @dataclass(frozen=True)
 class MergeCheck:
-    """`verdict` is `merge` or `stitch`, `sentence` says it with the reason."""
+    """`verdict` is `merge` or `stitch`, `sentence` says it with the reason; `note`: why no loss was measured."""
 
     verdict: str
     sentence: str
-    lines: tuple[Line, ...] = field(default=())
+    lines: tuple[Line, ...] = ()
+    note: str = ""
 
     def to_json(self) -> dict:
         return asdict(self)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from nnunetv2_stitch.bridging.terms import output_names
-from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.errors import NotMergeableError, StitchError
 from nnunetv2_stitch.exchange.facts import received_manifest
 from nnunetv2_stitch.merging.atlas import Atlas, require_same_tensors
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
@@ -16,7 +16,6 @@ from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.stitching.network import build_parent
 
 MAX_CASES = 10**9
-SPEC_KEYS = ("network_class_name", "arch_kwargs")
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,9 @@ def read_members(models: Sequence[ModelFolder], fold: int | str) -> list[Member]
     """Each model's weights of `fold`, else of `all`, else of its first fold.
 
     Raises:
-        StitchError: fewer than two models, one given twice, a stitched one, the second stage of a cascade, a checkpoint
-            that is missing or refused, or networks that differ, naming the tensors.
+        NotMergeableError: networks that differ, naming the tensors or the property.
+        StitchError: fewer than two models, one given twice, a stitched one, the second stage of a cascade, or a
+            checkpoint that is missing or refused.
     """
     if len(models) < 2:
         raise StitchError("give at least two models with -m; one model cannot be merged")
@@ -53,6 +53,8 @@ def read_members(models: Sequence[ModelFolder], fold: int | str) -> list[Member]
         if model.is_stitched or model.is_cascaded:
             what = "a stitched ensemble" if model.is_stitched else "the second stage of a cascade"
             raise StitchError(f"{model.path} is {what}, which cannot be merged; give models of one plain network each")
+        if not model.folds:
+            raise StitchError(f"{model.path} has no fold with {model.checkpoint_name}: choose another with -chk")
         own = fold if fold in model.folds else "all" if "all" in model.folds else model.folds[0]
         path = model.checkpoint_path(own)
         checkpoint, digest = load_checkpoint(path), sha256(path)
@@ -133,15 +135,13 @@ def _require_same_network(members: Sequence[Member]) -> None:
         a, b = first.model.network_spec, other.model.network_spec
         arguments = [k for k in sorted({*a["arch_kwargs"], *b["arch_kwargs"]})
                      if a["arch_kwargs"].get(k) != b["arch_kwargs"].get(k)]
-        if a["network_class_name"] != b["network_class_name"] or arguments:
-            what = ", ".join(arguments) or "network_class_name"
-            raise StitchError(f"{first.label} and {other.label} cannot be merged, {what} of their networks differ; "
-                              f"stitch them instead (nnUNetv2_train_stitch)")
-        outputs = [output_names(m.model) for m in (first, other)]
-        if outputs[0] != outputs[1]:
-            raise StitchError(f"{first.label} and {other.label} cannot be merged, their outputs are "
-                              f"{', '.join(outputs[0])} and {', '.join(outputs[1])}; stitch them instead "
-                              f"(nnUNetv2_train_stitch)")
-        if first.model.channel_names != other.model.channel_names:
-            raise StitchError(f"{first.label} and {other.label} cannot be merged, their channels are "
-                              f"{', '.join(first.model.channel_names)} and {', '.join(other.model.channel_names)}")
+        if a["network_class_name"] != b["network_class_name"]:
+            arguments = ["network_class_name"]
+        names = [(output_names(m.model), m.model.channel_names) for m in (first, other)]
+        differ = f"{', '.join(arguments)} of their networks differ" if arguments else \
+            f"their outputs are {', '.join(names[0][0])} and {', '.join(names[1][0])}" if names[0][0] != names[1][0] \
+            else f"their channels are {', '.join(names[0][1])} and {', '.join(names[1][1])}" if names[0] != names[1] \
+            else None
+        if differ:
+            raise NotMergeableError(f"{first.label} and {other.label} cannot be merged, {differ}; stitch them instead "
+                                    f"(nnUNetv2_train_stitch)")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from collections.abc import Mapping
 
@@ -45,6 +47,11 @@ class CentreObjective:
         self.centre, self.atlas, self.labelled = centre, atlas, labelled
         self.network, self.device = centre.network, centre.device
         self.labels = centre.trainer.label_manager
+        with contextlib.redirect_stdout(io.StringIO()):  # it says on every CPU that this is no GPU
+            self.tiler = nnUNetPredictor(device=self.device, allow_tqdm=False, use_mirroring=False,
+                                         perform_everything_on_device=self.device.type == "cuda")
+        self.tiler.configuration_manager = centre.trainer.configuration_manager
+        self.tiler.network, self.tiler.label_manager = self.network, self.labels
         use_kl = surrogate == "kl" or not labelled
         kl = SurrogateLoss(centre, atlas, self.labels.has_regions)
         self.measure = kl if use_kl else TaskLoss(centre)
@@ -81,6 +88,11 @@ class CentreObjective:
         use_batch_statistics(self.network)
         return float(np.mean([float(self.measure(b)) for b in self.fixed]))
 
+    def loss_of_weights(self, weights: Mapping[str, torch.Tensor]) -> float:
+        """Mean over the fixed batches, of parameters by name."""
+        self.atlas.write_weights(self.network, weights)
+        return self.present_loss()
+
     def score(self, c: torch.Tensor) -> float:
         self.atlas.write(self.network, c)
         return self.score_merged()
@@ -110,18 +122,15 @@ class CentreObjective:
 
     @torch.inference_mode()
     def _score(self) -> float:
+        """Of what is in the network, mean over cases per label, then over labels."""
         self.network.eval()
         self.centre.deep_supervision(False)
         if self.validation is not None:
             value = -float(np.mean([float(self.measure(b)) for b in self.validation]))
             return value if math.isfinite(value) else -math.inf
-        tiler = nnUNetPredictor(device=self.device, allow_tqdm=False, use_mirroring=False,
-                                perform_everything_on_device=self.device.type == "cuda")
-        tiler.configuration_manager = self.centre.trainer.configuration_manager
-        tiler.network, tiler.label_manager = self.network, self.labels
         per_case = []
         for data, segmentation in self.centre.validation_cases():
-            logits = tiler.predict_sliding_window_return_logits(torch.from_numpy(data).float())
+            logits = self.tiler.predict_sliding_window_return_logits(torch.from_numpy(data).float())
             predicted = self.labels.convert_logits_to_segmentation(logits.float().cpu())
             per_case.append(dice_by_label(self.labels, np.asarray(predicted), segmentation[0]))
         return mean_dice(np.array(per_case))

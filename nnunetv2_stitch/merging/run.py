@@ -88,7 +88,7 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
     seed_everything(request.seed)
     with opened(site, torch.device(device)) as centre:
         objective = CentreObjective(centre, atlas, request.surrogate)
-        check = check_merge(atlas, _loss_of(objective))
+        check = check_merge(atlas, objective.loss_of_weights)
         say(check.sentence)
         scores: dict[str, float] = {}
         for member in members:
@@ -138,13 +138,6 @@ def choose(scores: dict[str, float], best_member: str) -> str:
     """The guided merge only where it beats both the start of its search and every member; else the better of those."""
     other = FEDAVG if scores[FEDAVG] >= scores[best_member] else best_member
     return GUIDED if scores[GUIDED] > scores[other] else other
-
-
-def _loss_of(objective: CentreObjective) -> Callable[[dict[str, torch.Tensor]], float]:
-    def loss(weights: dict[str, torch.Tensor]) -> float:
-        objective.atlas.write_weights(objective.network, weights)
-        return objective.present_loss()
-    return loss
 
 
 def _remarks(scores: dict[str, float], chosen: str, best: str, measured: str) -> list[str]:
