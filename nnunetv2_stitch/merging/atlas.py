@@ -109,9 +109,10 @@ class Atlas:
             if parameter.grad is None:
                 continue
             base = self.base[name].to(parameter.device)
-            for i, member in enumerate(self.members):
-                delta = member[name].to(parameter.device) - base
-                found[i, group] += float(torch.sum(parameter.grad * delta, dtype=torch.float64))
+            exact = torch.float32 if parameter.device.type == "mps" else torch.float64  # mps has no float64
+            dots = [torch.sum(parameter.grad * (member[name].to(parameter.device) - base), dtype=exact)
+                    for member in self.members]
+            found[:, group] += torch.stack(dots).cpu().double()
         return found
 
     def merged(self, c: torch.Tensor) -> dict[str, torch.Tensor]:

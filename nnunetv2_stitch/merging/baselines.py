@@ -68,7 +68,7 @@ def fisher_merge(objective: CentreObjective) -> dict[str, torch.Tensor]:
         total = sum(float(v.sum()) for v in information.values())
         floor = FISHER_FLOOR * total / sum(v.numel() for v in information.values()) or 1.0
         for name, value in information.items():
-            weight = value.double().cpu() + floor
+            weight = value.cpu().double() + floor
             above[name] += weight * member[name]
             below[name] += weight
     return {n: (above[n] / below[n]).to(atlas.base[n].dtype) for n in atlas.names}

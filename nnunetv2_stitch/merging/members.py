@@ -10,6 +10,7 @@ import torch
 from nnunetv2_stitch.bridging.terms import output_names
 from nnunetv2_stitch.errors import NotMergeableError, StitchError
 from nnunetv2_stitch.exchange.facts import received_manifest
+from nnunetv2_stitch.exchange.plain import printable
 from nnunetv2_stitch.merging.atlas import Atlas, require_same_tensors
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
 from nnunetv2_stitch.parties.model_folder import ModelFolder
@@ -108,8 +109,10 @@ def mirroring_of_all(members: Sequence[Member]) -> tuple[int, ...] | None:
 
 
 def _labels(models: Sequence[ModelFolder]) -> list[str]:
-    names = [m.dataset_name for m in models]
-    return [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]
+    """What messages and tables call the models: their datasets, numbered where a name would not tell them apart, from
+    each other or from the other rows of a table."""
+    names = [printable(m.dataset_name, 80) for m in models]
+    return [n if names.count(n) == 1 and n.startswith("Dataset") else f"{n} ({i + 1})" for i, n in enumerate(names)]
 
 
 def _axes(checkpoint: Mapping) -> tuple[int, ...]:

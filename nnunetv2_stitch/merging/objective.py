@@ -14,7 +14,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging.atlas import Atlas
 from nnunetv2_stitch.merging.batchnorm import batch_norms, measure_statistics, use_batch_statistics
-from nnunetv2_stitch.merging.centre import Centre
+from nnunetv2_stitch.merging.centre import Centre, Site
 from nnunetv2_stitch.merging.losses import SurrogateLoss, TaskLoss
 from nnunetv2_stitch.merging.members import Member
 from nnunetv2_stitch.parties.checkpoint import load_weights
@@ -40,10 +40,8 @@ class CentreObjective:
     def __init__(self, centre: Centre, atlas: Atlas, surrogate: str = "auto"):
         if surrogate not in SURROGATES:
             raise StitchError(f"surrogate {surrogate!r} is not one of {', '.join(SURROGATES)}")
+        require_labels(surrogate, centre.site)
         labelled = centre.site.same_labels
-        if surrogate == "task" and not labelled:
-            raise StitchError(f"the labels of {centre.site.dataset_name} are not those of the models, so their own "
-                              f"loss cannot be used; give -surrogate kl")
         self.centre, self.atlas, self.labelled = centre, atlas, labelled
         self.network, self.device = centre.network, centre.device
         self.labels = centre.trainer.label_manager
@@ -134,6 +132,13 @@ class CentreObjective:
             predicted = self.labels.convert_logits_to_segmentation(logits.float().cpu())
             per_case.append(dice_by_label(self.labels, np.asarray(predicted), segmentation[0]))
         return mean_dice(np.array(per_case))
+
+
+def require_labels(surrogate: str, site: Site) -> None:
+    """Raises StitchError if `task` is asked for where the labels differ."""
+    if surrogate == "task" and not site.same_labels:
+        raise StitchError(f"the labels of {site.dataset_name} are not those of the models, so nnU-Net's own loss "
+                          f"cannot be used; give -surrogate kl")
 
 
 def mean_dice(per_case: np.ndarray) -> float:

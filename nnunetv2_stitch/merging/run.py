@@ -16,7 +16,7 @@ from nnunetv2_stitch.merging.centre import find_site, opened
 from nnunetv2_stitch.merging.check import MergeCheck, check_merge
 from nnunetv2_stitch.merging.groups import GRANULARITIES
 from nnunetv2_stitch.merging.members import make_atlas, mirroring_of_all, read_members, shared_weights
-from nnunetv2_stitch.merging.objective import SURROGATES, CentreObjective
+from nnunetv2_stitch.merging.objective import SURROGATES, CentreObjective, require_labels
 from nnunetv2_stitch.merging.output import check_target, write_merged
 from nnunetv2_stitch.merging.search import SEARCHES, SearchOptions, require_cma, search
 from nnunetv2_stitch.parties.model_folder import FINAL
@@ -82,6 +82,7 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
     members = read_members(models, request.fold)
     _require_configuration(request.configuration, members)
     site = find_site(request.dataset, request.configuration, request.fold, members, request.name, request.plans_name)
+    require_labels(request.surrogate, site)
     folder = check_target(site)
     atlas = make_atlas(members, request.base, request.granularity)
     shares = shared_weights(members)

@@ -20,7 +20,7 @@ def problem(granularity="stage", wanted=None, count=3):
 @pytest.mark.parametrize("granularity", ["model", "stage", "tensor"])
 def test_gradient_search_finds_the_optimum_also_where_it_is_negative(granularity):
     atlas, objective, wanted = problem(granularity)
-    options = SearchOptions(steps=1500, rate=0.05, patience=100)
+    options = SearchOptions(steps=700, rate=0.05, patience=100)
     found = search(objective, atlas.coefficients([1 / 3] * 3), options)
     assert (wanted < 0).any()
     assert (found.coefficients - wanted).abs().max() < 1e-3
@@ -31,7 +31,7 @@ def test_around_the_mean_of_the_members_only_their_differences_count():
     atlas = Atlas(members(3), None, "model")
     target = atlas.merged(torch.tensor([[1.4], [-0.6], [0.2]], dtype=torch.float64))
     found = search(Quadratic(atlas, Points(SIZES), target), atlas.coefficients([1 / 3] * 3),
-                   SearchOptions(steps=1500, patience=100))
+                   SearchOptions(steps=700, patience=100))
     for name, value in atlas.merged(found.coefficients).items():
         torch.testing.assert_close(value, target[name], atol=1e-3, rtol=0)
 
@@ -41,7 +41,7 @@ def test_cmaes_finds_it_too_and_the_same_seed_finds_the_same():
     atlas, objective, wanted = problem("model")
     wanted = torch.tensor([[0.7], [-0.5], [0.4]], dtype=torch.float64)
     objective.target = atlas.merged(wanted)
-    options = SearchOptions(steps=150, rate=0.3, patience=100, seed=3)
+    options = SearchOptions(steps=100, rate=0.3, patience=100, seed=3)
     first, second = (search(objective, atlas.coefficients([1 / 3] * 3), options, "cmaes") for _ in range(2))
     assert (first.coefficients - wanted).abs().max() < 1e-3
     assert (first.coefficients == second.coefficients).all()

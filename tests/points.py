@@ -49,7 +49,7 @@ class Quadratic:
         return 0.5 * ((self.matrix @ (self.network.vector() - goal)) ** 2).sum()
 
     def loss(self, c):
-        return float(self._loss(c))
+        return float(self._loss(c).detach())
 
     def loss_and_gradient(self, c):
         self.calls += 1
