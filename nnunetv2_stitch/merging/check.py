@@ -87,7 +87,8 @@ def judge(lines: Sequence[Line]) -> MergeCheck:
                           f"start.", tuple(lines))
     if not steep.ridge <= RIDGE_LIMIT:  # also NaN
         return MergeCheck(STITCH, f"Stitch, do not merge: between {steep.first} and {steep.second} the loss rises by "
-                          f"{steep.ridge:.2f} above that of the models, so no mixture of them works.", tuple(lines))
+                          f"{steep.ridge:.2f} above that of the models, so what is between them answers worse than "
+                          f"they do.", tuple(lines))
     measured = f"the loss between them rises by {steep.ridge:.2f} at most" if steep.losses else \
         "no data of the centre were there to measure the loss between them"
     return MergeCheck(MERGE, f"Merge: the models share a common start (cosine of weights {unlike.alike:.2f}) and "

@@ -81,6 +81,9 @@ BAD = {
     "strides": ({}, "strides of their networks differ", lambda f: f["edit"](
         f["models"][1] / "plans.json",
         lambda p: p["configurations"]["2d"]["architecture"]["arch_kwargs"].update(strides=[1, 1, 1]))),
+    "class": ({}, "network_class_name 'os.system' is not allowed", lambda f: [f["edit"](
+        m / "plans.json", lambda p: p["configurations"]["2d"]["architecture"].update(network_class_name="os.system"))
+        for m in f["models"]]),
     "labels": ({}, "their outputs are", lambda f: f["edit"](
         f["models"][1] / "dataset.json", lambda d: d.update(labels={"background": 0, "b": 1, "a": 2}))),
     "spacing": ({}, "spacing is", lambda f: f["edit"](
@@ -212,6 +215,31 @@ def test_independent_parents_are_to_be_stitched_and_the_best_is_written(stranger
     code, out, err = call("-m_a", strangers[0], "-m_b", strangers[1], "--merge_check", "-f", "0",
                           entry=stitch_info_entry)
     assert code == 0 and "Stitch, do not merge: " in out and "loss at 0.5" in out
+
+
+@pytest.mark.slow
+def test_statistics_of_batch_norm_are_the_centres(used, call, edit, tmp_path):  # noqa: F811
+    from nnunetv2_stitch.parties.model_folder import read_model_folder
+    from nnunetv2_stitch.stitching.network import build_parent
+    folders = []
+    for number in range(2):
+        folder = shutil.copytree(used.members[0], tmp_path / f"Dataset80{number}_Norm" / Path(used.members[0]).name)
+        edit(folder / "plans.json", lambda p: p["configurations"]["2d"]["architecture"]["arch_kwargs"].update(
+            norm_op="torch.nn.modules.batchnorm.BatchNorm2d"))
+        model = read_model_folder(str(folder))
+        torch.manual_seed(0)
+        network = build_parent(model.network_spec, 1, 3)
+        state = {k: v + 0.05 * number * torch.randn_like(v) if v.is_floating_point() and "running" not in k else v
+                 for k, v in network.state_dict().items()}
+        torch.save({"network_weights": state}, folder / "fold_0" / "checkpoint_final.pth")
+        folders.append(folder)
+    code, out, err = call(*flags(*folders, **{"-d": "801", "-p": "nnUNetPlans", "-steps": "10", "-rate": "0.3"}))
+    assert code == 0, err
+    folder = tmp_path / "Dataset801_HostBlobs" / "nnUNetTrainer__Merged__2d"
+    assert read_json(folder / "fold_0" / "merge.json")["batch_norm_measured_anew"]
+    weights = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
+    means = [v for k, v in weights.items() if k.endswith("running_mean")]
+    assert means and all(v.abs().max() > 0 for v in means)  # zero in both members
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ from nnunetv2_stitch.merging.baselines import FISHER_FLOOR, _fisher, fisher_merg
 def test_memory_of_a_step_does_not_grow_with_the_number_of_members():
     two, eight = (peak(Steps(count, 2, 1, "cpu").ours, "cpu") for count in (2, 8))
     assert 0 < eight <= 1.001 * two
-    steps = Steps(3, 2, 1, "cpu")
-    torch.testing.assert_close(steps.ours(), steps.autograd(), rtol=1e-4, atol=1e-8)
+    steps = Steps(2, 2, 1, "cpu")
+    assert peak(steps.autograd, "cpu") > two
 
 
 @pytest.fixture(params=[False, True], ids=["labels", "regions"])
