@@ -17,7 +17,7 @@ from nnunetv2_stitch.merging.atlas import Atlas
 
 POINTS = (0.25, 0.5, 0.75)
 RIDGE_LIMIT = 0.1  # in units of the loss; nnU-Net's falls by 1 to 2 in a training
-ALIKE_LIMIT = 0.2  # cosine of independent networks: 0.00 to 0.05
+ALIKE_LIMIT = 0.2  # cosine of independent networks is 0 within a few hundredths
 ALL_PAIRS = 4  # beyond so many members only the lines from the first are walked
 MERGE, STITCH = "merge", "stitch"
 

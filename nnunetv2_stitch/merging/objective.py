@@ -50,6 +50,7 @@ class CentreObjective:
                                          perform_everything_on_device=self.device.type == "cuda")
         self.tiler.configuration_manager = centre.trainer.configuration_manager
         self.tiler.network, self.tiler.label_manager = self.network, self.labels
+        use_batch_statistics(self.network)  # also ends training mode, before anything is computed
         use_kl = surrogate == "kl" or not labelled
         kl = SurrogateLoss(centre, atlas, self.labels.has_regions)
         self.measure = kl if use_kl else TaskLoss(centre)
@@ -57,7 +58,6 @@ class CentreObjective:
         self.validation = None
         if not labelled:
             self.validation = [kl.prepare(centre.validation_batch()) for _ in range(FIXED_BATCHES)]
-        use_batch_statistics(self.network)
 
     @property
     def scored_by(self) -> str:

@@ -15,7 +15,7 @@ from nnunetv2_stitch.merging.baselines import fisher_merge, greedy_soup, mixture
 from nnunetv2_stitch.merging.centre import find_site, opened
 from nnunetv2_stitch.merging.check import MergeCheck, check_merge
 from nnunetv2_stitch.merging.groups import GRANULARITIES
-from nnunetv2_stitch.merging.members import make_atlas, mirroring_of_all, read_members, shared_weights
+from nnunetv2_stitch.merging.members import Member, make_atlas, mirroring_of_all, read_members, shared_weights
 from nnunetv2_stitch.merging.objective import SURROGATES, CentreObjective, require_labels
 from nnunetv2_stitch.merging.output import check_target, write_merged
 from nnunetv2_stitch.merging.search import SEARCHES, SearchOptions, require_cma, search
@@ -91,20 +91,11 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
         objective = CentreObjective(centre, atlas, request.surrogate)
         check = check_merge(atlas, objective.loss_of_weights)
         say(check.sentence)
-        scores: dict[str, float] = {}
-        for member in members:
-            scores[member.label] = objective.score_member(member)
-        scores[FEDAVG] = objective.score_weights(mixture(atlas, shares))
-        same = max(shares) - min(shares) < 1e-12
-        scores[UNIFORM] = scores[FEDAVG] if same else objective.score_weights(mixture(atlas, uniform(atlas)))
-        kept, scores[GREEDY] = greedy_soup([scores[m.label] for m in members],
-                                           lambda w: objective.score_weights(mixture(atlas, w)))
-        fisher = fisher_merge(objective)
-        scores[FISHER] = objective.score_weights(fisher)
+        scores, kept = score_known_ways(objective, members, shares)
         say(f"validation {objective.scored_by}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
         start = atlas.coefficients(shares)
         found = search(objective, start, SearchOptions(request.steps, request.rate, seed=request.seed),
-                       request.search, say)
+                       request.search, say, scores[FEDAVG])
         scores[GUIDED] = found.score
         best = max(members, key=lambda m: scores[m.label])
         chosen = choose(scores, best.label)
@@ -133,6 +124,23 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
     files = write_merged(folder, site, state, record, mirroring_of_all(members))
     return MergeResult(folder, site.fold, site.dataset_name, site.configuration, request.name, chosen,
                        objective.scored_by, rows, check, remarks, files)
+
+
+def score_known_ways(objective: CentreObjective, members: Sequence[Member],
+                     shares: Sequence[float]) -> tuple[dict[str, float], list[float]]:
+    """The scores of all members and of all ways to merge without a search, and the greedy soup's weights."""
+    atlas = objective.atlas
+
+    def of_mixture(weights: Sequence[float]) -> float:
+        return objective.score_weights(mixture(atlas, weights))
+
+    scores = {m.label: objective.score_member(m) for m in members}
+    alone = list(scores.values())
+    scores[FEDAVG] = of_mixture(shares)
+    scores[UNIFORM] = scores[FEDAVG] if max(shares) - min(shares) < 1e-12 else of_mixture(uniform(atlas))
+    kept, scores[GREEDY] = greedy_soup(alone, of_mixture)
+    scores[FISHER] = objective.score_weights(fisher_merge(objective))
+    return scores, kept
 
 
 def choose(scores: dict[str, float], best_member: str) -> str:
