@@ -62,7 +62,7 @@ def read_members(models: Sequence[ModelFolder], fold: int | str) -> list[Member]
         twin = next((m for m in members if m.sha256 == digest), None)
         if twin:
             raise StitchError(f"{twin.path} and {path} are the same checkpoint; give each model once")
-        members.append(Member(label, model, own, path, digest, network_weights(checkpoint), _axes(checkpoint),
+        members.append(Member(label, model, own, path, digest, _tensors(checkpoint, path), _axes(checkpoint),
                               _cases(model), _licence(model)))
     require_same_tensors({m.label: m.weights for m in members})
     _require_same_network(members)
@@ -91,7 +91,7 @@ def make_atlas(members: Sequence[Member], base: str | None = None, granularity: 
 
     around = None
     if base is not None:
-        weights = network_weights(load_checkpoint(base))
+        weights = _tensors(load_checkpoint(base), base)
         require_same_tensors({members[0].label: members[0].weights, "the base": weights})
         around = parameters(weights, base)
     return Atlas([parameters(m.weights, m.path) for m in members], around, granularity, [m.label for m in members])
@@ -113,6 +113,14 @@ def _labels(models: Sequence[ModelFolder]) -> list[str]:
     each other or from the other rows of a table."""
     names = [printable(m.dataset_name, 80) for m in models]
     return [n if names.count(n) == 1 and n.startswith("Dataset") else f"{n} ({i + 1})" for i, n in enumerate(names)]
+
+
+def _tensors(checkpoint: Mapping, path: str) -> dict[str, torch.Tensor]:
+    weights = network_weights(checkpoint)
+    wrong = next((n for n, v in weights.items() if not isinstance(v, torch.Tensor)), None)
+    if wrong is not None:
+        raise StitchError(f"{path}: {printable(wrong, 80)} is no tensor; copy the checkpoint again from its source")
+    return weights
 
 
 def _axes(checkpoint: Mapping) -> tuple[int, ...]:

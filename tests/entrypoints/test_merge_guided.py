@@ -75,6 +75,7 @@ BAD = {
     "shape": ({}, "encoder.stages.0.0.convs.0.conv.weight is", lambda f: change_weights(
         f["checkpoint"], lambda w: w.update({"encoder.stages.0.0.convs.0.conv.weight": torch.zeros(1)}))),
     "missing": ({}, "and missing", lambda f: change_weights(f["checkpoint"], lambda w: w.popitem())),
+    "no tensor": ({}, "more is no tensor", lambda f: change_weights(f["checkpoint"], lambda w: w.update(more=1))),
     "nan": ({}, "NaN or infinity", lambda f: change_weights(f["checkpoint"],
                                                             lambda w: w[next(iter(w))].fill_(float("nan")))),
     "code": ({}, "could run code", lambda f: torch.save({"network_weights": {}, "x": Path}, f["checkpoint"])),
