@@ -18,6 +18,9 @@ def build_parser() -> argparse.ArgumentParser:
                     "cannot be stitched.")
     add_parties(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--merge_check", action="store_true",
+                        help="say also whether these models can be merged into one network (nnUNetv2_merge_guided) or "
+                             "must be stitched, from the loss between them on A's preprocessed data")
     add_trust(parser)
     parser.add_argument("--verbose", action="store_true", help="print the traceback of an error")
     return parser
@@ -38,18 +41,44 @@ def main(args: argparse.Namespace) -> None:
     host, partners = find_parties(request.dataset_a, request.model_a, args.configuration, args.tr_a, args.p_a,
                                   request.partners, args.chk)
     reports = [compare_parties(host, p, asked.names) for p, asked in zip(partners, request.partners)]
+    check = merge_check(host, partners, args) if args.merge_check else None
     if args.json:
-        found = [{"host": host.path, "partner": p.path, **r.to_json()} for p, r in zip(partners, reports)]
+        more = {} if check is None else {"merge_check": check.to_json()}
+        found = [{"host": host.path, "partner": p.path, **r.to_json(), **more} for p, r in zip(partners, reports)]
         print(json.dumps(found[0] if len(found) == 1 else found, indent=4))
     else:
         for number, (partner, report) in enumerate(zip(partners, reports)):
             print("\n" * (number > 0) + f"host     {host.dataset_name}  {host.path}\n"
                                         f"partner  {partner.dataset_name}  {partner.path}\n")
             print_report(report)
+        if check is not None:
+            print_check(check)
     reasons = [f"{partner.dataset_name}, {line.name}: {line.how}" for partner, report in zip(partners, reports)
                if report.bridge is None for line in report.blocking]
     if reasons:
         raise StitchError(f"these models cannot be stitched: {'; '.join(reasons)}")
+
+
+def merge_check(host, partners, args: argparse.Namespace):
+    """Whether host and partners can be merged, by the host's data of the first fold asked for."""
+    from nnunetv2_stitch.entrypoints.common import resolve_device, set_threads
+    from nnunetv2_stitch.errors import StitchError
+    from nnunetv2_stitch.merging.check_models import check_models
+    device = resolve_device(None)
+    set_threads(device.type)
+    if not host.folds:
+        raise StitchError(f"{host.path} has no trained fold; choose another checkpoint with -chk")
+    fold = args.f[0] if args.f else host.folds[0]
+    return check_models([host, *partners], host.dataset_name, host.configuration, fold, device, host.plans_name)
+
+
+def print_check(check) -> None:
+    from nnunetv2_stitch.evaluation.tables import text_table
+    print("\n" + check.sentence)
+    if check.note:
+        print(f"The loss was not measured: {check.note}")
+    if check.lines:
+        print("\n" + text_table(check.table()))
 
 
 def print_report(report) -> None:

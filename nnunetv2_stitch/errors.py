@@ -6,3 +6,7 @@ class StitchError(Exception):
 
     The commands print it to stderr without a traceback and exit with code 2.
     """
+
+
+class NotMergeableError(StitchError):
+    """Models that no weights can be mixed of, because their networks differ."""

@@ -12,6 +12,7 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import fx
 
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
@@ -175,14 +176,7 @@ class PositionSweep:
         return sums
 
     def _dice(self, predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        labels = self.label_manager
-        ignore = reference == labels.ignore_label if labels.has_ignore_label else None
-        values = []
-        for label in labels.foreground_regions if labels.has_regions else labels.foreground_labels:
-            tp, fp, fn, _ = compute_tp_fp_fn_tn(region_or_label_to_mask(reference, label),
-                                                region_or_label_to_mask(predicted, label), ignore)
-            values.append(2 * tp / (2 * tp + fp + fn) if tp + fp + fn else np.nan)
-        return np.array(values)
+        return dice_by_label(self.label_manager, predicted, reference)
 
     def summarise(self, fold: int | str, scores: Sequence[np.ndarray], names: Sequence[str],
                   r2: dict[int, tuple[float, float]] | None = None) -> Sweep:
@@ -202,3 +196,15 @@ class PositionSweep:
             r2=[r2[p] for p in self.positions] if r2 else [],
             parties=[self.network.party_at(p) for p in self.positions],
         )
+
+
+def dice_by_label(labels: LabelManager, predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Dice `(labels,)` of one case, both segmentations `(z, y, x)`. A label that neither side has is NaN, as in
+    nnU-Net."""
+    ignore = reference == labels.ignore_label if labels.has_ignore_label else None
+    values = []
+    for label in labels.foreground_regions if labels.has_regions else labels.foreground_labels:
+        tp, fp, fn, _ = compute_tp_fp_fn_tn(region_or_label_to_mask(reference, label),
+                                            region_or_label_to_mask(predicted, label), ignore)
+        values.append(2 * tp / (2 * tp + fp + fn) if tp + fp + fn else np.nan)
+    return np.array(values)

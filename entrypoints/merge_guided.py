@@ -1,0 +1,91 @@
+"""nnUNetv2_merge_guided: several trained nnU-Nets of one start become one network of the same size."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from nnunetv2_stitch.entrypoints.common import (
+    add_common,
+    add_trust,
+    positive_int,
+    resolve_device,
+    run,
+    run_trusting,
+    set_threads,
+)
+from nnunetv2_stitch.entrypoints.parties import fold
+
+
+def positive(text: str) -> float:
+    """Argparse type: a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_merge_guided",
+        description="Merge trained nnU-Nets of one architecture and one common start into one network of the same "
+                    "size: a sum of their weights with coefficients, negative ones too, that are searched on your own "
+                    "data. Says first whether merging can work, or stitching is needed. The result is an ordinary "
+                    "nnU-Net model of DATASET that runs where this package is not installed.")
+    add = parser.add_argument
+    add("-m", nargs="+", required=True, metavar="MODEL", help="two or more models: folders or zips as they were sent")
+    add("-d", required=True, metavar="DATASET", help="your dataset by name or id, preprocessed with the models' plans")
+    add("-c", dest="configuration", required=True, metavar="CONFIG", help="configuration, e.g. 2d")
+    add("-f", required=True, type=fold, metavar="FOLD", help="fold of DATASET: whose cases train and validate. Models "
+        "take the same fold, else 'all', else their first")
+    add("-o", required=True, metavar="NAME", help="what the result's plans are called, e.g. nnUNetMergedABPlans")
+    add("-base", metavar="CHECKPOINT", help="checkpoint that all models started from; default: their mean")
+    add("-granularity", choices=("model", "stage", "tensor"), default="stage",
+        help="what has a coefficient of its own in each model. Default: %(default)s")
+    add("-search", choices=("gradient", "cmaes"), default="gradient", help="how coefficients are searched; cmaes needs "
+        "the package cma. Default: %(default)s")
+    add("-steps", type=positive_int, default=100, metavar="N", help="steps of the search (cmaes: generations). "
+        "Default: %(default)s")
+    add("-rate", type=positive, default=0.05, metavar="R", help="learning rate of the coefficients (cmaes: first "
+        "standard deviation). Default: %(default)s")
+    add("-surrogate", choices=("auto", "task", "kl"), default="auto", help="loss. task: nnU-Net's own, on your labels. "
+        "kl: distance to the models' mean answer, without labels. auto: task where your labels are the models'. "
+        "Default: %(default)s")
+    add("-p", dest="plans_name", metavar="PLANS", help="plans your data were preprocessed with; default: the models'")
+    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint of the models. Default: %(default)s")
+    add("-seed", type=int, default=12345, help="seed, recorded in merge.json. Default: %(default)s")
+    add_trust(parser)
+    add_common(parser)
+    return parser
+
+
+def merge_guided_entry() -> None:
+    args = build_parser().parse_args()
+    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose)
+
+
+def main(args: argparse.Namespace) -> None:
+    device = resolve_device(args.device)
+    set_threads(device.type)
+    from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
+    request = MergeRequest(args.m, args.d, args.configuration, args.f, args.o, args.base, args.granularity, args.search,
+                           args.steps, args.rate, args.surrogate, args.plans_name, args.chk, args.seed)
+    print_result(merge_guided(request, device, lambda line: print(line, flush=True)))
+
+
+def print_result(result) -> None:
+    from nnunetv2_stitch.evaluation.tables import text_table
+    if result.check.lines:
+        print("\nThe lines between the models:\n")
+        print(text_table(result.check.table()))
+    print(f"\n{result.scored_by} on the centre's validation cases, on the preprocessed grid without mirroring:\n")
+    print(text_table(result.table, digits=4))
+    print()
+    for remark in result.remarks:
+        print(remark)
+    print("Files: " + ", ".join(result.files))
+    print(f"\nPredict with stock nnU-Net:\n  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -d {result.dataset} "
+          f"-c {result.configuration} -p {result.plans_name} -f {result.fold}")

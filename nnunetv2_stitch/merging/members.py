@@ -1,0 +1,158 @@
+"""The models that are merged: found, read without running anything in them, and checked to be of one network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from nnunetv2_stitch.bridging.terms import output_names
+from nnunetv2_stitch.errors import NotMergeableError, StitchError
+from nnunetv2_stitch.exchange.facts import received_manifest
+from nnunetv2_stitch.exchange.plain import printable
+from nnunetv2_stitch.merging.atlas import Atlas, require_same_tensors
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
+from nnunetv2_stitch.parties.model_folder import ModelFolder
+from nnunetv2_stitch.stitching.network import build_parent
+
+MAX_CASES = 10**9
+
+
+@dataclass(frozen=True)
+class Member:
+    """One fold of one model. `weights` as its checkpoint names them; `cases`: training cases, None where not said."""
+
+    label: str
+    model: ModelFolder
+    fold: int | str
+    path: str
+    sha256: str
+    weights: dict[str, torch.Tensor] = field(repr=False)
+    mirroring: tuple[int, ...] = ()
+    cases: int | None = None
+    licence: str = ""
+
+    def to_json(self) -> dict:
+        """No path: a record travels with the merged model."""
+        return {"label": self.label, "dataset": self.model.dataset_name, "model": self.model.identifier,
+                "fold": str(self.fold), "sha256": self.sha256, "training_cases": self.cases, "licence": self.licence}
+
+
+def read_members(models: Sequence[ModelFolder], fold: int | str) -> list[Member]:
+    """Each model's weights of `fold`, else of `all`, else of its first fold.
+
+    Raises:
+        NotMergeableError: networks that differ, naming the tensors or the property.
+        StitchError: fewer than two models, one given twice, a stitched one, the second stage of a cascade, or a
+            checkpoint that is missing or refused.
+    """
+    if len(models) < 2:
+        raise StitchError("give at least two models with -m; one model cannot be merged")
+    members: list[Member] = []
+    for model, label in zip(models, _labels(models)):
+        if model.is_stitched or model.is_cascaded:
+            what = "a stitched ensemble" if model.is_stitched else "the second stage of a cascade"
+            raise StitchError(f"{model.path} is {what}, which cannot be merged; give models of one plain network each")
+        if not model.folds:
+            raise StitchError(f"{model.path} has no fold with {model.checkpoint_name}: choose another with -chk")
+        own = fold if fold in model.folds else "all" if "all" in model.folds else model.folds[0]
+        path = model.checkpoint_path(own)
+        checkpoint, digest = load_checkpoint(path), sha256(path)
+        twin = next((m for m in members if m.sha256 == digest), None)
+        if twin:
+            raise StitchError(f"{twin.path} and {path} are the same checkpoint; give each model once")
+        members.append(Member(label, model, own, path, digest, _tensors(checkpoint, path), _axes(checkpoint),
+                              _cases(model), _licence(model)))
+    require_same_tensors({m.label: m.weights for m in members})
+    _require_same_network(members)
+    return members
+
+
+def shared_weights(members: Sequence[Member]) -> list[float]:
+    """FedAvg's weights: by training cases, or equal where a member does not say how many it had."""
+    cases = [m.cases for m in members]
+    if any(c is None for c in cases):
+        return [1 / len(members)] * len(members)
+    return [c / sum(cases) for c in cases]
+
+
+def make_atlas(members: Sequence[Member], base: str | None = None, granularity: str = "stage") -> Atlas:
+    """The members' parameters, each under one name, around the checkpoint `base` or their mean.
+
+    Raises:
+        StitchError: weights that do not fit the network of the plans, hold NaN, or differ from the base's.
+    """
+    network = build_network(members)
+
+    def parameters(weights: Mapping[str, torch.Tensor], path: str) -> dict[str, torch.Tensor]:
+        load_weights(network, weights, path)
+        return {n: p.detach().float().clone() for n, p in network.named_parameters()}
+
+    around = None
+    if base is not None:
+        weights = _tensors(load_checkpoint(base), base)
+        require_same_tensors({members[0].label: members[0].weights, "the base": weights})
+        around = parameters(weights, base)
+    return Atlas([parameters(m.weights, m.path) for m in members], around, granularity, [m.label for m in members])
+
+
+def build_network(members: Sequence[Member]):
+    """The network that all members share, with nnU-Net's initialisation; only classes that are networks are built."""
+    model = members[0].model
+    return build_parent(model.network_spec, model.num_input_channels, model.num_outputs)
+
+
+def mirroring_of_all(members: Sequence[Member]) -> tuple[int, ...] | None:
+    """Axes along which every member was mirrored in its training."""
+    return tuple(sorted(set.intersection(*(set(m.mirroring) for m in members)))) or None
+
+
+def _labels(models: Sequence[ModelFolder]) -> list[str]:
+    """What messages and tables call the models: their datasets, numbered where a name would not tell them apart, from
+    each other or from the other rows of a table."""
+    names = [printable(m.dataset_name, 80) for m in models]
+    return [n if names.count(n) == 1 and n.startswith("Dataset") else f"{n} ({i + 1})" for i, n in enumerate(names)]
+
+
+def _tensors(checkpoint: Mapping, path: str) -> dict[str, torch.Tensor]:
+    weights = network_weights(checkpoint)
+    wrong = next((n for n, v in weights.items() if not isinstance(v, torch.Tensor)), None)
+    if wrong is not None:
+        raise StitchError(f"{path}: {printable(wrong, 80)} is no tensor; copy the checkpoint again from its source")
+    return weights
+
+
+def _axes(checkpoint: Mapping) -> tuple[int, ...]:
+    given = checkpoint.get("inference_allowed_mirroring_axes")
+    return tuple(a for a in given if a in (0, 1, 2)) if isinstance(given, (list, tuple)) else ()
+
+
+def _cases(model: ModelFolder) -> int | None:
+    manifest = received_manifest(model)
+    said = manifest.training_cases if manifest is not None else model.dataset_json.get("numTraining")
+    return said if isinstance(said, int) and not isinstance(said, bool) and 0 < said <= MAX_CASES else None
+
+
+def _licence(model: ModelFolder) -> str:
+    manifest = received_manifest(model)
+    return manifest.licence if manifest is not None else ""
+
+
+def _require_same_network(members: Sequence[Member]) -> None:
+    """Equal tensors may still be joined otherwise, by other strides for one; and outputs must mean the same."""
+    first = members[0]
+    for other in members[1:]:
+        a, b = first.model.network_spec, other.model.network_spec
+        arguments = [k for k in sorted({*a["arch_kwargs"], *b["arch_kwargs"]})
+                     if a["arch_kwargs"].get(k) != b["arch_kwargs"].get(k)]
+        if a["network_class_name"] != b["network_class_name"]:
+            arguments = ["network_class_name"]
+        names = [(output_names(m.model), m.model.channel_names) for m in (first, other)]
+        differ = f"{', '.join(arguments)} of their networks differ" if arguments else \
+            f"their outputs are {', '.join(names[0][0])} and {', '.join(names[1][0])}" if names[0][0] != names[1][0] \
+            else f"their channels are {', '.join(names[0][1])} and {', '.join(names[1][1])}" if names[0] != names[1] \
+            else None
+        if differ:
+            raise NotMergeableError(f"{first.label} and {other.label} cannot be merged, {differ}; stitch them instead "
+                                    f"(nnUNetv2_train_stitch)")

@@ -1,0 +1,88 @@
+"""The merged model on disk: a model folder of the stock trainer, with what it was made of."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+
+import torch
+from nnunetv2.paths import nnUNet_results
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.evaluation.figures.merge_coefficients import merge_coefficients
+from nnunetv2_stitch.exchange.card import CARD
+from nnunetv2_stitch.fileio import read_json, write_json, write_text
+from nnunetv2_stitch.merging.centre import Site
+from nnunetv2_stitch.merging.merged_card import merged_card
+from nnunetv2_stitch.parties.model_folder import FINAL
+
+RECORD, FIGURE = "merge.json", "merge.png"
+TRAINER = "nnUNetTrainer"
+SAME_PLANS = ("configurations", "transpose_forward", "foreground_intensity_properties_per_channel")
+
+
+def check_target(site: Site) -> str:
+    """The model folder to write.
+
+    Raises:
+        StitchError: nnUNet_results is not set or not writable, the fold is there already, or another model is.
+    """
+    if not nnUNet_results.is_set():
+        raise StitchError("environment variable nnUNet_results is not set; set it to the folder that holds the models")
+    folder = os.path.join(str(nnUNet_results), site.dataset_name,
+                          f"{TRAINER}__{site.plans['plans_name']}__{site.configuration}")
+    if os.path.exists(os.path.join(folder, f"fold_{site.fold}")):
+        raise StitchError(f"{folder} already holds fold {site.fold}; choose another name with -o, or delete it")
+    plans_file = os.path.join(folder, "plans.json")
+    if os.path.isfile(plans_file):
+        there = read_json(plans_file)
+        if any(there.get(k) != site.plans.get(k) for k in SAME_PLANS):
+            raise StitchError(f"{folder} holds another model; choose another name with -o")
+    around = folder
+    while not os.path.isdir(around):
+        around = os.path.dirname(around)
+    if not os.access(around, os.W_OK):
+        raise StitchError(f"no permission to write into {around}; change its permissions or nnUNet_results")
+    return folder
+
+
+def write_merged(folder: str, site: Site, state: Mapping[str, torch.Tensor], record: dict,
+                 mirroring: tuple[int, ...] | None) -> list[str]:
+    """Write the fold under a temporary name and rename it when it is whole.
+
+    Args:
+        state: all tensors of the network, as nnU-Net saves them.
+        record: contents of merge.json.
+        mirroring: axes for nnU-Net's test-time mirroring.
+
+    Returns:
+        The files written.
+    """
+    fold = os.path.join(folder, f"fold_{site.fold}")
+    unfinished = os.path.join(folder, f".tmp{os.getpid()}_fold_{site.fold}")
+    made = not os.path.isdir(folder)
+    try:
+        os.makedirs(unfinished)
+        # The network is described by the plans alone, so the stock trainer can build it, wherever nnU-Net is.
+        torch.save({"network_weights": dict(state), "optimizer_state": {}, "grad_scaler_state": None, "logging": {},
+                    "_best_ema": None, "current_epoch": 0,
+                    "init_args": {"configuration": site.configuration, "fold": site.fold},
+                    "trainer_name": TRAINER, "inference_allowed_mirroring_axes": mirroring},
+                   os.path.join(unfinished, FINAL))
+        write_json(os.path.join(unfinished, RECORD), record)
+        merge_coefficients(record, os.path.join(unfinished, FIGURE))
+        write_json(os.path.join(folder, "plans.json"), site.plans)
+        write_json(os.path.join(folder, "dataset.json"), site.dataset_json)
+        others = [read_json(os.path.join(folder, n, RECORD)) for n in sorted(os.listdir(folder))
+                  if n.startswith("fold_") and os.path.isfile(os.path.join(folder, n, RECORD))]
+        write_text(os.path.join(folder, CARD), merged_card(site.dataset_json, [*others, record]))
+        os.replace(unfinished, fold)
+    except BaseException as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if made:  # plans without a fold are no model
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, PermissionError):
+            raise StitchError(f"no permission to write {fold}; choose a folder that you may write to") from error
+        raise
+    return [os.path.join(fold, n) for n in (FINAL, RECORD, FIGURE)] + [os.path.join(folder, CARD)]

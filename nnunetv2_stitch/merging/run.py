@@ -1,0 +1,196 @@
+"""Guided model merging, end to end: several model folders and a centre's data -> one ordinary model folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from nnunetv2_stitch.baselines.federated.randomness import seed_everything
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.exchange.finding import read_party
+from nnunetv2_stitch.merging.baselines import fisher_merge, greedy_soup, mixture, uniform
+from nnunetv2_stitch.merging.centre import find_site, opened
+from nnunetv2_stitch.merging.check import MergeCheck, check_merge
+from nnunetv2_stitch.merging.groups import GRANULARITIES
+from nnunetv2_stitch.merging.members import Member, make_atlas, mirroring_of_all, read_members, shared_weights
+from nnunetv2_stitch.merging.objective import SURROGATES, CentreObjective, require_labels
+from nnunetv2_stitch.merging.output import check_target, write_merged
+from nnunetv2_stitch.merging.search import SEARCHES, SearchOptions, require_cma, search
+from nnunetv2_stitch.parties.model_folder import FINAL
+
+GUIDED, FEDAVG, UNIFORM, GREEDY, FISHER = ("guided", "FedAvg weighting", "uniform soup", "greedy soup",
+                                          "Fisher merging")
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """What was asked for, a field per flag of nnUNetv2_merge_guided. `models`: folders or zips. `name`: what the merged
+    model's plans are called. `plans_name`: plans of the centre's data, None for the models'."""
+
+    models: Sequence[str]
+    dataset: int | str
+    configuration: str
+    fold: int | str
+    name: str
+    base: str | None = None
+    granularity: str = "stage"
+    search: str = "gradient"
+    steps: int = 100
+    rate: float = 0.05
+    surrogate: str = "auto"
+    plans_name: str | None = None
+    checkpoint_name: str = FINAL
+    seed: int = 12345
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """The written model. `table`: a row per way of merging, `model` and its `score` on the centre's validation cases
+    (`scored_by`). `chosen`: the row that was written. `remarks`: what the user must know, a line each."""
+
+    model_folder: str
+    fold: int | str
+    dataset: str
+    configuration: str
+    plans_name: str
+    chosen: str
+    scored_by: str
+    table: list[dict]
+    check: MergeCheck
+    remarks: list[str]
+    files: list[str] = field(default_factory=list)
+
+
+def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
+                 say: Callable[[str], None] = lambda line: None) -> MergeResult:
+    """Search merging coefficients on the centre's data and write the best model as an ordinary nnU-Net model folder.
+
+    Method: Zhu et al., arXiv 2503.20138 (model atlas, coefficients of any sign). Groups, optimiser, stopping and
+    fallback are our own choices.
+
+    Args:
+        say: receives one line per step.
+
+    Raises:
+        StitchError: bad input, before anything is written.
+    """
+    _check(request)
+    models = [read_party(path, request.checkpoint_name) for path in request.models]
+    members = read_members(models, request.fold)
+    _require_configuration(request.configuration, members)
+    site = find_site(request.dataset, request.configuration, request.fold, members, request.name, request.plans_name)
+    require_labels(request.surrogate, site)
+    folder = check_target(site)
+    atlas = make_atlas(members, request.base, request.granularity)
+    shares = shared_weights(members)
+    seed_everything(request.seed)
+    with opened(site, torch.device(device)) as centre:
+        objective = CentreObjective(centre, atlas, request.surrogate)
+        check = check_merge(atlas, objective.loss_of_weights)
+        say(check.sentence)
+        scores, kept = score_known_ways(objective, members, shares)
+        say(f"validation {objective.scored_by}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+        start = atlas.coefficients(shares)
+        found = search(objective, start, SearchOptions(request.steps, request.rate, seed=request.seed),
+                       request.search, say, scores[FEDAVG])
+        scores[GUIDED] = found.score
+        best = max(members, key=lambda m: scores[m.label])
+        chosen = choose(scores, best.label)
+        if chosen == GUIDED:
+            atlas.write(objective.network, found.coefficients)
+            objective.score_merged()
+        elif chosen == FEDAVG:
+            objective.score_weights(mixture(atlas, shares))
+        else:
+            objective.score_member(best)
+        state = objective.state()
+    remarks = [check.sentence, *_remarks(scores, chosen, best.label, objective.scored_by)]
+    rows = _table(scores, [m.label for m in members], chosen, best.label)
+    record = {
+        "chosen": chosen, "scored_by": objective.scored_by, "table": rows, "remarks": remarks,
+        "members": [m.to_json() for m in members], "base": _base_record(request.base),
+        "granularity": request.granularity, "groups": atlas.groups, "start": dict(zip(atlas.labels, shares)),
+        "coefficients": {label: row.tolist() for label, row in zip(atlas.labels, found.coefficients)},
+        "greedy_soup": dict(zip(atlas.labels, kept)),
+        "search": {"method": request.search, "loss": objective.measure.name, "steps": request.steps,
+                   "rate": request.rate, "best_step": found.step, "history": found.history, "seed": request.seed},
+        "batch_norm_measured_anew": objective.has_batch_norm and chosen in (GUIDED, FEDAVG),
+        "check": check.to_json(), "dataset": site.dataset_name, "configuration": site.configuration,
+        "fold": str(site.fold), "plans_name": request.name,
+    }
+    files = write_merged(folder, site, state, record, mirroring_of_all(members))
+    return MergeResult(folder, site.fold, site.dataset_name, site.configuration, request.name, chosen,
+                       objective.scored_by, rows, check, remarks, files)
+
+
+def score_known_ways(objective: CentreObjective, members: Sequence[Member],
+                     shares: Sequence[float]) -> tuple[dict[str, float], list[float]]:
+    """The scores of all members and of all ways to merge without a search, and the greedy soup's weights."""
+    atlas = objective.atlas
+
+    def of_mixture(weights: Sequence[float]) -> float:
+        return objective.score_weights(mixture(atlas, weights))
+
+    scores = {m.label: objective.score_member(m) for m in members}
+    alone = list(scores.values())
+    scores[FEDAVG] = of_mixture(shares)
+    scores[UNIFORM] = scores[FEDAVG] if max(shares) - min(shares) < 1e-12 else of_mixture(uniform(atlas))
+    kept, scores[GREEDY] = greedy_soup(alone, of_mixture)
+    scores[FISHER] = objective.score_weights(fisher_merge(objective))
+    return scores, kept
+
+
+def choose(scores: dict[str, float], best_member: str) -> str:
+    """The guided merge only where it beats both the start of its search and every member; else the better of those."""
+    other = FEDAVG if scores[FEDAVG] >= scores[best_member] else best_member
+    return GUIDED if scores[GUIDED] > scores[other] else other
+
+
+def _remarks(scores: dict[str, float], chosen: str, best: str, measured: str) -> list[str]:
+    said = []
+    if chosen != GUIDED:
+        what = "FedAvg weighting" if chosen == FEDAVG else f"the best member, {best}, unchanged"
+        said.append(f"The search found nothing better than FedAvg weighting and the best member on the centre's "
+                    f"validation cases; written is {what} ({measured} {scores[chosen]:.4f}).")
+    ahead = [k for k in (UNIFORM, GREEDY, FISHER) if scores[k] > scores[chosen]]
+    if ahead:
+        listed = ", ".join(f"{k} ({scores[k]:.4f})" for k in ahead)
+        said.append(f"Better than what was written ({scores[chosen]:.4f}) on these cases: {listed}.")
+    return said
+
+
+def _table(scores: dict[str, float], members: Sequence[str], chosen: str, best: str) -> list[dict]:
+    kinds = {**dict.fromkeys(members, "member"), best: "best member"}
+    return [{"model": k, "kind": kinds.get(k, "merged"), "score": v, "written": "<-" if k == chosen else ""}
+            for k, v in scores.items()]
+
+
+def _base_record(base: str | None) -> dict:
+    from nnunetv2_stitch.parties.checkpoint import sha256
+    return {"kind": "mean of the members"} if base is None else {"kind": "checkpoint", "sha256": sha256(base)}
+
+
+def _require_configuration(configuration: str, members) -> None:
+    for member in members:
+        if member.model.configuration != configuration:
+            raise StitchError(f"{member.model.path} is of configuration {member.model.configuration}, not "
+                              f"{configuration}; give models of one configuration and name it with -c")
+
+
+def _check(request: MergeRequest) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", request.name) or "__" in request.name:
+        raise StitchError(f"-o {request.name!r}: give a name of letters, digits, '_', '-' and '.', without a double "
+                          f"underscore, where nnU-Net splits folder names")
+    for value, allowed, what in ((request.granularity, GRANULARITIES, "granularity"),
+                                 (request.search, SEARCHES, "search"), (request.surrogate, SURROGATES, "surrogate")):
+        if value not in allowed:
+            raise StitchError(f"{what} {value!r} is not one of {', '.join(allowed)}")
+    if request.steps < 1 or not request.rate > 0:
+        raise StitchError("steps must be at least 1, and the rate above 0")
+    if request.fold != "all" and not str(request.fold).isdecimal():
+        raise StitchError(f"fold {request.fold!r} is not 0, 1, 2, ... or all")
+    if request.search == "cmaes":
+        require_cma()
