@@ -35,11 +35,16 @@ def preprocessed_dataset(dataset: int | str) -> str:
     return found[0]
 
 
+def architecture_of_host(configuration: dict) -> dict:
+    """The host's network as plans describe it, from a configuration of stitched plans."""
+    return copy.deepcopy(configuration["architecture"]["arch_kwargs"]["parents"][0])
+
+
 def host_plans(teacher: ModelFolder) -> dict:
     """The host's own plans, of the teacher's configuration alone: the teacher's are made from them."""
     plans = copy.deepcopy(teacher.plans)
     configuration = copy.deepcopy(teacher.configuration_manager.configuration)
-    configuration["architecture"] = copy.deepcopy(configuration["architecture"]["arch_kwargs"]["parents"][0])
+    configuration["architecture"] = architecture_of_host(configuration)
     configuration.pop("stitching", None)
     plans["configurations"] = {teacher.configuration: configuration}
     return plans
