@@ -34,7 +34,7 @@ TRAINER = "nnUNetTrainerStitchDistilled"
 @dataclass(frozen=True)
 class DistillRequest:
     """What the user asked for, one field per flag of nnUNetv2_distill_stitched. None means: choose sensibly.
-    `comparison` marks what is only trained for a comparison."""
+    `comparison` marks what is only trained for a comparison, as every student without teacher is."""
 
     teacher: str
     dataset: str | int
@@ -114,7 +114,7 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
         record = replace(record, unlabelled=f"{request.plans_name}_{configuration}_unlabelled", unlabelled_cases=cases,
                          unlabelled_sha256=fingerprint(request.unlabelled, ending))
     plans.update(plans_name=request.plans_name, dataset_name=dataset)
-    plans[BASELINE_KEY if request.comparison else DISTILLED_KEY] = True
+    plans[BASELINE_KEY if request.comparison or not request.weight else DISTILLED_KEY] = True
     network, _ = load_teacher(teacher, folds[0])
     job = DistillJob(request, teacher, dataset, configuration, dataset_json, folds, record, plans,
                      (count_parameters(student), count_parameters(network)))
