@@ -24,6 +24,7 @@ SHORT = {"folds": [0], "positions": [2, 20, 41], "epochs": 1, "iterations": 2}
 ENTRIES = {
     "nnUNetv2_train_stitch": "nnunetv2_stitch.entrypoints.train_stitch:train_stitch_entry",
     "nnUNetv2_predict_stitched": "nnunetv2_stitch.entrypoints.predict_stitched:predict_stitched_entry",
+    "nnUNetv2_distill_stitched": "nnunetv2_stitch.entrypoints.distill_stitched:distill_stitched_entry",
     "nnUNetv2_train": "nnunetv2.run.run_training:run_training_entry",
     "nnUNetv2_evaluate_folder": "nnunetv2.evaluation.evaluate_predictions:evaluate_folder_entry_point",
     "nnUNetv2_find_best_configuration":

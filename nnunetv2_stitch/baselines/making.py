@@ -16,6 +16,8 @@ from nnunetv2_stitch.baselines.rows import Answer
 from nnunetv2_stitch.baselines.soup import average_weights
 from nnunetv2_stitch.baselines.stitched import RULE_3_PROGRESS, rule_settings, weighted_shares
 from nnunetv2_stitch.baselines.training import budget, fold_folder, train_network
+from nnunetv2_stitch.distillation import distill
+from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.pipeline.prepare import Job
 from nnunetv2_stitch.pipeline.run import stitches_are_trained, train_stitch
@@ -26,6 +28,7 @@ from nnunetv2_stitch.stitching.setting import Setting
 # Plans that baselines are trained under. They say in the name of a model folder what the model is.
 FINETUNED, MERGED, FEDERATED, SOUP = ("nnUNetFinetunedPlans", "nnUNetMergedPlans", "nnUNetFederatedPlans",
                                       "nnUNetSoupPlans")
+TAUGHT, UNTAUGHT = "nnUNetTaughtPlans", "nnUNetUntaughtPlans"
 # Rows in which one network is trained, or averaged, on the terms of both parties.
 ONE_PREPROCESSING = ("soup", "finetuned_B_on_A", "finetuned_A_on_B", "merged", "federated")
 RULES = {"stitched": "2", "stitched_rule1": "1", "stitched_rule3": "3", "stitched_loo": "loo",
@@ -46,7 +49,7 @@ class RowMaker:
         """Why a row cannot be made here, or None."""
         if key == "stitched_loo" and len(self.folds) < 2:
             return "it needs at least two folds"
-        if key in ONE_PREPROCESSING and not self.job.report.bridge.is_identity:
+        if key in ONE_PREPROCESSING and not self.job.reports[0].bridge.is_identity:
             return "the parties' preprocessing differs (nnUNetv2_stitch_info says how)"
         if key == "soup" and self.host.network_spec != self.partner.network_spec:
             return "the two networks differ"
@@ -137,6 +140,27 @@ class RowMaker:
         return job.model_folder
 
     # -- trainings of one network ------------------------------------------------------------------------------------
+
+    def _distilled(self) -> Answer:
+        return self._student(TAUGHT, weight=1.0)
+
+    def _untaught(self) -> Answer:
+        """The same start, seed, steps and data, so the same batches, without the teacher's term."""
+        return self._student(UNTAUGHT, weight=0.0)
+
+    def _student(self, plans_name: str, weight: float) -> Answer:
+        teacher = self._stitches("double_batched")
+        epochs, iterations = self._budget
+        result = distill(teacher, self.host.dataset_name, device=self.device, continue_training=True, validate=False,
+                         progress=self.progress, say=self.say, configuration=self.host.configuration, folds=self.folds,
+                         weight=weight, epochs=epochs, iterations=iterations, plans_name=plans_name, seed=self.seed,
+                         comparison=True)
+        detail = f"{epochs} epochs from A's weights"
+        if weight:
+            networks = [load_teacher(read_teacher(teacher), f)[0] for f in self.folds]
+            positions = sorted({p for network in networks for p in network.setting.switches})
+            detail += f", taught by the stitched model as deployed, position {', '.join(map(str, positions))}"
+        return Answer(result.model_folder, self.folds, detail=detail)
 
     def _soup(self) -> Answer:
         folder = average_weights(self.host, self.partner, self.job.partner_folds[0], SOUP,

@@ -59,6 +59,8 @@ ROWS = (
     Row("direct_many", "direct stitches everywhere"),
     Row("task", "task-loss stitches, rule 2"),
     Row("task_many", "task-loss stitches everywhere"),
+    Row("distilled", "distilled student"),
+    Row("untaught", "untaught student"),
     Row("soup", "weight average"),
     Row("finetuned_B_on_A", "B fine-tuned on A"),
     Row("finetuned_A_on_B", "A fine-tuned on B", PARTNER_TRAINS),

@@ -53,7 +53,8 @@ def train_network(dataset: str, configuration: str, fold: int | str, trainer: st
     if resumed:
         maybe_load_checkpoint(running, True, False)
     elif start is not None:
-        load_weights(running.network, network_weights(load_checkpoint(start)), start)
+        network = getattr(running.network, "_orig_mod", running.network)  # without torch.compile's wrapper
+        load_weights(network, network_weights(load_checkpoint(start)), start)
         write_json(os.path.join(folder, START_FILE), {"checkpoint": os.path.basename(start), "sha256": sha256(start),
                                                       "seed": seed})
     running.run_training()

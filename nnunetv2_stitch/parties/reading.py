@@ -15,6 +15,7 @@ from nnunetv2_stitch.fileio import read_json
 
 FINAL = "checkpoint_final.pth"
 BASELINE_KEY = "made_for_stitch_comparison"  # in the plans of models that only a comparison needs
+DISTILLED_KEY = "distilled_from_stitched"  # in the plans of students of a stitched ensemble
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,9 @@ class ModelFolder:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether the model was only trained for a comparison; such models are parents only where they are named."""
-        return bool(self.plans.get(BASELINE_KEY))
+        """Whether the model was only trained for a comparison, or is distilled from a stitched one; such models are
+        parents only where they are named."""
+        return bool(self.plans.get(BASELINE_KEY) or self.plans.get(DISTILLED_KEY))
 
     @property
     def channel_names(self) -> list[str]:

@@ -11,6 +11,7 @@ import world as worlds
 from nnunetv2_stitch.baselines.compare import compare
 from nnunetv2_stitch.baselines.rows import ROWS, SHARES_DATA
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.pipeline import train_stitch
 
@@ -33,6 +34,17 @@ def files(folder) -> dict[str, str]:
             for p in sorted(Path(folder).rglob("*.nii.gz"))}
 
 
+def require_students(world) -> None:
+    """Both students were trained alike, but for the teacher, and are no parents for the next stitching."""
+    models = [read_model_folder(str(f)) for f in sorted((world.results / world.host.dataset).glob("*Distilled__*"))]
+    assert [m.plans_name for m in models] == ["nnUNetTaughtPlans", "nnUNetUntaughtPlans"]
+    records = [json.loads(Path(m.path, "fold_1", "distillation.json").read_text()) for m in models]
+    assert [r.pop("weight") for r in records] == [1.0, 0.0] and records[0] == records[1]
+    assert all(m.is_baseline and m.folds == (0, 1) for m in models)
+    taught, untaught = (load_checkpoint(m.checkpoint_path(1))["network_weights"] for m in models)
+    assert any((taught[k] != untaught[k]).any() for k in taught)
+
+
 @pytest.mark.slow
 def test_all_rows_on_two_folds_then_again(world):
     parents = stitched_model.tree(world.model(world.host), world.model(world.partner))
@@ -49,7 +61,10 @@ def test_all_rows_on_two_folds_then_again(world):
     notes = {m.name: m.note for m in comparison.models}
     assert notes["merged data"] == SHARES_DATA and not notes["stitched, rule 2"]
     assert result.details["stitched everywhere"] == "6 active stitches"
+    assert "as deployed, position" in result.details["distilled student"]
+    assert result.details["untaught student"] == "1 epochs from A's weights"
     made = files(result.folder)
+    require_students(world)
 
     # What each row is, against other ways of predicting it.
     def same(row, other):

@@ -1,0 +1,187 @@
+"""Everything about a distillation that is checked and decided before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_stitch.distillation.continuing import check_folders, merge_folds, previous_plans
+from nnunetv2_stitch.distillation.record import KEY, Distillation
+from nnunetv2_stitch.distillation.student import (
+    HOST,
+    preprocessed_dataset,
+    require_same_terms,
+    student_plans,
+)
+from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher, require_patch
+from nnunetv2_stitch.distillation.unlabelled import fingerprint
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.inference.find import require_images, trained_folds
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
+from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
+from nnunetv2_stitch.parties.reading import BASELINE_KEY, DISTILLED_KEY
+from nnunetv2_stitch.stitching.network import build_parent
+from nnunetv2_stitch.stitching.plans import count_parameters
+
+TRAINER = "nnUNetTrainerStitchDistilled"
+
+
+@dataclass(frozen=True)
+class DistillRequest:
+    """What the user asked for, one field per flag of nnUNetv2_distill_stitched. None means: choose sensibly.
+    `comparison` marks what is only trained for a comparison, as every student without teacher is."""
+
+    teacher: str
+    dataset: str | int
+    configuration: str | None = None
+    folds: Sequence[int | str] | None = None
+    student: str = HOST
+    unlabelled: str | None = None
+    start: str | None = None
+    weight: float = 1.0
+    epochs: int | None = None
+    iterations: int | None = None
+    plans_name: str = "nnUNetDistilledPlans"
+    seed: int = 12345
+    comparison: bool = False
+
+
+@dataclass(frozen=True)
+class DistillJob:
+    """A checked request: teacher, folds, the record and the plans to be written. `parameters` are of student and
+    teacher."""
+
+    request: DistillRequest
+    teacher: ModelFolder
+    dataset: str
+    configuration: str
+    dataset_json: dict
+    folds: list[int | str]
+    record: Distillation
+    plans: dict
+    parameters: tuple[int, int]
+
+    @property
+    def preprocessed_folder(self) -> str:
+        return os.path.join(str(nnUNet_preprocessed), self.dataset)
+
+    @property
+    def plans_file(self) -> str:
+        return os.path.join(self.preprocessed_folder, f"{self.request.plans_name}.json")
+
+    @property
+    def model_folder(self) -> str:
+        return os.path.join(str(nnUNet_results), self.dataset,
+                            f"{TRAINER}__{self.request.plans_name}__{self.configuration}")
+
+    def fold_folder(self, fold: int | str) -> str:
+        return os.path.join(self.model_folder, f"fold_{fold}")
+
+
+def prepare(request: DistillRequest, continue_training: bool = False) -> DistillJob:
+    """Find the teacher, the student's plans and the images, and check that they go together; writes nothing.
+
+    Raises:
+        StitchError: anything that stands in the way, in one line.
+    """
+    _check_request(request)
+    teacher = read_teacher(request.teacher)
+    folds = trained_folds(teacher.path, None if request.folds is None else list(request.folds), FINAL)
+    dataset = preprocessed_dataset(request.dataset)
+    configuration = request.configuration or teacher.configuration
+    plans = student_plans(request.student, dataset, configuration, teacher)
+    dataset_json = read_json(os.path.join(str(nnUNet_preprocessed), dataset, "dataset.json"))
+    require_same_terms(dataset_json, teacher, dataset)
+    manager = PlansManager(plans)
+    own = manager.get_configuration(configuration)
+    require_patch(teacher, own.patch_size)
+    spec = own.configuration["architecture"]
+    student = build_parent(spec, teacher.num_input_channels, teacher.num_outputs)
+    start = request.start or (HOST if spec == _parents(teacher)[0] else "scratch")
+    host = _host_record(teacher)
+    entries = {str(f): _fold_entry(teacher, f, host, student if start == HOST else None) for f in folds}
+    record = Distillation(
+        _relative(teacher.path), request.student, start, request.weight, request.seed, request.epochs,
+        request.iterations, host={k: host[k] for k in ("folder", "checkpoint")} if start == HOST else {}, folds=entries)
+    if request.unlabelled is not None:
+        ending = dataset_json["file_ending"]
+        cases = require_images(request.unlabelled, ending, teacher.num_input_channels)
+        record = replace(record, unlabelled=f"{request.plans_name}_{configuration}_unlabelled", unlabelled_cases=cases,
+                         unlabelled_sha256=fingerprint(request.unlabelled, ending))
+    plans.update(plans_name=request.plans_name, dataset_name=dataset)
+    plans[BASELINE_KEY if request.comparison or not request.weight else DISTILLED_KEY] = True
+    network, _ = load_teacher(teacher, folds[0])
+    job = DistillJob(request, teacher, dataset, configuration, dataset_json, folds, record, plans,
+                     (count_parameters(student), count_parameters(network)))
+    previous = previous_plans(job.plans_file)
+    record = merge_folds(job, previous)
+    plans["configurations"][configuration][KEY] = record.to_json()
+    plans["configurations"] = {**(previous or {}).get("configurations", {}), **plans["configurations"]}
+    job = replace(job, record=record, plans=plans)
+    check_folders(job, continue_training)
+    return job
+
+
+def _check_request(request: DistillRequest) -> None:
+    if "__" in request.plans_name or not request.plans_name:
+        raise StitchError(f"plans name {request.plans_name!r} must not be empty or contain a double underscore: "
+                          f"nnU-Net splits folder names there")
+    if not nnUNet_results.is_set():
+        raise StitchError("environment variable nnUNet_results is not set; set nnU-Net's three folders first")
+    if request.start not in (None, HOST, "scratch"):
+        raise StitchError(f"-start {request.start} is neither host nor scratch")
+    if not 0 <= request.weight < float("inf"):
+        raise StitchError(f"-weight {request.weight} is not a number of at least 0")
+    if request.unlabelled is not None and request.weight == 0:
+        raise StitchError("-unlabelled needs a teacher: with -weight 0 images without labels teach nothing")
+
+
+def _parents(teacher: ModelFolder) -> list[dict]:
+    return teacher.configuration_manager.network_arch_init_kwargs["parents"]
+
+
+def _host_record(teacher: ModelFolder) -> dict:
+    try:
+        return teacher.configuration_manager.configuration["stitching"]["parents"][0]
+    except (KeyError, IndexError, TypeError):
+        raise StitchError(f"{teacher.path}/plans.json does not say which model the host is; was it made by "
+                          f"nnUNetv2_train_stitch?") from None
+
+
+def _fold_entry(teacher: ModelFolder, fold: int | str, host: dict, student) -> dict:
+    """What a fold is taught by and begins with; both are read once, so that a broken file is found now."""
+    load_teacher(teacher, fold)
+    entry = {"teacher": sha256(teacher.checkpoint_path(fold))}
+    if student is None:
+        return entry
+    named = host["folds"].get(str(fold))
+    if named is None:
+        raise StitchError(f"{teacher.path}/plans.json names no fold of the host for fold {fold}; use -start scratch")
+    path = host_checkpoint(host, named["fold"])
+    if not os.path.isfile(path):
+        raise StitchError(f"{path}, the host's model that the student is to start from, does not exist; put it back, "
+                          f"or use -start scratch")
+    load_weights(student, network_weights(load_checkpoint(path)), path)
+    if sha256(path) != named["sha256"]:
+        raise StitchError(f"{path} is not the host's model that was stitched (sha256 differs); put that one back, or "
+                          f"use -start scratch")
+    return {**entry, "host": named["fold"], "host_sha256": named["sha256"]}
+
+
+def host_checkpoint(host: dict, fold: int | str) -> str:
+    """`host`: folder and checkpoint name, as the plans record them."""
+    return os.path.join(str(nnUNet_results), host["folder"], f"fold_{fold}", host["checkpoint"])
+
+
+def teacher_folder(record: Distillation) -> str:
+    return os.path.join(str(nnUNet_results), record.teacher)
+
+
+def _relative(path: str) -> str:
+    inside = os.path.relpath(path, str(nnUNet_results))
+    return os.path.abspath(path) if inside.startswith("..") else inside

@@ -1,0 +1,70 @@
+"""The stitched ensemble that teaches: found, checked, and loaded as it is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.inference.find import stitched_configuration
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.model_folder import ModelFolder, read_model_folder
+from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble
+
+
+def read_teacher(folder: str) -> ModelFolder:
+    """A stitched model's folder.
+
+    Raises:
+        StitchError: no folder, or not of a stitched model.
+    """
+    configuration = stitched_configuration(folder)
+    model = read_model_folder(folder)
+    if model.configuration != configuration or not model.is_stitched:
+        raise StitchError(f"{folder} is no stitched model; give the folder that nnUNetv2_train_stitch made, under its "
+                          f"own name")
+    return model
+
+
+def load_teacher(model: ModelFolder, fold: int | str) -> tuple[StitchedEnsemble, tuple[int, ...] | None]:
+    """One fold's network as it is deployed, frozen, on the CPU; and the spatial axes that its input may be mirrored
+    along, None for none.
+
+    Input `(B, C, *spatial)` on the host's preprocessed grid, output logits `(B, K, *spatial)`.
+
+    Raises:
+        StitchError: a checkpoint that is missing, broken or not of a stitched model.
+    """
+    path = model.checkpoint_path(fold)
+    checkpoint = load_checkpoint(path)
+    weights = checkpoint["network_weights"]
+    if SETTING_KEY not in weights:
+        raise StitchError(f"{path} holds no stitched ensemble; check the folder given with -m")
+    network = StitchedEnsemble(model.num_input_channels, model.num_outputs,
+                               **model.configuration_manager.network_arch_init_kwargs)
+    network.load_state_dict(weights)
+    axes = checkpoint.get("inference_allowed_mirroring_axes")
+    return network.eval().requires_grad_(False), tuple(axes) if axes else None
+
+
+def require_patch(model: ModelFolder, patch_size: Sequence[int]) -> None:
+    """Raises StitchError unless the teacher's networks can read patches of this size."""
+    arguments = model.configuration_manager.network_arch_init_kwargs
+    bridges = arguments.get("bridges") or [None] * (len(arguments["parents"]) - 1)
+    # A partner behind a bridge reads what the bridge makes of the patch, which fits it always.
+    for spec, bridge in zip(arguments["parents"], [None, *bridges]):
+        strides = spec["arch_kwargs"].get("strides")
+        if strides is None or bridge is not None:
+            continue
+        multiple = np.prod([np.broadcast_to(s, len(patch_size)) for s in strides], axis=0)
+        if any(p % m for p, m in zip(patch_size, multiple)):
+            raise StitchError(f"the student's patches of {'x'.join(map(str, patch_size))} do not fit the teacher: "
+                              f"its networks need multiples of {'x'.join(map(str, multiple))}; use -student host")
+
+
+def teach(network: StitchedEnsemble, data: torch.Tensor) -> torch.Tensor:
+    """The teacher's logits `(B, K, *spatial)` of a batch, without gradients."""
+    with torch.no_grad():  # not inference_mode, whose tensors may not take part in a backward pass
+        return network(data)
