@@ -81,6 +81,6 @@ def _identity(configuration: dict) -> tuple:
     """What must not change between a training and its continuation, and among folds."""
     arguments = configuration["architecture"]["arch_kwargs"]
     parents = configuration["stitching"]["parents"]
-    return (arguments["parents"], [(m["host"], m["party"], m["partner"]) for m in arguments["matches"]],
+    return (arguments["parents"], [(m["host"], m.get("party", "partner"), m["partner"]) for m in arguments["matches"]],
             arguments["positions"], arguments.get("bridges"),
             [(p["dataset"], p["trainer"], p["plans"], p["checkpoint"]) for p in parents])
