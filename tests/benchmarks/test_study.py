@@ -10,7 +10,7 @@ import pytest
 from world import thread_pools
 
 STUDY = Path(__file__).resolve().parents[2] / "benchmarks" / "study.py"
-ROWS = ["A_alone", "B_alone", "plain_ensemble", "stitched", "direct", "direct_many"]
+ROWS = ["A_alone", "plain_ensemble", "stitched", "direct"]
 
 
 @pytest.mark.slow
