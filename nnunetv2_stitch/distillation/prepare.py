@@ -13,7 +13,6 @@ from nnunetv2_stitch.distillation.continuing import check_folders, merge_folds, 
 from nnunetv2_stitch.distillation.record import KEY, Distillation
 from nnunetv2_stitch.distillation.student import (
     HOST,
-    preprocessed_dataset,
     require_same_terms,
     student_plans,
 )
@@ -23,6 +22,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.inference.find import require_images, trained_folds
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
+from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY, DISTILLED_KEY
 from nnunetv2_stitch.stitching.network import build_parent
@@ -92,7 +92,8 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
     _check_request(request)
     teacher = read_teacher(request.teacher)
     folds = trained_folds(teacher.path, None if request.folds is None else list(request.folds), FINAL)
-    dataset = preprocessed_dataset(request.dataset)
+    dataset = os.path.basename(find_dataset(nnUNet_preprocessed, "nnUNet_preprocessed", request.dataset,
+                                            ", and run nnUNetv2_plan_and_preprocess for it first"))
     configuration = request.configuration or teacher.configuration
     plans = student_plans(request.student, dataset, configuration, teacher)
     dataset_json = read_json(os.path.join(str(nnUNet_preprocessed), dataset, "dataset.json"))

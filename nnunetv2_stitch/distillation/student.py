@@ -15,26 +15,6 @@ from nnunetv2_stitch.parties.model_folder import ModelFolder
 HOST = "host"
 
 
-def preprocessed_dataset(dataset: int | str) -> str:
-    """The name of a dataset in nnUNet_preprocessed, given by id or name.
-
-    Raises:
-        StitchError: nnUNet_preprocessed is not set, no such dataset, or two of one id.
-    """
-    if not nnUNet_preprocessed.is_set() or not os.path.isdir(str(nnUNet_preprocessed)):
-        raise StitchError("environment variable nnUNet_preprocessed does not name a folder; set nnU-Net's three "
-                          "folders first")
-    there = [n for n in sorted(os.listdir(str(nnUNet_preprocessed))) if n.startswith("Dataset")]
-    wanted = str(dataset).strip()
-    start = f"Dataset{int(wanted):03d}_" if wanted.isdecimal() else None
-    found = [n for n in there if (n == wanted if start is None else n.startswith(start))]
-    if len(found) != 1:
-        what = f"taken twice: {', '.join(found)}" if found else f"not there; there are: {', '.join(there) or 'none'}"
-        raise StitchError(f"dataset {dataset} in nnUNet_preprocessed {nnUNet_preprocessed} is {what}; give -d one full "
-                          f"name, and run nnUNetv2_plan_and_preprocess for it first")
-    return found[0]
-
-
 def architecture_of_host(configuration: dict) -> dict:
     """The host's network as plans describe it, from a configuration of stitched plans."""
     return copy.deepcopy(configuration["architecture"]["arch_kwargs"]["parents"][0])

@@ -22,6 +22,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.merging.members import Member
 from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
+from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.selection.party_cases import Case
 
@@ -52,7 +53,7 @@ def find_site(dataset: int | str, configuration: str, fold: int | str, members: 
     Raises:
         StitchError: no such dataset, plans, configuration or fold, or another preprocessing than the members'.
     """
-    folder = _preprocessed(dataset)
+    folder = find_dataset(nnUNet_preprocessed, "nnUNet_preprocessed", dataset)
     model = members[0].model
     plans_name = plans_name or model.plans_name
     path = os.path.join(folder, f"{plans_name}.json")
@@ -134,20 +135,6 @@ def opened(site: Site, device: torch.device) -> Iterator[Centre]:
                                   f"check splits_final.json and the preprocessed data") from error
             trainer.print_to_log_file = lambda *args, **kwargs: None
         yield Centre(site, trainer, device)
-
-
-def _preprocessed(dataset: int | str) -> str:
-    if not nnUNet_preprocessed.is_set() or not os.path.isdir(str(nnUNet_preprocessed)):
-        raise StitchError("environment variable nnUNet_preprocessed does not name a folder; set it to the one that "
-                          "holds the centre's preprocessed data")
-    root, wanted = str(nnUNet_preprocessed), str(dataset).strip()
-    there = [n for n in sorted(os.listdir(root)) if n.startswith("Dataset")]
-    start = f"Dataset{int(wanted):03d}_" if wanted.isdecimal() else None
-    found = [n for n in there if (n == wanted if start is None else n.startswith(start))]
-    if len(found) != 1:
-        what = f"taken twice: {', '.join(found)}" if found else f"not there; there are: {', '.join(there) or 'none'}"
-        raise StitchError(f"dataset {dataset} in nnUNet_preprocessed {root} is {what}; give -d one full name")
-    return os.path.join(root, found[0])
 
 
 def _require_same_terms(own: ModelFolder, member: Member, path: str) -> None:

@@ -7,6 +7,7 @@ import os
 from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.parties.datasets import matching
 from nnunetv2_stitch.parties.reading import FINAL, ModelFolder, read_model_folder, trained_folds
 
 __all__ = ["FINAL", "ModelFolder", "dataset_folder", "find_models", "find_pair", "read_model_folder", "select_model",
@@ -34,11 +35,7 @@ def dataset_folder(dataset: int | str, results: str | None = None) -> str:
                           f"trained models of both parties")
     folders = [n for n in sorted(os.listdir(results)) if os.path.isdir(os.path.join(results, n))]
     there = [n for n in folders if n.startswith("Dataset")]
-    wanted = str(dataset).strip()
-    if wanted.isdecimal():
-        found = [n for n in there if n.startswith(f"Dataset{int(wanted):03d}_")]
-    else:
-        found = [n for n in there if n == wanted]
+    found = matching(there, dataset)
     if len(found) > 1:
         raise StitchError(f"dataset id {dataset} is taken twice in {results}: {', '.join(found)}; give the full name")
     if not found:

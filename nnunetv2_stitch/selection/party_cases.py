@@ -14,6 +14,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.selection.party_terms import PartyTerms
 
 Case = tuple[np.ndarray, np.ndarray]  # data (C, z, y, x), segmentation (1, z, y, x)
@@ -55,21 +56,11 @@ def raw_dataset(dataset: int | str) -> RawDataset:
     Raises:
         StitchError: nnUNet_raw is not set, no such dataset, two of one id, or no readable dataset.json.
     """
-    if not nnUNet_raw.is_set() or not os.path.isdir(str(nnUNet_raw)):
-        raise StitchError("environment variable nnUNet_raw does not name a folder; set it to the one that holds the "
-                          "dataset's imagesTr and labelsTr")
-    there = [n for n in sorted(os.listdir(str(nnUNet_raw))) if n.startswith("Dataset")]
-    wanted = str(dataset).strip()
-    start = f"Dataset{int(wanted):03d}_" if wanted.isdecimal() else None
-    found = [n for n in there if (n == wanted if start is None else n.startswith(start))]
-    if len(found) != 1:
-        what = f"taken twice: {', '.join(found)}" if found else f"not there; there are: {', '.join(there) or 'none'}"
-        raise StitchError(f"dataset {dataset} in nnUNet_raw {nnUNet_raw} is {what}; give -d one full name")
-    folder = os.path.join(str(nnUNet_raw), found[0])
+    folder = find_dataset(nnUNet_raw, "nnUNet_raw", dataset)
     dataset_json = read_json(os.path.join(folder, "dataset.json"))
     if not isinstance(dataset_json, dict) or not isinstance(dataset_json.get("file_ending"), str):
         raise StitchError(f"{folder}/dataset.json names no file_ending; is it nnU-Net v2's?")
-    return RawDataset(found[0], folder, dataset_json)
+    return RawDataset(os.path.basename(folder), folder, dataset_json)
 
 
 def validation_files(dataset: RawDataset, fold: int | str) -> list[CaseFiles]:
