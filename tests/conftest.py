@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import stitched_model
 import world as worlds
 
 TESTS = Path(__file__).resolve().parent
@@ -30,6 +31,12 @@ def world2d(pytestconfig, tmp_path_factory) -> worlds.World:
 def world3d(pytestconfig, tmp_path_factory) -> worlds.World:
     """Two parties with 3d images and one trained fold each (35 s to build), for slow tests. Read only."""
     return _world(3, pytestconfig, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def stitched2d(world2d, tmp_path_factory) -> stitched_model.Stitched:
+    """Two folds stitched at every position. Read only: `copy_world(stitched2d.world)` gives a copy to change."""
+    return stitched_model.trained(world2d, tmp_path_factory)
 
 
 @pytest.fixture

@@ -31,7 +31,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("same", "CT to CT", "axes", "labels", "finer")
+
+
+@pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
 def test_same_answer(case, world2d, altered, tmp_path, stock_prediction, bridged_prediction, agreement):
     host_changes, partner_changes, maps, least = CASES[case]
     host = altered(world2d.model(world2d.host), **host_changes, name="Dataset898_Host")
@@ -46,6 +49,7 @@ def test_same_answer(case, world2d, altered, tmp_path, stock_prediction, bridged
     assert found >= least
 
 
+@pytest.mark.slow
 def test_channels_in_another_order(world2d, altered, tmp_path, stock_prediction, bridged_prediction, agreement):
     def second_channel(dataset):
         dataset["channel_names"] = {"0": "noise", "1": "MRI"}
@@ -73,6 +77,7 @@ def test_channels_in_another_order(world2d, altered, tmp_path, stock_prediction,
     assert agreement(alone, bridged_prediction(host, partner, both, tmp_path / "b", answer="host")) == 1.0
 
 
+@pytest.mark.slow
 def test_a_label_only_the_host_has(world2d, altered, tmp_path, stock_prediction, bridged_prediction):
     """The partner has no say on it: the ensemble keeps the host's share of what the partner calls background."""
     def only_a(dataset):

@@ -1,12 +1,5 @@
 import pytest
-import stitched_model
 import world as worlds
-
-
-@pytest.fixture(scope="session")
-def stitched2d(world2d, tmp_path_factory) -> stitched_model.Stitched:
-    """Two folds stitched at every position. Read only: `copy_world(stitched2d.world)` gives a copy to change."""
-    return stitched_model.trained(world2d, tmp_path_factory)
 
 
 @pytest.fixture

@@ -3,16 +3,10 @@
 import shutil
 
 import pytest
-import stitched_model
 from distill_steps import teacher_of
 from partner_site import command, refused
 
 from nnunetv2_stitch.entrypoints import distill_stitched
-
-
-@pytest.fixture(scope="module")
-def stitched2d(world2d, tmp_path_factory):
-    return stitched_model.trained(world2d, tmp_path_factory)
 
 
 @pytest.fixture
@@ -47,6 +41,7 @@ def test_models_and_folds_that_are_not_there(bad, world):
     assert "use -start scratch" in bad("-f", 0)
 
 
+@pytest.mark.slow
 def test_images_without_labels_that_do_not_fit(bad, world, tmp_path):
     images = shutil.copytree(world.test_images(world.partner), tmp_path / "images")
     assert "input folder" in bad("-unlabelled", tmp_path / "nowhere")

@@ -48,6 +48,7 @@ def bad(files, tmp_path, capsys):
     return refuse
 
 
+@pytest.mark.slow
 def test_all_flags_and_again_from_the_file(files, tmp_path, capsys):
     out = tmp_path / "out"
     command(*given(files), "-o", out, "-host", "joined", "-own", "B", "-tolerance", 2, "-notes", "host=needs much",
@@ -68,6 +69,7 @@ def test_all_flags_and_again_from_the_file(files, tmp_path, capsys):
     assert list((tmp_path / "again" / "figures").glob("worst*"))
 
 
+@pytest.mark.slow
 def test_again_after_something_changed(files, tmp_path, capsys):
     command(*given(files), "-o", tmp_path / "out", "-worst", 0)
     shutil.copy(files.model("host") / "A" / "case_0.nii.gz", files.model("joined") / "A" / "case_0.nii.gz")
@@ -82,6 +84,7 @@ def test_default_output(files, tmp_path, monkeypatch):
     assert (tmp_path / "nnUNetv2_evaluate_stitched" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_labels_from_a_file(files, tmp_path):
     for party in "AB":
         (files.party(party) / "dataset.json").rename(tmp_path / "dataset.json")
@@ -138,11 +141,6 @@ def test_no_write_permission(capsys):
         with as_nobody(), pytest.raises(SystemExit) as caught:
             command(*given(files, "host"), "-o", root / "out" / "deeper")
         assert caught.value.code == 2 and f"no permission to write into {root / 'out'}" in capsys.readouterr().err
-
-
-@pytest.fixture(scope="module")
-def stitched2d(world2d, tmp_path_factory):
-    return stitched_model.trained(world2d, tmp_path_factory)
 
 
 @pytest.fixture

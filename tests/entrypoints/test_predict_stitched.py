@@ -16,11 +16,6 @@ from nnunetv2_stitch.entrypoints import predict_stitched
 from nnunetv2_stitch.entrypoints.common import run
 
 
-@pytest.fixture(scope="module")
-def stitched2d(world2d, tmp_path_factory):
-    return stitched_model.trained(world2d, tmp_path_factory)
-
-
 @pytest.fixture
 def world(stitched2d, nnunet_env):
     return nnunet_env(stitched2d.world)
@@ -63,6 +58,7 @@ def bad(world, images, tmp_path, capsys):
     return refuse
 
 
+@pytest.mark.slow
 def test_all_that_can_be_asked_for_at_once(world, images, tmp_path):
     command("-i", images, "-o", tmp_path / "a", "-d", world.host.dataset_id, "--save_disagreement",
             "--save_probabilities")

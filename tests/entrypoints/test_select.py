@@ -23,11 +23,6 @@ SELECT = ["801", "802", "--select"]
 
 
 @pytest.fixture(scope="module")
-def stitched2d(world2d, tmp_path_factory):
-    return stitched_model.trained(world2d, tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def sent(stitched2d, tmp_path_factory):
     """What the partner sends back, both folds and all positions: 15 s, for slow tests."""
     site = make_site(stitched2d, tmp_path_factory.mktemp("partner") / "site")
@@ -121,6 +116,7 @@ def bad_selection(host, capsys, *arguments):
     return refused(host.root, capsys, train_stitch, *SELECT, *arguments)
 
 
+@pytest.mark.slow
 def test_files_that_do_not_fit(host, capsys):
     """The whole file is the host's numbers under the partner's name."""
     folder, name = folder_of(host), "sent.json"

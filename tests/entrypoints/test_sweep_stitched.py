@@ -5,16 +5,10 @@ import os
 import shutil
 
 import pytest
-import stitched_model
 import torch
 from partner_site import command, edit, make_site, refused, use
 
 from nnunetv2_stitch.entrypoints import sweep_stitched
-
-
-@pytest.fixture(scope="module")
-def stitched2d(world2d, tmp_path_factory):
-    return stitched_model.trained(world2d, tmp_path_factory)
 
 
 @pytest.fixture
@@ -39,6 +33,7 @@ def test_the_hosts_own_dataset_gives_the_sweep_of_the_training(stitched2d, nnune
     assert "nnUNetv2_train_stitch" in out and "-sweeps sweep_Dataset801_HostBlobs.json" in out
 
 
+@pytest.mark.slow
 def test_other_numbers_and_names_of_labels_give_the_same_dice(site, capsys):
     """The partner counts b before a, calls it Bee, and has a label and an ignore label of its own."""
     import numpy as np
@@ -110,6 +105,7 @@ def test_bad_input_of_the_partner(site, capsys, stitched2d, monkeypatch):
     assert "nnUNet_raw" in bad_site(site, capsys)
 
 
+@pytest.mark.slow
 def test_model_folders_that_are_not_whole(site, capsys, stitched2d):
     fold = site.model / "fold_0"
     stitches = fold / "stitches_all.safetensors"

@@ -93,6 +93,7 @@ def test_configurations_differ(world, capsys):
     assert "2d with 3d_lowres" in err and world.host.dataset in err and world.partner.dataset in err
 
 
+@pytest.mark.slow
 def test_2d_with_3d(world, world3d, capsys):
     shutil.copytree(world3d.results / world3d.partner.dataset, world.results / world3d.partner.dataset)
     assert "2d with 3d_fullres" in refused(world, capsys, 801, 804)

@@ -13,7 +13,8 @@ OPTIONS = {"device": torch.device("cpu"), "allow_tqdm": False, "perform_everythi
 CASES = 3
 
 
-@pytest.fixture(scope="module", params=[(0,), (0, 1)], ids=["one_fold", "two_folds"])
+@pytest.fixture(scope="module", params=[pytest.param((0,), marks=pytest.mark.slow), (0, 1)],
+                ids=["one_fold", "two_folds"])
 def predictions(request, stitched2d, tmp_path_factory):
     """Folders with what stock nnU-Net predicts with either parent, and with the stitched model, with probabilities."""
     world, folders = stitched2d.world, {}
@@ -67,6 +68,7 @@ def bare(stitched, party, folder):
     return probabilities(predict(predictor, stitched.world, folder))
 
 
+@pytest.mark.slow
 def test_the_plain_ensemble_is_the_mean_of_probabilities(stitched2d, tmp_path):
     """Exactly so for one fold and without mirroring: nnU-Net averages folds and mirror images as logits."""
     world = stitched2d.world
@@ -82,6 +84,7 @@ def test_the_plain_ensemble_is_the_mean_of_probabilities(stitched2d, tmp_path):
         assert np.abs(host[case] - partner[case]).max() > 0.5
 
 
+@pytest.mark.slow
 def test_a_kept_predictor_changes_modes_and_back_between_cases(stitched2d):
     image = np.random.default_rng(0).normal(100, 50, (1, 1, 64, 64)).astype(np.float32)
     properties = {"spacing": (999.0, 1.0, 1.0)}
@@ -97,6 +100,7 @@ def test_a_kept_predictor_changes_modes_and_back_between_cases(stitched2d):
     assert not np.array_equal(fresh["host"], fresh["stitched"])
 
 
+@pytest.mark.slow
 def test_disagreement_is_a_map_in_percent_on_the_image_grid(stitched2d, tmp_path):
     world = stitched2d.world
     predictor = load(stitched2d, (0,), use_mirroring=False)
@@ -120,6 +124,7 @@ def test_disagreement_is_a_map_in_percent_on_the_image_grid(stitched2d, tmp_path
     assert [p.split("/")[-1] for p in half] == ["ts_001.nii.gz"]
 
 
+@pytest.mark.slow
 def test_twins_disagree_nowhere(stitched2d, copy_world, tmp_path):
     """The host in both places."""
     predictor = load(stitched2d, (0,), use_mirroring=False)

@@ -14,6 +14,8 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.pipeline import Request, prepare, train_stitch
 from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def world(stitched2d, copy_world, nnunet_env, thread_pools):

@@ -31,8 +31,8 @@ def in_deployment(folder):
     return (folder / "fold_1" / "sweep.json").exists()
 
 
-MOMENTS = [(in_epoch_1, signal.SIGKILL), (in_epoch_1, signal.SIGINT), (in_sweep, signal.SIGKILL),
-           (in_sweep, signal.SIGINT), (in_second_fold, signal.SIGKILL), (in_deployment, signal.SIGKILL)]
+MOMENTS = [(in_epoch_1, signal.SIGINT), (in_sweep, signal.SIGKILL), (in_second_fold, signal.SIGKILL),
+           (in_deployment, signal.SIGKILL)]
 
 
 @pytest.mark.parametrize(("moment", "kind"), MOMENTS, ids=lambda v: getattr(v, "__name__", None) or v.name)

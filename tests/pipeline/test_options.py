@@ -38,6 +38,7 @@ def logits_of(predictor_class, folder, folds, image):
     return predictor.predict_logits_from_preprocessed_data(image).float()
 
 
+@pytest.mark.slow
 def test_rule_1_gives_each_fold_its_own_position_in_any_order_of_folds(stitched_world):
     result = stitch(stitched_world, rule="1", continue_training=True)
     folder = result.model_folder
@@ -59,6 +60,7 @@ def test_rule_1_gives_each_fold_its_own_position_in_any_order_of_folds(stitched_
             torch.testing.assert_close(logits_of(predictor, folder, (fold,), image), alone[fold], atol=0, rtol=0)
 
 
+@pytest.mark.slow
 def test_rule_loo_judges_a_fold_by_the_others(stitched_world):
     result = stitch(stitched_world, rule="loo", continue_training=True)
     best = {}
@@ -69,6 +71,7 @@ def test_rule_loo_judges_a_fold_by_the_others(stitched_world):
     assert result.positions == {0: (best[1],), 1: (best[0],)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wanted", "position"), [(7, 7), (0.65, None)])
 def test_rule_3_takes_a_position_or_a_progress(stitched_world, wanted, position):
     result = stitch(stitched_world, rule="3", position=wanted, continue_training=True)
@@ -88,6 +91,7 @@ def test_rule_3_takes_a_position_or_a_progress(stitched_world, wanted, position)
     assert arguments["setting"]["switches"] == {str(position): "average"}
 
 
+@pytest.mark.slow
 def test_output_host_is_pruned_and_cannot_answer_as_the_partner(stitched_world, stitched2d):
     result = stitch(stitched_world, output="host", rule="3", position=20, continue_training=True)
     setting, weights = setting_of(result.model_folder, 0)
@@ -103,6 +107,7 @@ def test_output_host_is_pruned_and_cannot_answer_as_the_partner(stitched_world, 
     predictor.initialize_from_trained_model_folder(result.model_folder, None, mode="host")
 
 
+@pytest.mark.slow
 def test_direct_fit_under_another_name_of_plans_and_chosen_positions(world):
     """What lies beside it stays: -o_p and the trainer's name keep models apart."""
     result = stitch(world, fit="direct", plans_name="MyStitchPlans", configuration="2d", **SHORT)

@@ -155,6 +155,7 @@ def test_deployed_equals_supernet_across_grids():
             assert torch.equal(copy(x), deployed(x))
 
 
+@pytest.mark.slow
 def test_torch_compile_sees_one_graph():
     network = supernet((1.25, 0.8))
     setting = Setting.average_at(3)
