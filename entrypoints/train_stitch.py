@@ -36,8 +36,11 @@ def build_parser() -> argparse.ArgumentParser:
              "comparator. Default: %(default)s")
     add("-positions", type=positions, default="all", metavar="all|blocks|LIST",
         help="which layers get stitches: all, one per convolution block, or e.g. 3,7,20-25. Default: %(default)s")
-    add("-rule", choices=("1", "2", "3", "loo"), help="how the position is chosen. 1: each fold's best. 2: lowest "
-        "mean rank over folds. 3: by -position. loo: mean rank over the other folds. Default: 2, or 3 with -position")
+    add("-rule", choices=("1", "2", "3", "loo", "guided"), help="how the position is chosen. 1: each fold's best. 2: "
+        "lowest mean rank over folds. 3: by -position. loo: mean rank over the other folds. guided: no position, but "
+        "mixing weights of all switches, of any sign, searched on A's images. Default: 2, or 3 with -position")
+    add("-guided_steps", type=positive_int, default=100, metavar="N", help="with -rule guided: steps of the search, a "
+        "batch each. Default: %(default)s")
     add("-position", type=position, nargs="+", metavar="K", help="position by index (44), one for each partner, or by "
         "progress in the host (0.65)")
     add("-output", type=party_or("ensemble"), default="ensemble", metavar="ensemble|host|partner",
@@ -82,7 +85,8 @@ def request_of(args: argparse.Namespace) -> dict:
     return dict(
         **parties_of(args), configuration=args.configuration, folds=args.f, trainer_a=args.tr_a, plans_a=args.p_a,
         checkpoint_name=args.chk, fit=args.fit, positions=args.positions,
-        rule=args.rule or ("3" if asked is not None else "2"), position=asked, output=args.output,
+        rule=args.rule or ("3" if asked is not None else "2"), position=asked,
+        guided_steps=args.guided_steps, output=args.output,
         combine=args.combine, epochs=args.epochs, iterations=args.iterations,
         checkpoint_segments=args.checkpoint_segments, plans_name=args.o_p, seed=args.seed)
 
@@ -161,12 +165,15 @@ def print_choice(choice) -> None:
 
 def print_result(result) -> None:
     from nnunetv2_stitch.evaluation.tables import text_table
+    from nnunetv2_stitch.guiding.fold import GUIDED_FILE
     print("\nMean Dice on A's validation cases, on the preprocessed grid without mirroring:\n")
     print(text_table(result.table))
     for choice in result.choices:
         print_choice(choice)
     print()
-    if len(set(result.positions.values())) == 1:
+    if result.weighted:
+        print(f"Mixing weights at {len(result.positions[result.folds[0]])} positions, in {GUIDED_FILE} of each fold")
+    elif len(set(result.positions.values())) == 1:
         for position, name in zip(result.positions[result.folds[0]], result.position_names):
             print(f"Chosen position: {position}, {name}")
     else:

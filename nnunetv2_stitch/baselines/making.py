@@ -19,6 +19,9 @@ from nnunetv2_stitch.baselines.training import budget, fold_folder, train_networ
 from nnunetv2_stitch.distillation import distill
 from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.guiding import guide_fold
+from nnunetv2_stitch.merging.output import RECORD
+from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
 from nnunetv2_stitch.pipeline.prepare import Job
 from nnunetv2_stitch.pipeline.run import stitches_are_trained, train_stitch
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
@@ -29,8 +32,9 @@ from nnunetv2_stitch.stitching.setting import Setting
 FINETUNED, MERGED, FEDERATED, SOUP = ("nnUNetFinetunedPlans", "nnUNetMergedPlans", "nnUNetFederatedPlans",
                                       "nnUNetSoupPlans")
 TAUGHT, UNTAUGHT = "nnUNetTaughtPlans", "nnUNetUntaughtPlans"
+GUIDED_MERGE = "nnUNetGuidedMergePlans"
 # Rows in which one network is trained, or averaged, on the terms of both parties.
-ONE_PREPROCESSING = ("soup", "finetuned_B_on_A", "finetuned_A_on_B", "merged", "federated")
+ONE_PREPROCESSING = ("soup", "finetuned_B_on_A", "guided_merge", "finetuned_A_on_B", "merged", "federated")
 RULES = {"stitched": "2", "stitched_rule1": "1", "stitched_rule3": "3", "stitched_loo": "loo",
          "stitched_label_free": "r2"}
 
@@ -53,6 +57,8 @@ class RowMaker:
             return "the parties' preprocessing differs (nnUNetv2_stitch_info says how)"
         if key == "soup" and self.host.network_spec != self.partner.network_spec:
             return "the two networks differ"
+        if key == "guided_merge" and self.job.request.fold_b is not None:
+            return "B's fold is fixed, and a merge takes the same fold of both"
         if key in ("finetuned_A_on_B", "merged", "federated") and not has_preprocessed(self.partner):
             return f"the images of {self.partner.dataset_name} are not preprocessed here"
         if key == "federated" and importlib.util.find_spec("flwr") is None:
@@ -105,6 +111,15 @@ class RowMaker:
 
     def _task_many(self) -> Answer:
         return self._everywhere("task")
+
+    def _guided(self) -> Answer:
+        folder, request = self._stitches("double_batched"), self.job.request
+        found = {f: guide_fold(folder, self.host.dataset_name, self.host.configuration, f, self.job.trainer,
+                               request.plans_name, self.device, "ensemble", request.combine, request.guided_steps,
+                               request.seed, self.say) for f in self.folds}
+        weights = [w for g in found.values() for pair in g.weights for w in pair]
+        detail = f"mixing weights of {2 * len(self.job.positions)} switches, {min(weights):.2f} to {max(weights):.2f}"
+        return Answer(folder, self.folds, {f: g.setting for f, g in found.items()}, detail)
 
     def _everywhere(self, fit: str) -> Answer:
         answer = self._with_setting(fit, Setting.average_at(*self.job.positions))
@@ -171,6 +186,21 @@ class RowMaker:
         borrow_plans(self.partner, self.host, FINETUNED)
         starts = {f: self.partner.checkpoint_path(self.job.partner_folds[0][f]) for f in self.folds}
         return self._train(self.host.dataset_name, self.partner.trainer, FINETUNED, starts)
+
+    def _guided_merge(self) -> Answer:
+        """The one pair here that has a common start."""
+        tuned = self._finetuned_B_on_A().model_folder
+        folder = os.path.join(str(nnUNet_results), self.host.dataset_name,
+                              f"nnUNetTrainer__{GUIDED_MERGE}__{self.host.configuration}")
+        for fold in self.folds:
+            if not os.path.isfile(os.path.join(folder, f"fold_{fold}", RECORD)):
+                self.say(f"fold {fold}: merging B with B fine-tuned on A")
+                merge_guided(MergeRequest([self.partner.path, tuned], self.host.dataset_name,
+                                          self.host.configuration, fold, GUIDED_MERGE, plans_name=FINETUNED,
+                                          checkpoint_name=self.job.request.checkpoint_name,
+                                          steps=self.job.request.guided_steps, seed=self.seed), self.device, self.say)
+        written = {f: read_json(os.path.join(folder, f"fold_{f}", RECORD))["chosen"] for f in self.folds}
+        return Answer(folder, self.folds, detail="written: " + ", ".join(dict.fromkeys(written.values())))
 
     def _finetuned_A_on_B(self) -> Answer:
         borrow_plans(self.host, self.partner, FINETUNED)

@@ -41,6 +41,10 @@ def stitched_card(plans: Mapping, configuration: str, dataset_json: Mapping, tab
 def describe(setting: Mapping) -> str:
     """A switch setting in words."""
     switches = setting.get("switches", {})
+    weights = [w for s in switches.values() for w in (s if isinstance(s, list) else [s]) if isinstance(w, float)]
+    output = f"output: {setting.get('output', 'ensemble')} of {setting.get('combine', 'probabilities')}"
+    if weights:
+        return f"mixing weights from {min(weights):.2f} to {max(weights):.2f} at {len(switches)} positions; {output}"
     states = {s if isinstance(s, str) else " and ".join(s) for s in switches.values()}
     where = f"position {', '.join(switches)} on {'/'.join(sorted(states))}" if switches else "no stitch active"
-    return f"{where}; output: {setting.get('output', 'ensemble')} of {setting.get('combine', 'probabilities')}"
+    return f"{where}; {output}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +15,17 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.figures import dice_over_position, matches_by_partner
+from nnunetv2_stitch.evaluation.figures.mixing_weights import mixing_weights
 from nnunetv2_stitch.evaluation.figures.positions_plane import positions_plane
 from nnunetv2_stitch.exchange.card import CARD
 from nnunetv2_stitch.exchange.stitched_card import stitched_card
 from nnunetv2_stitch.fileio import read_json, write_json, write_text
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.pipeline.guided import FALLBACK, GUIDED_FIGURE, guide
 from nnunetv2_stitch.pipeline.prepare import Job
 from nnunetv2_stitch.selection.deploy import deploy_fold, load_supernet, write_setting
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
-from nnunetv2_stitch.selection.rules import choose_each, label_free_agreement
+from nnunetv2_stitch.selection.rules import GUIDED, choose_each, label_free_agreement
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.selection.sweep import Sweep
 from nnunetv2_stitch.selection.with_partners import Choice, choose_with_partners
@@ -39,7 +41,7 @@ class StitchResult:
     """A finished stitched model. `positions` are the chosen ones by fold, one per partner; `position_names` are of the
     first fold, which differs from others by rule 1 and loo. `table` has one row per fold: Dice on the host's
     validation cases of A, B, plain ensemble and the stitched ensemble at each rule's choice. `choices` are there where
-    partners' numbers took part, one per partner."""
+    partners' numbers took part, one per partner. `weighted`: mixing weights of all positions, none is chosen."""
 
     model_folder: str
     dataset: str
@@ -53,6 +55,7 @@ class StitchResult:
     remarks: list[str]
     figures: list[str]
     choices: tuple[Choice, ...] = ()
+    weighted: bool = False
 
     @property
     def position(self) -> int:
@@ -73,26 +76,32 @@ def deployed_setting(job: Job, fold) -> Setting:
 
 
 def select_and_deploy(job: Job, device: torch.device, deploy: bool = True, files: Sequence[str] = (),
-                      prefer: str = "balanced") -> StitchResult:
+                      prefer: str = "balanced", say: Callable[[str], None] = lambda line: None) -> StitchResult:
     """Choose from the folds' sweeps by the request's rule, or with partners' sweeps (`files`) on the Pareto front;
-    write setting, checkpoints, `stitch_selection.json` and figures. Unless `deploy`: take what is deployed and write
-    nothing."""
+    by the rule `guided`, search mixing weights instead, of which `say` receives a line per step. Write setting,
+    checkpoints, `stitch_selection.json` and figures. Unless `deploy`: take what is deployed and write nothing."""
     sweeps = [Sweep.from_json(read_json(os.path.join(job.model_folder, f"fold_{f}", SWEEP_FILE))) for f in job.folds]
     choices = choose_with_partners(job.model_folder, sweeps, files, prefer, job.request.output) if files else ()
-    if deploy:
-        rule, fixed = ("3", [c.position for c in choices]) if choices else (job.request.rule, job.fixed_positions)
-        positions = choose_each(sweeps, rule, fixed)
-        settings = {f: Setting.average_at(*p, output=job.request.output, combine=job.request.combine)
-                    for f, p in positions.items()}
-    else:
+    by_search = deploy and job.request.rule == GUIDED and not choices
+    guided, said = guide(job, sweeps, device, say) if by_search else ({}, [])
+    if not deploy:
         settings = {f: deployed_setting(job, f) for f in job.folds}
-        positions = {f: tuple(s.switches) for f, s in settings.items()}
+    elif guided:
+        settings = {f: g.setting for f, g in guided.items()}
+    else:
+        settings = _by_rule(job, sweeps, choices)
+    weighted = any(s.is_weighted for s in settings.values())
+    positions = {f: tuple(s.switches) for f, s in settings.items()}
     first = positions[job.folds[0]]
+    marked = () if weighted else first
     figures = [os.path.join(job.model_folder, "dice_over_position.png"),
+               *([os.path.join(job.model_folder, GUIDED_FIGURE)] if weighted else []),
                *(_pareto_figure(job, i) for i in range(len(choices)))]
-    measured = _measured(job, settings, device, deploy) if len(job.partners) > 1 else {}
-    table = _table(job, sweeps, positions, settings[job.folds[0]].output, measured)
-    remarks = [*_remarks(table), *(line for c in choices for line in c.remarks)]
+    measured = {f: g.score for f, g in guided.items()}
+    if not guided and (weighted or len(job.partners) > 1):
+        measured = _measured(job, settings, device, deploy)
+    table = _table(job, sweeps, {} if weighted else positions, settings[job.folds[0]].output, measured)
+    remarks = [*said, *_remarks(table), *(line for c in choices for line in c.remarks)]
     if len(choices) > 1:
         remarks.append("Partners' numbers are of one position at a time; all together were tried on A's validation "
                        "cases only.")
@@ -102,7 +111,7 @@ def select_and_deploy(job: Job, device: torch.device, deploy: bool = True, files
             model_folder=job.model_folder, dataset=job.host.dataset_name, configuration=job.host.configuration,
             trainer=job.trainer, plans_name=job.request.plans_name, folds=job.folds, positions=positions,
             position_names=[job.layout.position_name(p) for p in first], table=table, remarks=remarks, figures=figures,
-            choices=choices)
+            choices=choices, weighted=weighted)
 
     if not deploy:
         return result()
@@ -121,15 +130,32 @@ def select_and_deploy(job: Job, device: torch.device, deploy: bool = True, files
     })
     text = stitched_card(read_json(job.plans_file), job.host.configuration, job.host.dataset_json, table, remarks)
     write_text(os.path.join(job.model_folder, CARD), text)
-    dice_over_position([s.to_json() for s in sweeps], first, figures[0])
-    figures += matches_by_partner(job.layout, job.model_folder, first)
+    dice_over_position([s.to_json() for s in sweeps], marked, figures[0])
+    figures += matches_by_partner(job.layout, job.model_folder, marked)
+    if guided:
+        mixing_weights([g.positions for g in guided.values()], [g.weights for g in guided.values()],
+                       os.path.join(job.model_folder, GUIDED_FIGURE))
+    else:
+        _remove(os.path.join(job.model_folder, GUIDED_FIGURE))
     for number, choice in enumerate(choices):
         positions_plane(choice.front.to_json(), choice.position, _pareto_figure(job, number), choice.preference)
     if not choices:  # of an earlier choice: they mark a position that is not deployed any more
         for number in range(len(job.partners)):
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(_pareto_figure(job, number))
+            _remove(_pareto_figure(job, number))
     return result()
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+
+
+def _by_rule(job: Job, sweeps: Sequence[Sweep], choices: Sequence[Choice]) -> dict[int | str, Setting]:
+    """Both parents' maps averaged at the position of each fold with each partner."""
+    request = job.request
+    rule, fixed = ("3", [c.position for c in choices]) if choices else (request.rule, job.fixed_positions)
+    positions = choose_each(sweeps, FALLBACK if rule == GUIDED else rule, fixed)
+    return {f: Setting.average_at(*p, output=request.output, combine=request.combine) for f, p in positions.items()}
 
 
 def _pareto_figure(job: Job, number: int) -> str:
@@ -142,7 +168,7 @@ def _supernet(job: Job, fold) -> StitchedEnsemble:
 
 
 def _measured(job: Job, settings: dict, device: torch.device, deploy: bool) -> dict[int | str, float]:
-    """Dice of each fold's setting where no sweep tells it, because stitches with several partners are active."""
+    """Dice of each fold's setting where no sweep tells it, because more than one position is active."""
     selection = os.path.join(job.model_folder, SELECTION_FILE)
     if not deploy and os.path.isfile(selection):
         return {row["fold"]: row["chosen"] for row in read_json(selection)["validation_dice"]}
@@ -167,7 +193,7 @@ def _table(job: Job, sweeps: list[Sweep], chosen: dict, output: str, measured: d
                "plain ensemble": sweep.baselines["ensemble"]}
         for name, choice in choices.items():
             row[name] = values[choice[sweep.fold][0]]
-        for position in chosen[sweep.fold] if measured else ():
+        for position in chosen.get(sweep.fold, ()) if measured else ():
             party = list(job.layout.nodes).index(job.layout.matches[position].party)
             row[f"with {PARTY_NAMES[party]} only"] = values[position]
         row["chosen"] = measured.get(sweep.fold) if measured else values[chosen[sweep.fold][0]]

@@ -17,7 +17,7 @@ from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, ne
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.pipeline.continuing import check_folders, previous_plans
 from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
-from nnunetv2_stitch.selection.rules import position_at_progress
+from nnunetv2_stitch.selection.rules import GUIDED, RULES, position_at_progress
 from nnunetv2_stitch.stitching.network import build_parent
 from nnunetv2_stitch.stitching.plans import (
     Layout,
@@ -54,6 +54,7 @@ class Request:
     fit: str = "double_batched"
     positions: str | Sequence[int] = "all"
     rule: str = "2"
+    guided_steps: int = 100
     position: int | float | Sequence[int] | None = None
     output: str = "ensemble"
     combine: str = "probabilities"
@@ -168,6 +169,8 @@ def _check_request(request: Request) -> None:
     for name, variable in (("nnUNet_results", nnUNet_results), ("nnUNet_preprocessed", nnUNet_preprocessed)):
         if not variable.is_set():
             raise StitchError(f"environment variable {name} is not set; set nnU-Net's three folders first")
+    if request.rule not in (*RULES, GUIDED):
+        raise StitchError(f"rule {request.rule!r} is not one of {', '.join((*RULES, GUIDED))}")
     if request.rule == "3" and request.position is None:
         raise StitchError("rule 3 needs -position K (an index) or -position 0.65 (progress in the host)")
     if request.position is not None and request.rule != "3":

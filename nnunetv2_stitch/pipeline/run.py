@@ -65,7 +65,7 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
                 _train_fold(job, fold, device, num_gpus, continue_training, progress)
         # One choice for all folds of the model, also those that earlier commands trained.
         job = replace(job, folds=[*job.folds, *(f for f in _other_folds(job) if _fold_is_done(job, f))])
-    result = select_and_deploy(job, device, not only_validation, sweeps, prefer)
+    result = select_and_deploy(job, device, not only_validation, sweeps, prefer, say)
     for fold in job.folds:
         summary = os.path.join(job.model_folder, f"fold_{fold}", "validation", "summary.json")
         if only_validation or save_probabilities or not _validated(job, fold, summary):

@@ -11,6 +11,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.selection.sweep import Sweep
 
 RULES = ("1", "2", "3", "loo")
+GUIDED = "guided"  # chooses no position but mixing weights at all of them: see the package guiding
 
 
 def choose(sweeps: Sequence[Sweep], rule: str, position: int | None = None) -> dict[int | str, int]:

@@ -16,9 +16,9 @@ class Switch(nn.Module):
     """The multiplexer behind a matched layer of one parent, with the stitch that feeds it from the other.
 
     The stitch is a 1x1 convolution with bias, `(B, C_other, *spatial) -> (B, C_own, *spatial)`. States: `own` passes
-    the parent's own map, `stitched` the translated map of the other parent, `average` the mean of the two. Where a
-    host's layer is joined with several partners, its switches follow one another: `share` is what a later one gives to
-    its translated map, so that all that are averaged count alike.
+    the parent's own map, `stitched` the translated map of the other parent, `average` a mean of the two in which the
+    translated map has the weight `share`: one half; or less where a host's layer is joined with several partners,
+    whose switches follow one another, so that all that are averaged count alike; or any number that was chosen.
     """
 
     def __init__(self, dims: int, other_channels: int, own_channels: int):
@@ -32,7 +32,7 @@ class Switch(nn.Module):
     def choose(self, own: torch.Tensor, stitched: torch.Tensor) -> torch.Tensor:
         if self.state == "own":
             return own
-        return stitched if self.state == "stitched" else torch.lerp(own, stitched, self.share)
+        return stitched if self.state == "stitched" else own + self.share * (stitched - own)
 
     @torch.no_grad()
     def set_affine(self, weight: torch.Tensor, bias: torch.Tensor) -> None:

@@ -180,9 +180,10 @@ class StitchedEnsemble(nn.Module):
             for side, party in zip(SIDES, (self.parties[0], self.party_at(position))):
                 layer = party, self.matches[position][side]
                 switch = root.switches.get_submodule(f"{position}.{side}")
-                switch.state = setting.state(position, side)
-                switch.share = 1 / (2 + averaged[layer])
-                if switch.state != "own":
+                state = setting.state(position, side)
+                switch.state = "average" if isinstance(state, float) else state
+                switch.share = state if isinstance(state, float) else 1 / (2 + averaged[layer])
+                if state != "own":
                     averaged[layer] = averaged[layer] + 1 if switch.state == "average" else 0
         if setting.output not in ("ensemble", *self.parties):
             raise StitchError(f"output {setting.output!r} is not one of ensemble, {', '.join(self.parties)}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nnunetv2_stitch.errors import StitchError
@@ -21,14 +22,15 @@ def party_names(parents: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Setting:
-    """Switch states by position, as `(host state, partner state)`; a position that is not named is `own`.
+    """Switch states by position, as `(host state, partner state)`; a position that is not named is `own`. A number is
+    the weight of the other parent's translated map beside the own one, of any sign: 0 is `own`, 1 is `stitched`.
 
     `output` says whose head answers (`ensemble`, `host`, `partner`, `partner2`, ...), `combine` what an ensemble of the
     heads averages, `host_share` the host's weight in that average, from 0 to 1; the partners share the rest equally.
     None: all parties alike.
     """
 
-    switches: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    switches: Mapping[int, tuple[str | float, str | float]] = field(default_factory=dict)
     output: str = "ensemble"
     combine: str = "probabilities"
     host_share: float | None = None
@@ -36,9 +38,9 @@ class Setting:
     def __post_init__(self):
         switches = {}
         for position, states in sorted((int(k), v) for k, v in dict(self.switches).items()):
-            states = (states, states) if isinstance(states, str) else tuple(states)
-            if len(states) != 2 or any(s not in STATES for s in states):
-                raise StitchError(f"switch {position}: {states} is not a pair of {', '.join(STATES)}")
+            states = tuple(map(_state, (states, states) if isinstance(states, (str, int, float)) else states))
+            if len(states) != 2 or None in states:
+                raise StitchError(f"switch {position}: {states} is not a pair of {', '.join(STATES)} or of numbers")
             if states != ("own", "own"):
                 switches[position] = states
         object.__setattr__(self, "switches", switches)
@@ -55,7 +57,17 @@ class Setting:
         """The paper's well placed pair: both parents' maps averaged at each of `positions`."""
         return cls({p: ("average", "average") for p in positions}, output, combine)
 
-    def state(self, position: int, side: str) -> str:
+    @classmethod
+    def weighted(cls, positions: Sequence[int], weights: Sequence[tuple[float, float]], output: str = "ensemble",
+                 combine: str = "probabilities") -> Setting:
+        """Mixing weights `(host, partner)` of each of `positions`."""
+        return cls(dict(zip(positions, map(tuple, weights))), output, combine)
+
+    @property
+    def is_weighted(self) -> bool:
+        return any(isinstance(s, float) for pair in self.switches.values() for s in pair)
+
+    def state(self, position: int, side: str) -> str | float:
         return self.switches.get(position, ("own", "own"))[SIDES.index(side)]
 
     def to_json(self) -> dict:
@@ -67,3 +79,12 @@ class Setting:
     def from_json(cls, value: Mapping) -> Setting:
         return cls(value.get("switches", {}), value.get("output", "ensemble"), value.get("combine", "probabilities"),
                    value.get("host_share"))
+
+
+def _state(state) -> str | float | None:
+    """A state in its one spelling; None if it is none."""
+    if isinstance(state, str):
+        return state if state in STATES else None
+    if isinstance(state, bool) or not isinstance(state, (int, float)) or not math.isfinite(state):
+        return None
+    return {0.0: "own", 1.0: "stitched"}.get(float(state), float(state))

@@ -1,0 +1,42 @@
+"""The rule `guided`: mixing weights for all folds, or a position where those are no better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from nnunetv2_stitch.guiding import Guided, guide_fold
+from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.selection.rules import choose_each
+from nnunetv2_stitch.selection.sweep import Sweep
+
+GUIDED_FIGURE = "guided_mixing.png"
+FALLBACK = "2"
+
+
+def guide(job: Job, sweeps: Sequence[Sweep], device: torch.device,
+          say: Callable[[str], None] = lambda line: None) -> tuple[dict[int | str, Guided], list[str]]:
+    """Mixing weights of all folds, and what to say of them. None at all where rule 2 is better on the mean of the
+    folds' validation cases, so that all folds answer in one way."""
+    request = job.request
+    found = {f: guide_fold(job.model_folder, job.host.dataset_name, job.host.configuration, f, job.trainer,
+                           request.plans_name, device, request.output, request.combine, request.guided_steps,
+                           request.seed, say) for f in job.folds}
+    score = float(np.mean([g.score for g in found.values()]))
+    if len(job.partners) > 1:  # no sweep says what one position with each of them gives
+        return found, [_in_words(job, found)]
+    positions = choose_each(sweeps, FALLBACK)
+    by_rule = float(np.mean([dict(zip(s.positions, s.values(request.output)))[positions[s.fold][0]] for s in sweeps]))
+    if score <= by_rule:
+        return {}, [f"The search for mixing weights found nothing better ({score:.4f}) than rule {FALLBACK} "
+                    f"({by_rule:.4f}) on A's validation cases; deployed is rule {FALLBACK}."]
+    return found, [_in_words(job, found), f"Rule {FALLBACK} has {by_rule:.4f} on the same cases, which the search was "
+                                          f"stopped on."]
+
+
+def _in_words(job: Job, found: dict[int | str, Guided]) -> str:
+    weights = np.array([g.weights for g in found.values()])
+    return (f"Mixing weights of {weights[0].size} switches, from {weights.min():.2f} to {weights.max():.2f}, are "
+            f"searched on A's images alone: look at the partner's cases before you trust them there.")
