@@ -103,12 +103,12 @@ class CentreObjective:
     def score_member(self, member: Member) -> float:
         """Of the model as it is, its statistics of BatchNorm included."""
         load_weights(self.network, member.weights, member.path)
-        return self._score()
+        return self.score_present()
 
     def score_merged(self) -> float:
         self.centre.deep_supervision(False)
         measure_statistics(self.network, [b["data"] for b in self.fixed], self.device)
-        return self._score()
+        return self.score_present()
 
     def state(self) -> dict[str, torch.Tensor]:
         """All tensors that are in the network, under all names that nnU-Net saves, on the CPU."""
@@ -119,8 +119,8 @@ class CentreObjective:
         return bool(batch_norms(self.network))
 
     @torch.inference_mode()
-    def _score(self) -> float:
-        """Of what is in the network, mean over cases per label, then over labels."""
+    def score_present(self) -> float:
+        """Of what is in the network as it is, mean over cases per label, then over labels."""
         self.network.eval()
         self.centre.deep_supervision(False)
         if self.validation is not None:

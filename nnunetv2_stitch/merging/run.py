@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -15,14 +16,14 @@ from nnunetv2_stitch.merging.baselines import fisher_merge, greedy_soup, mixture
 from nnunetv2_stitch.merging.centre import find_site, opened
 from nnunetv2_stitch.merging.check import MergeCheck, check_merge
 from nnunetv2_stitch.merging.groups import GRANULARITIES
+from nnunetv2_stitch.merging.guided import FEDAVG, GUIDED, guided
 from nnunetv2_stitch.merging.members import Member, make_atlas, mirroring_of_all, read_members, shared_weights
 from nnunetv2_stitch.merging.objective import SURROGATES, CentreObjective, require_labels
 from nnunetv2_stitch.merging.output import check_target, write_merged
-from nnunetv2_stitch.merging.search import SEARCHES, SearchOptions, require_cma, search
+from nnunetv2_stitch.merging.search import SEARCHES, SearchOptions, require_cma
 from nnunetv2_stitch.parties.model_folder import FINAL
 
-GUIDED, FEDAVG, UNIFORM, GREEDY, FISHER = ("guided", "FedAvg weighting", "uniform soup", "greedy soup",
-                                          "Fisher merging")
+UNIFORM, GREEDY, FISHER = "uniform soup", "greedy soup", "Fisher merging"
 
 
 @dataclass(frozen=True)
@@ -93,22 +94,12 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
         say(check.sentence)
         scores, kept = score_known_ways(objective, members, shares)
         say(f"validation {objective.scored_by}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
-        start = atlas.coefficients(shares)
-        found = search(objective, start, SearchOptions(request.steps, request.rate, seed=request.seed),
-                       request.search, say, scores[FEDAVG])
-        scores[GUIDED] = found.score
-        best = max(members, key=lambda m: scores[m.label])
-        chosen = choose(scores, best.label)
-        if chosen == GUIDED:
-            atlas.write(objective.network, found.coefficients)
-            objective.score_merged()
-        elif chosen == FEDAVG:
-            objective.score_weights(mixture(atlas, shares))
-        else:
-            objective.score_member(best)
+        alone = {m.label: partial(objective.score_member, m) for m in members}
+        found, chosen, best = guided(objective, shares, scores, alone, request.search,
+                                     SearchOptions(request.steps, request.rate, seed=request.seed), say)
         state = objective.state()
-    remarks = [check.sentence, *_remarks(scores, chosen, best.label, objective.scored_by)]
-    rows = _table(scores, [m.label for m in members], chosen, best.label)
+    remarks = [check.sentence, *_remarks(scores, chosen, best, objective.scored_by)]
+    rows = _table(scores, [m.label for m in members], chosen, best)
     record = {
         "chosen": chosen, "scored_by": objective.scored_by, "table": rows, "remarks": remarks,
         "members": [m.to_json() for m in members], "base": _base_record(request.base),
@@ -141,12 +132,6 @@ def score_known_ways(objective: CentreObjective, members: Sequence[Member],
     kept, scores[GREEDY] = greedy_soup(alone, of_mixture)
     scores[FISHER] = objective.score_weights(fisher_merge(objective))
     return scores, kept
-
-
-def choose(scores: dict[str, float], best_member: str) -> str:
-    """The guided merge only where it beats both the start of its search and every member; else the better of those."""
-    other = FEDAVG if scores[FEDAVG] >= scores[best_member] else best_member
-    return GUIDED if scores[GUIDED] > scores[other] else other
 
 
 def _remarks(scores: dict[str, float], chosen: str, best: str, measured: str) -> list[str]:

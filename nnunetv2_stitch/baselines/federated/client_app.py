@@ -18,7 +18,7 @@ app = ClientApp()
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Have the party's trainer do the local epochs of one round, starting from the averaged weights."""
+    """Have the party's trainer do the local epochs of one round, starting from the common weights."""
     job, index = Job.of_this_process(), int(os.environ[PARTY_VARIABLE])
     weights = {name: array.numpy() for name, array in message.content["arrays"].items()}
     answer, weights = wire.ask(job.trainers[index], job.key,
@@ -26,6 +26,6 @@ def train(message: Message, context: Context) -> Message:
     content = RecordDict({
         "arrays": ArrayRecord({name: Array(array) for name, array in weights.items()}),
         "metrics": MetricRecord({"num-examples": answer["cases"]}),
-        "config": ConfigRecord({"party": index, "losses": answer["losses"]}),
+        "config": ConfigRecord({"party": index, "name": job.parties[index].name, "losses": answer["losses"]}),
     })
     return Message(content, reply_to=message)

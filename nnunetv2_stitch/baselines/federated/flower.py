@@ -29,36 +29,36 @@ from nnunetv2_stitch.errors import StitchError
 
 START_SECONDS = 120  # for one of Flower's processes to answer; it takes a few seconds
 SERVER = "flower_server"
-# Flower copies an app to where it runs it. This one only points to the two modules of this package.
+PARTY_PROCESSES = ("flower_node_", "flower_client_")
+# Flower copies an app to where it runs it. This one only points to the job's server and to this package's client.
 APP_FILES = {
     "pyproject.toml": """[project]
-name = "nnunet-fedavg"
+name = "nnunet-rounds"
 version = "1.0.0"
-description = "Federated averaging of nnU-Net trainings"
+description = "nnU-Net trainings of several parties, in rounds"
 license = "Apache-2.0"
 
 [tool.flwr.app]
 publisher = "nnunetv2-stitch"
 
 [tool.flwr.app.components]
-serverapp = "fedavg.server:app"
-clientapp = "fedavg.client:app"
+serverapp = "rounds.server:app"
+clientapp = "rounds.client:app"
 
 [tool.flwr.app.config]
 """,
-    "fedavg/__init__.py": "",
-    "fedavg/server.py": "from nnunetv2_stitch.baselines.federated import server_app\n\napp = server_app.app\n",
-    "fedavg/client.py": "from nnunetv2_stitch.baselines.federated import client_app\n\napp = client_app.app\n",
+    "rounds/__init__.py": "",
+    "rounds/client.py": "from nnunetv2_stitch.baselines.federated import client_app\n\napp = client_app.app\n",
 }
 
 
 def require_flower() -> None:
     """Raises StitchError if Flower is not installed, or this is Windows."""
     if find_spec("flwr") is None:
-        raise StitchError("federated averaging needs Flower, which is not installed; run "
+        raise StitchError("trainings of several parties in rounds need Flower, which is not installed; run "
                           "pip install 'nnunetv2-stitch[federated]' (Python 3.11 or newer)")
     if os.name == "nt":
-        raise StitchError("federated averaging runs on Linux and macOS only")
+        raise StitchError("trainings of several parties in rounds run on Linux and macOS only")
 
 
 def child_environment() -> dict[str, str]:
@@ -86,7 +86,7 @@ def run_rounds(job: Job, say: Callable[[dict[str, Any]], None], check: Callable[
         job.write()
         reports = _listen_to_server(listener)
         _start(job, processes)
-        _follow(reports, processes, job.server_log, say, check)
+        _follow(reports, processes, job, say, check)
 
 
 def _environment(job: Job) -> dict[str, str]:
@@ -97,7 +97,8 @@ def _environment(job: Job) -> dict[str, str]:
     for variable in ("NO_PROXY", "no_proxy"):  # a proxy to the Internet cannot reach this machine's loopback
         env[variable] = ",".join([*filter(None, [env.get(variable)]), wire.LOOPBACK, "localhost"])
     return {
-        **env, JOB_VARIABLE: job.path, "FLWR_HOME": os.path.join(job.scratch, "flower"), "OMP_NUM_THREADS": "1",
+        **env, JOB_VARIABLE: job.path, "nnUNet_preprocessed": job.preprocessed, "OMP_NUM_THREADS": "1",
+        "FLWR_HOME": os.path.join(job.scratch, "flower"),
         "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_TRACING_ENABLED": "0",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         "PYTHONUNBUFFERED": "1",
@@ -116,10 +117,11 @@ def _start(job: Job, processes: Processes) -> None:
                                     "--isolation", "process"], env)
     processes.wait_for(lambda: _answers(port), "starting Flower's SuperLink", "flower_link", START_SECONDS)
     processes.start(SERVER, ["flower-superexec", "--insecure", "--runtime-api-address", link], env)
-    for index, (party, node_port) in enumerate(zip(job.parties, node_ports)):
+    for party, node_port in zip(job.parties, node_ports):
         processes.start(f"flower_node_{party.name}",
                         ["flower-supernode", "--insecure", "--superlink", link, "--host", wire.LOOPBACK, "--port",
                          str(node_port), "--isolation", "process"], env)
+    for index, (party, node_port) in enumerate(zip(job.parties, node_ports)):
         processes.wait_for(lambda port=node_port: _answers(port), "starting Flower's SuperNode",
                            f"flower_node_{party.name}", START_SECONDS)
         processes.start(f"flower_client_{party.name}",
@@ -129,10 +131,11 @@ def _start(job: Job, processes: Processes) -> None:
 
 
 def _write_app(job: Job) -> str:
-    folder = os.path.join(job.scratch, "nnunet-fedavg")
-    os.makedirs(os.path.join(folder, "fedavg"))
+    folder = os.path.join(job.scratch, "nnunet-rounds")
+    os.makedirs(os.path.join(folder, "rounds"))
     os.makedirs(os.path.join(job.scratch, "flower"))
-    for name, content in APP_FILES.items():
+    server = f"import {job.server}\n\napp = {job.server}.app\n"
+    for name, content in {**APP_FILES, "rounds/server.py": server}.items():
         with open(os.path.join(folder, name), "w") as f:
             f.write(content)
     return folder
@@ -175,14 +178,14 @@ def _listen_to_server(listener: Listener) -> queue.Queue:
     return reports
 
 
-def _follow(reports: queue.Queue, processes: Processes, server_log: str, say: Callable[[dict[str, Any]], None],
+def _follow(reports: queue.Queue, processes: Processes, job: Job, say: Callable[[dict[str, Any]], None],
             check: Callable[[], None]) -> None:
     """Pass on reports until the server is done."""
     started = False
     waited = 0.0
     while True:
         check()  # first, because a trainer's own words say more than what Flower makes of its end
-        processes.check()
+        _check(processes, job)
         try:
             report = reports.get(timeout=POLL_SECONDS)
         except queue.Empty:
@@ -195,7 +198,15 @@ def _follow(reports: queue.Queue, processes: Processes, server_log: str, say: Ca
         if report is None:
             raise stopped("Flower's server process was killed", processes.log("flower_link"))
         if "error" in report:
-            raise stopped(report["error"], server_log)
+            raise stopped(report["error"], job.server_log)
         if report.get("done"):
             return
-        say(report)
+        if not report.get("started"):
+            say(report)
+
+
+def _check(processes: Processes, job: Job) -> None:
+    """Raises StitchError if a process has ended that the training cannot do without."""
+    for name in processes.ended():
+        if not (job.may_miss and name.startswith(PARTY_PROCESSES)):
+            raise processes.lost(name)

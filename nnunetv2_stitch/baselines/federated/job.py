@@ -33,7 +33,9 @@ class Job:
 
     `folder` keeps what is needed to go on, `scratch` is private to this run. `threads` is for each trainer.
     `key` authenticates the run's own connections, `launcher` is where the server reports to. `trainers` are the
-    addresses of the trainer processes; `start_round` rounds are done.
+    addresses of the trainer processes; `start_round` rounds are done. `server` is the module with the ServerApp;
+    `options` are what it needs to know beyond this (JSON values), and `waiting` the same for what may be changed when
+    an interrupted training goes on. `may_miss`: parties may miss rounds, and may end without ending the training.
     """
 
     parties: tuple[FederatedParty, ...]
@@ -52,6 +54,10 @@ class Job:
     start_round: int = 0
     launcher: tuple[str, int] | None = None
     trainers: tuple[tuple[str, int], ...] = ()
+    server: str = "nnunetv2_stitch.baselines.federated.server_app"
+    options: dict[str, Any] = field(default_factory=dict)
+    waiting: dict[str, Any] = field(default_factory=dict)
+    may_miss: bool = False
 
     @property
     def path(self) -> str:
@@ -62,7 +68,7 @@ class Job:
         """What must stay the same when an interrupted training goes on. JSON values."""
         return {"parties": [asdict(p) for p in self.parties], "configuration": self.configuration,
                 "fold": str(self.fold), "rounds": self.rounds, "epochs_per_round": self.epochs_per_round,
-                "iterations": self.iterations, "seed": self.seed}
+                "iterations": self.iterations, "seed": self.seed, **self.options}
 
     @property
     def logs(self) -> str:
@@ -75,6 +81,11 @@ class Job:
 
     def party_folder(self, party: FederatedParty) -> str:
         return os.path.join(self.folder, "parties", party.name)
+
+    @property
+    def host_folder(self) -> str:
+        """The host's preprocessed dataset."""
+        return os.path.join(self.preprocessed, self.parties[0].dataset)
 
     def party_files(self, party: FederatedParty) -> tuple[dict, dict]:
         """The party's plans and dataset.json."""
@@ -100,13 +111,14 @@ class Job:
         return cls.read(os.environ[JOB_VARIABLE])
 
 
-def federated_folder(host: FederatedParty, configuration: str) -> str:
-    """The model folder where stock nnU-Net finds the result: nnUNet_results/HOST/nnUNetTrainerFedAvg__PLANS__CONFIG.
+def federated_folder(host: FederatedParty, configuration: str, trainer: str = TRAINER) -> str:
+    """The model folder where stock nnU-Net finds the result: nnUNet_results/HOST/nnUNetTrainerFedAvg__PLANS__CONFIG,
+    or the same with another name than that of federated averaging.
 
     Raises:
         StitchError: nnUNet_results is not set.
     """
-    return os.path.join(_variable("nnUNet_results"), host.dataset, f"{TRAINER}__{host.plans_name}__{configuration}")
+    return os.path.join(_variable("nnUNet_results"), host.dataset, f"{trainer}__{host.plans_name}__{configuration}")
 
 
 def check_request(parties: Sequence[FederatedParty], configuration: str, fold: int | str, rounds: int,
@@ -121,7 +133,7 @@ def check_request(parties: Sequence[FederatedParty], configuration: str, fold: i
         if value is not None and value < 1:
             raise StitchError(f"{name} is {value}; it must be at least 1")
     if len(parties) < 2:
-        raise StitchError("federated averaging needs at least two parties")
+        raise StitchError("give at least two parties: one party alone is an ordinary nnU-Net training")
     names = [p.name for p in parties]
     if len({n.lower() for n in names}) < len(names) or not all(re.fullmatch(r"[A-Za-z0-9_-]+", n) for n in names):
         raise StitchError(f"party names {', '.join(names)}: they must differ and be made of letters, digits, _ and -")

@@ -56,9 +56,20 @@ class Processes:
 
     def check(self) -> None:
         """Raises StitchError, with the last line of its log, if a process has ended."""
-        for name, process in self.running.items():
-            if process.poll() is not None:
-                raise self.failure(f"process {name} ended ({_ending(process.returncode)})", name)
+        for name in self.ended():
+            raise self.lost(name)
+
+    def ended(self) -> list[str]:
+        """The names of those that have ended."""
+        return [name for name, process in self.running.items() if process.poll() is not None]
+
+    def lost(self, name: str) -> StitchError:
+        """The error to raise about a process that has ended."""
+        return self.failure(f"process {name} ended ({self.ending(name)})", name)
+
+    def ending(self, name: str) -> str:
+        """How a process ended."""
+        return _ending(self.running[name].returncode)
 
     def wait_for(self, ready: Callable[[], bool], what: str, name: str, seconds: float | None = None) -> None:
         """Wait until `ready()`.

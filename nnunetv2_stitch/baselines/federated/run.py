@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
-import nnunetv2_stitch
 from nnunetv2_stitch.baselines.federated import wire
 from nnunetv2_stitch.baselines.federated.curve import training_curve
-from nnunetv2_stitch.baselines.federated.flower import child_environment, require_flower, run_rounds
+from nnunetv2_stitch.baselines.federated.flower import require_flower, run_rounds
 from nnunetv2_stitch.baselines.federated.job import FederatedParty, Job, check_request
+from nnunetv2_stitch.baselines.federated.launching import (
+    CURVE_FILE,
+    FINAL,
+    alone,
+    finished,
+    fold_folder_of,
+    require_same,
+    start_trainers,
+    threads_for_each,
+    tidy,
+    versions,
+    write_files_beside,
+)
 from nnunetv2_stitch.baselines.federated.processes import Processes
 from nnunetv2_stitch.baselines.federated.state import WEIGHTS_FILE, State, read_state, write_state
-from nnunetv2_stitch.environment import usable_cores
-from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.fileio import atomically, read_json, write_json
+from nnunetv2_stitch.fileio import write_json
 
-FINAL, RECORD_FILE, CURVE_FILE = "checkpoint_final.pth", "federated.json", "progress.png"
+RECORD_FILE = "federated.json"
 
 
 def federated_averaging(parties: Sequence[FederatedParty], configuration: str, fold: int | str, output_folder: str,
@@ -62,81 +69,30 @@ def federated_averaging(parties: Sequence[FederatedParty], configuration: str, f
     """
     require_flower()
     preprocessed = check_request(parties, configuration, fold, rounds, epochs_per_round, iterations)
-    output_folder = os.path.abspath(output_folder)
-    fold_folder = os.path.join(output_folder, f"fold_{fold}")
-    if os.path.isdir(fold_folder) and os.listdir(fold_folder) and not resume:
-        raise StitchError(f"{fold_folder} is not empty; resume=True goes on with the training in it, or delete it")
+    fold_folder = fold_folder_of(output_folder, fold, resume)
     job = Job(parties=tuple(parties), configuration=configuration, fold=fold, rounds=rounds,
               epochs_per_round=epochs_per_round, iterations=iterations, seed=seed, device=device,
               threads=threads_for_each(len(parties)), preprocessed=preprocessed,
               folder=os.path.join(fold_folder, "federated"), scratch="", key=secrets.token_hex(32))
-    with _alone(job.folder):
-        if _finished(fold_folder, job):
+    with alone(job.folder):
+        if finished(fold_folder, job, RECORD_FILE):
             say(f"{fold_folder} is finished")
             return
         # Short and private: it holds the run's key.
         with tempfile.TemporaryDirectory(prefix="fedavg_", ignore_cleanup_errors=True) as scratch:
-            _train(replace(job, scratch=scratch), output_folder, fold_folder, say)
-
-
-def threads_for_each(parties: int) -> int:
-    """Threads for each of several trainers at work at the same time: an equal share of the cores.
-
-    At the same time rather than one after another, because nnU-Net prepares patches in a single thread, during which
-    the other cores would idle. More threads than cores would make all of them slower.
-    """
-    cores = usable_cores()
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return min(max(1, cores // parties), int(wanted) if wanted.isdecimal() and int(wanted) else cores)
-
-
-@contextmanager
-def _alone(folder: str) -> Iterator[None]:
-    """Nobody else works in the folder. The lock ends with the process, however it ends.
-
-    Raises:
-        StitchError: somebody does, or the folder cannot be written to.
-    """
-    import fcntl  # not on Windows, where nothing here runs but importing must not fail
-    try:
-        os.makedirs(folder, exist_ok=True)
-        lock = open(os.path.join(folder, ".lock"), "w")
-    except PermissionError as error:
-        raise StitchError(f"no permission to write into {folder}; choose another output_folder") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StitchError(f"another federated training works in {folder}; wait for it") from error
-        yield
-
-
-def _finished(fold_folder: str, job: Job) -> bool:
-    """Raises StitchError if what is there was made with other settings."""
-    path = os.path.join(fold_folder, RECORD_FILE)
-    if not (os.path.isfile(path) and os.path.isfile(os.path.join(fold_folder, FINAL))):
-        return False
-    _require_same(read_json(path).get("settings", {}), job, path)
-    return True
-
-
-def _require_same(settings: dict[str, Any], job: Job, path: str) -> None:
-    changed = [key for key, value in job.settings.items() if settings.get(key) != value]
-    if changed:
-        raise StitchError(f"{path} was made with other {changed[0]}: {settings.get(changed[0])}, not "
-                          f"{job.settings[changed[0]]}; use the same, or another output_folder")
+            _train(replace(job, scratch=scratch), os.path.abspath(output_folder), fold_folder, say)
 
 
 def _train(job: Job, output_folder: str, fold_folder: str, say: Callable[[str], None]) -> None:
     path = os.path.join(job.folder, WEIGHTS_FILE)
     state = read_state(path) if os.path.isfile(path) else None
     if state is not None:
-        _require_same(state.settings, job, path)
+        require_same(state.settings, job, path)
         job = replace(job, start_round=state.round)
         say(f"going on after round {state.round} of {job.rounds}")
     with Processes(job.logs, job.scratch) as trainers:
         say(f"starting {len(job.parties)} trainers with {job.threads} threads each")
-        job = _start_trainers(job, trainers)
+        job = start_trainers(job, trainers)
         if state is None:
             write_state(path, State(0, job.settings, [], _ask_host(job, trainers, {"do": "weights"})))
         if job.start_round < job.rounds:
@@ -150,24 +106,8 @@ def _train(job: Job, output_folder: str, fold_folder: str, say: Callable[[str], 
         state = read_state(path)
         _ask_host(job, trainers, {"do": "checkpoint", "path": os.path.join(fold_folder, FINAL)}, state.weights)
     _write_model(job, state, output_folder, fold_folder)
-    _tidy(job)
+    tidy(job, WEIGHTS_FILE)
     say(f"{fold_folder} is finished")
-
-
-def _start_trainers(job: Job, trainers: Processes) -> Job:
-    """Start a trainer per party and wait until all are ready; returns the job with their addresses."""
-    job.write()
-    for index, party in enumerate(job.parties):
-        results = job.party_folder(party)
-        os.makedirs(results, exist_ok=True)
-        env = {"nnUNet_n_proc_DA": str(job.threads - 1), **child_environment(), "nnUNet_results": results,
-               "nnUNet_preprocessed": job.preprocessed, "nnUNet_wandb_enabled": "0",
-               "OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"}
-        trainers.start(f"trainer_{party.name}", ["trainer", job.path, str(index)], env)
-    ready = [job.ready_file(index) for index in range(len(job.parties))]
-    for file, party in zip(ready, job.parties):
-        trainers.wait_for(lambda file=file: os.path.isfile(file), "", f"trainer_{party.name}")
-    return replace(job, trainers=tuple(tuple(read_json(file)["address"]) for file in ready))
 
 
 def _ask_host(job: Job, trainers: Processes, question: dict[str, Any],
@@ -183,13 +123,7 @@ def _ask_host(job: Job, trainers: Processes, question: dict[str, Any],
 
 def _write_model(job: Job, state: State, output_folder: str, fold_folder: str) -> None:
     """What belongs beside the checkpoint. federated.json comes last: it says that all is there."""
-    host = job.parties[0]
-    plans, dataset_json = job.party_files(host)
-    write_json(os.path.join(output_folder, "plans.json"), plans)
-    write_json(os.path.join(output_folder, "dataset.json"), dataset_json)
-    fingerprint = os.path.join(job.preprocessed, host.dataset, "dataset_fingerprint.json")
-    atomically(os.path.join(output_folder, "dataset_fingerprint.json"),
-               lambda temporary: shutil.copyfile(fingerprint, temporary))
+    write_files_beside(job, output_folder)
     training_curve(state.history, os.path.join(fold_folder, CURVE_FILE))
     cases = state.history[-1]["cases"]
     write_json(os.path.join(fold_folder, RECORD_FILE), {
@@ -197,23 +131,5 @@ def _write_model(job: Job, state: State, output_folder: str, fold_folder: str) -
         "aggregation": "FedAvg: mean of the parties' weights, weighted by their numbers of training cases",
         "cases": cases, "shares": {name: n / sum(cases.values()) for name, n in cases.items()},
         "rounds": [{key: entry[key] for key in ("round", "losses", "seconds")} for entry in state.history],
-        "versions": {"nnunetv2_stitch": nnunetv2_stitch.__version__,
-                     **{name: _version(name) for name in ("flwr", "nnunetv2", "torch", "numpy")}},
+        "versions": versions(),
     })
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def _tidy(job: Job) -> None:
-    """Keep the logs; what was needed to go on is not needed any more."""
-    os.remove(os.path.join(job.folder, WEIGHTS_FILE))
-    for party in job.parties:
-        folder = job.party_folder(party)
-        for name in os.listdir(folder):
-            if name.startswith("state_") or name.startswith(".tmp"):
-                os.remove(os.path.join(folder, name))

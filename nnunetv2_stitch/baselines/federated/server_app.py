@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -13,11 +12,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from nnunetv2_stitch.baselines.federated import wire
 from nnunetv2_stitch.baselines.federated.job import Job
+from nnunetv2_stitch.baselines.federated.reporting import all_nodes, launcher_told
 from nnunetv2_stitch.baselines.federated.state import WEIGHTS_FILE, State, read_state, write_state
 
-CONNECT_SECONDS = 120
 ROUND_SECONDS = 30 * 24 * 3600  # Flower drops messages after 12 hours unless told otherwise; a local epoch may be long
 
 app = ServerApp()
@@ -39,22 +37,11 @@ class RecordedFedAvg(FedAvg):
                         grid: Grid) -> Iterable[Message]:
         """The averaged weights and the number of the round, to all parties."""
         self.started = time.monotonic()
-        nodes = self._all_nodes(grid)
+        nodes = all_nodes(grid, len(self.job.parties))
         config["round"] = self.state.round + 1
         content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         return [Message(content, message_type=MessageType.TRAIN, dst_node_id=node, ttl=ROUND_SECONDS)
                 for node in nodes]
-
-    def _all_nodes(self, grid: Grid) -> list[int]:
-        deadline = time.monotonic() + CONNECT_SECONDS
-        while len(nodes := list(grid.get_node_ids())) < len(self.job.parties):
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"only {len(nodes)} of {len(self.job.parties)} parties connected within "
-                                   f"{CONNECT_SECONDS} s")
-            time.sleep(0.2)
-        if len(nodes) > len(self.job.parties):
-            raise RuntimeError("somebody else connected to Flower's server; nothing was sent")
-        return nodes
 
     def aggregate_train(self, server_round: int,
                         replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -87,15 +74,8 @@ def _party(message: Message) -> int:
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds that are left, and tell the launcher of each, of an error and of the end."""
     job = Job.of_this_process()
-    with wire.connect(job.launcher, job.key) as launcher:
-        try:
-            state = read_state(os.path.join(job.folder, WEIGHTS_FILE))
-            strategy = RecordedFedAvg(job, state, lambda entry: wire.send(launcher, entry))
-            strategy.start(grid, ArrayRecord({n: Array(a) for n, a in state.weights.items()}),
-                           num_rounds=job.rounds - state.round, timeout=ROUND_SECONDS)
-        except Exception as error:
-            with open(job.server_log, "a") as log:
-                traceback.print_exc(file=log)
-            wire.send(launcher, {"error": " ".join(str(error).split()) or type(error).__name__})
-            raise
-        wire.send(launcher, {"done": True})
+    with launcher_told(job) as report:
+        state = read_state(os.path.join(job.folder, WEIGHTS_FILE))
+        strategy = RecordedFedAvg(job, state, report)
+        strategy.start(grid, ArrayRecord({n: Array(a) for n, a in state.weights.items()}),
+                       num_rounds=job.rounds - state.round, timeout=ROUND_SECONDS)

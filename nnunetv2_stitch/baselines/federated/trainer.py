@@ -7,9 +7,9 @@ its learning-rate schedule belong to the whole training, so the trainer lives he
 from __future__ import annotations
 
 import os
+import re
 import threading
 from copy import deepcopy
-from itertools import chain
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch._dynamo import OptimizedModule
 from nnunetv2_stitch.baselines.federated import wire
 from nnunetv2_stitch.baselines.federated.job import Job, resolved
 from nnunetv2_stitch.baselines.federated.randomness import random_state, seed_everything, set_random_state
+from nnunetv2_stitch.baselines.federated.sharing import set_shared, shared, shared_arrays
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, write_json
 
@@ -50,8 +51,9 @@ class LocalTrainer:
         self.cases = len(trainer.do_split()[0])
         seed_everything(job.seed + 1 + index)  # the parties draw different patches
         trainer.on_train_start()
-        if job.start_round:
-            self.load_state(job.start_round)
+        number = self.newest_state(job.start_round) if job.may_miss else job.start_round
+        if number:
+            self.load_state(number)
 
     def _plans(self) -> tuple[dict, dict]:
         """The host's plans, with the names under which this party's data lie."""
@@ -69,37 +71,24 @@ class LocalTrainer:
         network = self.trainer.network
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
-    def shared(self) -> dict[str, torch.Tensor]:
-        """What is averaged: every parameter and floating-point buffer once. A state_dict has up to four names for one
-        tensor, and counters (integers) have no mean."""
-        named = chain(self.network.named_parameters(), self.network.named_buffers())
-        return {name: tensor.data for name, tensor in named if tensor.is_floating_point()}
-
     def weights(self) -> dict[str, np.ndarray]:
-        return {name: tensor.cpu().numpy().copy() for name, tensor in self.shared().items()}
-
-    def set_weights(self, weights: dict[str, np.ndarray]) -> None:
-        """Raises StitchError unless names and shapes are those of this network."""
-        own = self.shared()
-        wrong = sorted(own.keys() ^ weights.keys()) or [n for n in own if tuple(own[n].shape) != weights[n].shape]
-        if wrong:
-            raise StitchError(f"{self.party.name}: tensor {wrong[0]} of the averaged weights does not fit this "
-                              f"network; all parties must use the host's plans")
-        for name, tensor in own.items():
-            tensor.copy_(torch.from_numpy(weights[name]))
+        return shared_arrays(self.network)
 
     def train(self, number: int, weights: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Round `number`, from 1: the local epochs, starting from the averaged `weights`.
+        """Round `number`, from 1: the local epochs, starting from the common `weights`.
 
         Returns:
             `losses`: the mean training loss of each epoch; `cases`: the number of training cases.
         """
-        if self.trainer.current_epoch != (number - 1) * self.job.epochs_per_round:
+        due = (number - 1) * self.job.epochs_per_round
+        if self.job.may_miss and self.trainer.current_epoch < due:
+            self.trainer.current_epoch = due  # the learning rate is that of the round
+        if self.trainer.current_epoch != due:
             raise StitchError(f"{self.party.name} is asked for round {number} after {self.trainer.current_epoch} "
                               f"epochs; start again with resume=True")
-        self.set_weights(weights)
+        set_shared(self.network, weights, self.party.name)
         losses = [self.epoch() for _ in range(self.job.epochs_per_round)]
-        broken = [n for n, tensor in self.shared().items() if not torch.isfinite(tensor).all()]
+        broken = [n for n, tensor in shared(self.network).items() if not torch.isfinite(tensor).all()]
         if broken or not np.isfinite(losses).all():
             raise StitchError(f"{self.party.name}: the training diverged in round {number} "
                               f"({broken[0] if broken else 'loss'} is not finite)")
@@ -119,22 +108,30 @@ class LocalTrainer:
                            ("dice_per_class_or_region", [NO_VALIDATION] * classes)):
             trainer.logger.log(key, value, epoch)  # the logger wants one value of each per epoch
         trainer.on_epoch_end()
-        return float(trainer.logger.get_value("train_losses", step=epoch))
+        return float(trainer.logger.get_value("train_losses", step=-1))
 
     def state_path(self, number: int) -> str:
         return os.path.join(self.job.party_folder(self.party), f"state_{number:05d}.pth")
 
     def save_state(self, number: int) -> None:
-        """What belongs to this party alone and is not in the averaged weights. The state of the round before is kept:
-        the server may not finish this round."""
+        """What belongs to this party alone and is not in the common weights. The state before is kept: the server may
+        not finish this round."""
         trainer = self.trainer
         state = {"optimizer": trainer.optimizer.state_dict(), "random": random_state(),
                  "grad_scaler": trainer.grad_scaler.state_dict() if trainer.grad_scaler is not None else None,
                  "logging": trainer.logger.get_checkpoint(), "epoch": trainer.current_epoch}
         atomically(self.state_path(number), lambda temporary: torch.save(state, temporary))
-        for old in range(max(0, number - 3), number - 1):
-            if os.path.exists(self.state_path(old)):
-                os.remove(self.state_path(old))
+        for old in self.states()[:-2]:
+            os.remove(self.state_path(old))
+
+    def states(self) -> list[int]:
+        """The rounds of which there is a state, in order."""
+        names = os.listdir(self.job.party_folder(self.party))
+        return sorted(int(n[len("state_"):-len(".pth")]) for n in names if re.fullmatch(r"state_\d+\.pth", n))
+
+    def newest_state(self, number: int) -> int:
+        """The last round up to `number` that this party took part in; 0 if there is none."""
+        return max((n for n in self.states() if n <= number), default=0)
 
     def load_state(self, number: int) -> None:
         path = self.state_path(number)
@@ -154,7 +151,7 @@ class LocalTrainer:
 
     def write_checkpoint(self, path: str, weights: dict[str, np.ndarray]) -> None:
         """An ordinary nnU-Net checkpoint of the averaged weights, under the name of the stock trainer."""
-        self.set_weights(weights)
+        set_shared(self.network, weights, self.party.name)
         trainer = self.trainer
         trainer.disable_checkpointing = False
         trainer.current_epoch -= 1  # nnU-Net's save_checkpoint adds it again

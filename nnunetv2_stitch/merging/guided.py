@@ -1,0 +1,46 @@
+"""The search, and what is kept of it: the guided merge only where it is better than doing without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from nnunetv2_stitch.merging.baselines import mixture
+from nnunetv2_stitch.merging.objective import CentreObjective
+from nnunetv2_stitch.merging.search import SearchOptions, SearchResult, search
+
+GUIDED, FEDAVG = "guided", "FedAvg weighting"
+
+
+def guided(objective: CentreObjective, shares: Sequence[float], scores: dict[str, float],
+           alone: Mapping[str, Callable[[], object]], method: str = "gradient",
+           options: SearchOptions = SearchOptions(), say: Callable[[str], None] = lambda line: None,
+           ) -> tuple[SearchResult, str, str]:
+    """Search coefficients from FedAvg's weights on, and leave the best model in the objective's network.
+
+    Args:
+        shares: FedAvg's weight of each member of the objective's atlas; they sum to one.
+        scores: of FedAvg weighting and of every model in `alone`; receives that of the guided merge.
+        alone: puts a model, unmixed, into the objective's network; by its name.
+
+    Returns:
+        What was found, the name of what is in the network now, and the best of the models alone.
+    """
+    atlas = objective.atlas
+    found = search(objective, atlas.coefficients(shares), options, method, say, scores[FEDAVG])
+    scores[GUIDED] = found.score
+    best = max(alone, key=lambda name: scores[name])
+    chosen = choose(scores, best)
+    if chosen == GUIDED:
+        objective.score(found.coefficients)
+    elif chosen == FEDAVG:
+        objective.score_weights(mixture(atlas, shares))
+    else:
+        alone[best]()
+    return found, chosen, best
+
+
+def choose(scores: dict[str, float], best_alone: str) -> str:
+    """The guided merge only where it beats both the start of its search and every model alone; else the better of
+    those."""
+    other = FEDAVG if scores[FEDAVG] >= scores[best_alone] else best_alone
+    return GUIDED if scores[GUIDED] > scores[other] else other
