@@ -64,12 +64,7 @@ def write_merged(folder: str, site: Site, state: Mapping[str, torch.Tensor], rec
     made = not os.path.isdir(folder)
     try:
         os.makedirs(unfinished)
-        # The network is described by the plans alone, so the stock trainer can build it, wherever nnU-Net is.
-        torch.save({"network_weights": dict(state), "optimizer_state": {}, "grad_scaler_state": None, "logging": {},
-                    "_best_ema": None, "current_epoch": 0,
-                    "init_args": {"configuration": site.configuration, "fold": site.fold},
-                    "trainer_name": TRAINER, "inference_allowed_mirroring_axes": mirroring},
-                   os.path.join(unfinished, FINAL))
+        save_checkpoint(os.path.join(unfinished, FINAL), site, state, mirroring)
         write_json(os.path.join(unfinished, RECORD), record)
         merge_coefficients(record, os.path.join(unfinished, FIGURE))
         write_json(os.path.join(folder, "plans.json"), site.plans)
@@ -86,3 +81,13 @@ def write_merged(folder: str, site: Site, state: Mapping[str, torch.Tensor], rec
             raise StitchError(f"no permission to write {fold}; choose a folder that you may write to") from error
         raise
     return [os.path.join(fold, n) for n in (FINAL, RECORD, FIGURE)] + [os.path.join(folder, CARD)]
+
+
+def save_checkpoint(path: str, site: Site, state: Mapping[str, torch.Tensor],
+                    mirroring: tuple[int, ...] | None) -> None:
+    """A checkpoint of the stock trainer: the network is described by the plans alone, so it can be built wherever
+    nnU-Net is."""
+    torch.save({"network_weights": dict(state), "optimizer_state": {}, "grad_scaler_state": None, "logging": {},
+                "_best_ema": None, "current_epoch": 0,
+                "init_args": {"configuration": site.configuration, "fold": site.fold},
+                "trainer_name": TRAINER, "inference_allowed_mirroring_axes": mirroring}, path)

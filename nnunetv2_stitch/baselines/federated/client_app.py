@@ -21,11 +21,15 @@ def train(message: Message, context: Context) -> Message:
     """Have the party's trainer do the local epochs of one round, starting from the common weights."""
     job, index = Job.of_this_process(), int(os.environ[PARTY_VARIABLE])
     weights = {name: array.numpy() for name, array in message.content["arrays"].items()}
-    answer, weights = wire.ask(job.trainers[index], job.key,
-                               {"do": "train", "round": message.content["config"]["round"]}, weights)
+    question = {"do": "train", "round": message.content["config"]["round"]}
+    name = job.parties[index].name
+    try:
+        answer, weights = wire.ask(job.trainers[index], job.key, question, weights)
+    except (EOFError, OSError) as error:
+        raise RuntimeError(f"the trainer of {name} has ended ({type(error).__name__})") from error
     content = RecordDict({
         "arrays": ArrayRecord({name: Array(array) for name, array in weights.items()}),
         "metrics": MetricRecord({"num-examples": answer["cases"]}),
-        "config": ConfigRecord({"party": index, "name": job.parties[index].name, "losses": answer["losses"]}),
+        "config": ConfigRecord({"party": index, "name": name, "losses": answer["losses"]}),
     })
     return Message(content, reply_to=message)

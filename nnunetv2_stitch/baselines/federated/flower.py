@@ -98,7 +98,7 @@ def _environment(job: Job) -> dict[str, str]:
         env[variable] = ",".join([*filter(None, [env.get(variable)]), wire.LOOPBACK, "localhost"])
     return {
         **env, JOB_VARIABLE: job.path, "nnUNet_preprocessed": job.preprocessed, "OMP_NUM_THREADS": "1",
-        "FLWR_HOME": os.path.join(job.scratch, "flower"),
+        "FLWR_HOME": os.path.join(job.scratch, "flower"), "TMPDIR": job.scratch,  # whatever a killed one leaves
         "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_TRACING_ENABLED": "0",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         "PYTHONUNBUFFERED": "1",
