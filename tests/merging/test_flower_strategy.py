@@ -1,5 +1,5 @@
-"""The rounds of the Flower strategy with parties that answer when the test says so, by a clock that only sleep moves on;
-without Flower's processes."""
+"""The rounds of the Flower strategy without Flower's processes: parties answer when the test says so, by a clock that
+only sleeping moves on."""
 
 import numpy as np
 import pytest
@@ -162,7 +162,7 @@ def test_who_connects_while_nobody_is_there_is_asked():
     grid.get_node_ids = lambda: list(grid.delays) if clock.now >= began + 7 else []
     grid.delays = {1: [0], 2: [0]}
     (entry,), _, _ = rounds(None, 1, grid)
-    assert entry["answered"] == ["A", "B"] and entry["waited"] == 7
+    assert entry["answered"] == ["A", "B"] and entry["waited"] == 8  # a look later
 
 
 def test_only_the_nodes_that_were_named_are_asked():

@@ -26,7 +26,9 @@ from nnunetv2_stitch.baselines.federated.sharing import set_shared, shared, shar
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, write_json
 
-NO_VALIDATION = float("nan")
+NOTHING = float("nan")  # there is no validation, and parties may miss rounds
+LOGGED = ("train_losses", "val_losses", "mean_fg_dice", "dice_per_class_or_region", "lrs", "epoch_start_timestamps",
+          "epoch_end_timestamps")
 
 
 class LocalTrainer:
@@ -44,7 +46,7 @@ class LocalTrainer:
         trainer.num_epochs = job.rounds * job.epochs_per_round  # the learning rate falls over all rounds
         if job.iterations is not None:
             trainer.num_iterations_per_epoch = job.iterations
-        trainer._best_ema = NO_VALIDATION  # so no epoch is a new best one
+        trainer._best_ema = NOTHING  # so no epoch is a new best one
         trainer.disable_checkpointing = True  # a local network between two rounds is nobody's model
         trainer.logger.plot_progress_png = lambda folder: None  # takes seconds, and there is no validation to show
         trainer.initialize()
@@ -81,8 +83,8 @@ class LocalTrainer:
             `losses`: the mean training loss of each epoch; `cases`: the number of training cases.
         """
         due = (number - 1) * self.job.epochs_per_round
-        if self.job.may_miss and self.trainer.current_epoch < due:
-            self.trainer.current_epoch = due  # the learning rate is that of the round
+        if self.job.may_miss:
+            self.miss_epochs(due)
         if self.trainer.current_epoch != due:
             raise StitchError(f"{self.party.name} is asked for round {number} after {self.trainer.current_epoch} "
                               f"epochs; start again with resume=True")
@@ -95,6 +97,13 @@ class LocalTrainer:
         self.save_state(number)
         return {"losses": losses, "cases": self.cases}
 
+    def miss_epochs(self, due: int) -> None:
+        """Go on to epoch number `due`, so that the learning rate is that of the round."""
+        while self.trainer.current_epoch < due:
+            for key in LOGGED:  # the logger wants one value of each per epoch
+                self.trainer.logger.log(key, NOTHING, self.trainer.current_epoch)
+            self.trainer.current_epoch += 1
+
     def epoch(self) -> float:
         """One epoch as in nnU-Net's run_training, without its validation; the mean training loss."""
         trainer = self.trainer
@@ -104,11 +113,11 @@ class LocalTrainer:
                                     for _ in range(trainer.num_iterations_per_epoch)])
         epoch = trainer.current_epoch
         classes = len(trainer.label_manager.foreground_labels)
-        for key, value in (("mean_fg_dice", NO_VALIDATION), ("val_losses", NO_VALIDATION),
-                           ("dice_per_class_or_region", [NO_VALIDATION] * classes)):
+        for key, value in (("mean_fg_dice", NOTHING), ("val_losses", NOTHING),
+                           ("dice_per_class_or_region", [NOTHING] * classes)):
             trainer.logger.log(key, value, epoch)  # the logger wants one value of each per epoch
         trainer.on_epoch_end()
-        return float(trainer.logger.get_value("train_losses", step=-1))
+        return float(trainer.logger.get_value("train_losses", step=epoch))
 
     def state_path(self, number: int) -> str:
         return os.path.join(self.job.party_folder(self.party), f"state_{number:05d}.pth")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 
 from nnunetv2_stitch.baselines.federated.job import FederatedParty, Job, federated_folder, resolved
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.merging.centre import Site
 from nnunetv2_stitch.merging.flower.centre_search import SearchSettings
 from nnunetv2_stitch.merging.groups import GRANULARITIES
@@ -27,12 +29,24 @@ def guided_rounds_folder(centre: FederatedParty, configuration: str) -> str:
 
 def site_of(job: Job) -> Site:
     """The centre's preprocessed data, which are those of the first party."""
-    centre = job.parties[0]
-    plans, dataset_json = job.party_files(centre)
-    configurations = {job.configuration: resolved(plans, job.configuration, centre.plans_name)}
-    plans = {**plans, "dataset_name": centre.dataset, "plans_name": centre.plans_name,
-             "configurations": configurations}
-    return Site(job.host_folder, centre.dataset, job.configuration, job.fold, plans, dataset_json)
+    return own_site(job.host_folder, job.configuration, job.fold, job.parties[0].plans_name)
+
+
+def own_site(folder: str, configuration: str, fold: int | str, plans_name: str) -> Site:
+    """A centre whose own plans describe the common network.
+
+    Args:
+        folder: of the dataset in nnUNet_preprocessed.
+
+    Raises:
+        StitchError: plans or dataset.json are missing, or the plans do not have the configuration.
+    """
+    path = os.path.join(folder, f"{plans_name}.json")
+    plans, dataset_json = read_json(path), read_json(os.path.join(folder, "dataset.json"))
+    dataset = os.path.basename(os.path.abspath(folder))
+    plans = {**plans, "dataset_name": dataset, "plans_name": plans_name,
+             "configurations": {configuration: resolved(plans, configuration, path)}}
+    return Site(folder, dataset, configuration, fold, plans, dataset_json)
 
 
 def check_search(settings: SearchSettings, deadline: float, quorum: int | None, max_age: int | None) -> None:
