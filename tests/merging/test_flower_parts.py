@@ -15,7 +15,7 @@ from nnunetv2_stitch.baselines.federated.state import WEIGHTS_FILE, State, read_
 from nnunetv2_stitch.baselines.federated.trainer import LocalTrainer
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging.centre import opened
-from nnunetv2_stitch.merging.flower.buffer import PartyModel
+from nnunetv2_stitch.merging.flower.buffer import ModelBuffer, PartyModel
 from nnunetv2_stitch.merging.flower.centre_search import PREVIOUS, CentreSearch, SearchSettings
 from nnunetv2_stitch.merging.flower.curve import progress_curve
 from nnunetv2_stitch.merging.flower.job import check_search, site_of
@@ -61,6 +61,12 @@ def test_nothing_is_written_that_is_no_better():
     assert choose(scores, PREVIOUS) == PREVIOUS
     assert choose({**scores, GUIDED: 0.91}, PREVIOUS) == GUIDED
     assert choose({**scores, FEDAVG: 0.9, GUIDED: 0.9}, PREVIOUS) == FEDAVG
+
+
+def test_an_earlier_model_does_not_replace_a_later_one():
+    buffer = ModelBuffer([PartyModel("A", 3, 1, {})], max_age=2)
+    buffer.put(PartyModel("A", 2, 1, {}))
+    assert [m.asked_in for m in buffer.models(5)] == [3] and buffer.models(6) == []
 
 
 def test_what_is_kept_between_rounds(job):
