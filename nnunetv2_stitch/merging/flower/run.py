@@ -82,12 +82,12 @@ def guided_merging_rounds(parties: Sequence[FederatedParty], configuration: str,
     check_search(settings, deadline, quorum, max_age)
     preprocessed = check_request(parties, configuration, fold, rounds, epochs_per_round, iterations)
     fold_folder = fold_folder_of(output_folder, fold, resume)
-    centre = {k: v for k, v in asdict(settings).items() if k != "seed"}
+    search_settings = {k: v for k, v in asdict(settings).items() if k != "seed"}
     job = Job(parties=tuple(parties), configuration=configuration, fold=fold, rounds=rounds,
               epochs_per_round=epochs_per_round, iterations=iterations, seed=seed, device=device,
               threads=threads_for_each(len(parties)), preprocessed=preprocessed,
               folder=os.path.join(fold_folder, "federated"), scratch="", key=secrets.token_hex(32), server=SERVER,
-              options={"centre": centre, "start": None if start is None else sha256(start)},
+              options={**search_settings, "start": None if start is None else sha256(start)},
               waiting={"deadline": deadline, "quorum": quorum, "max_age": max_age}, may_miss=True)
     with alone(job.folder):
         if finished(fold_folder, job, RECORD_FILE):

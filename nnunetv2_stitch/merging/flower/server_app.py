@@ -39,7 +39,7 @@ def main(grid: Grid, context: Context) -> None:
             report(entry)
 
         with opened(site_of(job), torch.device(job.device)) as centre:
-            search = CentreSearch(centre, SearchSettings(**job.options["centre"], seed=job.seed))
+            search = CentreSearch(centre, SearchSettings(**{k: v for k, v in job.options.items() if k != "start"}, seed=job.seed))
             strategy = GuidedMerging(
                 search, quorum=job.waiting["quorum"], max_age=job.waiting["max_age"], rounds_done=state.round,
                 models=kept_models(job, state), nodes=all_nodes(grid, len(job.parties)), on_round=on_round,
