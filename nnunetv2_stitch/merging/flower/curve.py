@@ -24,7 +24,7 @@ def progress_curve(history: Sequence[Mapping[str, Any]], path: str) -> str:
     figure = new_figure(7.0, 4.0)
     axes = figure.add_subplot()
     axes.plot([e["round"] for e in merged], [e["merge"]["scores"][e["merge"]["chosen"]] for e in merged],
-              color="black", linewidth=1.5, marker="o", markersize=3, label="written")
+              color="black", linewidth=1.5, marker="o", markersize=3, zorder=3, label="written")
     parties = sorted({m["party"] for e in merged for m in e["models"]})
     for party, colour in zip(parties, SERIES * len(parties)):
         points = [(e["round"], e["merge"]["scores"][f"{party} alone"], m["age"])
@@ -32,7 +32,7 @@ def progress_curve(history: Sequence[Mapping[str, Any]], path: str) -> str:
         for fresh, label in ((True, f"{party} alone"), (False, f"{party} alone, older")):
             chosen = [p for p in points if (p[2] == 0) == fresh]
             if chosen:
-                axes.plot([p[0] for p in chosen], [p[1] for p in chosen], linestyle="none", marker="s", markersize=5,
+                axes.plot([p[0] for p in chosen], [p[1] for p in chosen], linestyle="none", marker="s", markersize=7,
                           color=colour, markerfacecolor=colour if fresh else "none", label=label)
     axes.set_xlabel("round")
     axes.set_ylabel(f"{merged[0]['merge']['scored_by'] if merged else 'score'} on the centre's validation cases")

@@ -39,10 +39,10 @@ def main(grid: Grid, context: Context) -> None:
             report(entry)
 
         with opened(site_of(job), torch.device(job.device)) as centre:
-            search = CentreSearch(centre, SearchSettings(**{k: v for k, v in job.options.items() if k != "start"}, seed=job.seed))
+            settings = SearchSettings(**{k: v for k, v in job.options.items() if k != "start"}, seed=job.seed)
             strategy = GuidedMerging(
-                search, quorum=job.waiting["quorum"], max_age=job.waiting["max_age"], rounds_done=state.round,
-                models=kept_models(job, state), nodes=all_nodes(grid, len(job.parties)), on_round=on_round,
+                CentreSearch(centre, settings), quorum=job.waiting["quorum"], max_age=job.waiting["max_age"],
+                rounds_done=state.round, models=kept_models(job, state), nodes=all_nodes(grid, len(job.parties)), on_round=on_round,
                 poll_seconds=POLL_SECONDS)
             strategy.start(grid, ArrayRecord({n: Array(a) for n, a in state.weights.items()}),
                            num_rounds=job.rounds - state.round, timeout=job.waiting["deadline"])
