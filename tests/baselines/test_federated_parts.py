@@ -6,14 +6,16 @@ import socket
 from dataclasses import replace
 from multiprocessing import AuthenticationError, Pipe
 from pathlib import Path
-from threading import Event, Thread
+from queue import Queue
+from threading import Event, Thread, Timer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import world as worlds
 from left_over import left_over
 
-from nnunetv2_stitch.baselines.federated import FederatedParty, federated_averaging, wire
+from nnunetv2_stitch.baselines.federated import FederatedParty, federated_averaging, flower, wire
 from nnunetv2_stitch.baselines.federated import processes as processes_module
 from nnunetv2_stitch.baselines.federated.job import Job, check_request
 from nnunetv2_stitch.baselines.federated.processes import Processes
@@ -61,6 +63,28 @@ def test_a_trainer_ends_when_flowers_process_dies_in_a_round(monkeypatch):
         theirs.close()
         trainer._exit_on_hang_up(ours, done)
         assert codes == expected
+
+
+def test_a_long_first_round_is_no_server_that_does_not_start(monkeypatch, tmp_path):
+    monkeypatch.setattr(flower, "START_SECONDS", 0.1)
+    monkeypatch.setattr(flower, "POLL_SECONDS", 0.02)
+    job, said = SimpleNamespace(may_miss=False), []
+    with Processes(str(tmp_path), str(tmp_path)) as processes:
+        def follow(*first):
+            reports = Queue()
+            for report in first:
+                reports.put(report)
+            later = Timer(0.3, lambda: [reports.put(r) for r in ({"round": 1}, {"done": True})])
+            later.start()
+            try:
+                flower._follow(reports, processes, job, said.append, lambda: None)
+            finally:
+                later.join()
+
+        follow({"started": True})
+        assert said == [{"round": 1}]
+        with pytest.raises(StitchError, match="starting Flower's server took more than"):
+            follow()
 
 
 def test_only_who_knows_the_key_is_let_in():

@@ -42,7 +42,7 @@ def main(grid: Grid, context: Context) -> None:
             settings = SearchSettings(**{k: v for k, v in job.options.items() if k != "start"}, seed=job.seed)
             strategy = GuidedMerging(
                 CentreSearch(centre, settings), quorum=job.waiting["quorum"], max_age=job.waiting["max_age"],
-                rounds_done=state.round, models=kept_models(job, state), nodes=all_nodes(grid, len(job.parties)), on_round=on_round,
-                poll_seconds=POLL_SECONDS)
+                rounds_done=state.round, models=kept_models(job, state),
+                nodes=all_nodes(grid, len(job.parties)), on_round=on_round, poll_seconds=POLL_SECONDS)
             strategy.start(grid, ArrayRecord({n: Array(a) for n, a in state.weights.items()}),
                            num_rounds=job.rounds - state.round, timeout=job.waiting["deadline"])
