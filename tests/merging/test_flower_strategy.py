@@ -188,7 +188,11 @@ def test_going_on_with_the_models_of_before():
     held = []
     strategy = GuidedMerging(mean, on_round=lambda e, w, models: held.extend(models), poll_seconds=1)
     start = ArrayRecord({"a.weight": Array(np.zeros(2, np.float32))})
-    strategy.start(Parties({1: [0], 2: [0]}), start, 1, DEADLINE)
+    seen = []
+    grid = Parties({1: [0], 2: [0]})
+    result = strategy.start(grid, start, 1, DEADLINE, evaluate_fn=lambda number, arrays: seen.append(
+        (number, float(arrays["a.weight"].numpy()[0]))))
+    assert seen == [(0, 0), (1, pytest.approx(5 / 3))] and result.train_metrics_clientapp[1]["score"] == 0.5
     entries, _, grid = rounds({1: [0]}, 2, rounds_done=1, models=held)
     assert [e["round"] for e in entries] == [2, 3] and grid.asked == [(1, 2), (1, 3)]
     assert {m["party"]: m["age"] for m in entries[0]["models"]} == {"A": 0, "B": 1}

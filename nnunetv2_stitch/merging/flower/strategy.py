@@ -77,6 +77,13 @@ class GuidedMerging(Strategy):
         """Run `num_rounds` rounds of at most `timeout` seconds each, beside what the centre needs to merge."""
         result, arrays = Result(), initial_arrays
         result.arrays = arrays
+
+        def evaluate(number: int) -> None:
+            measured = evaluate_fn(number, result.arrays) if evaluate_fn is not None else None
+            if measured is not None:
+                result.evaluate_metrics_serverapp[number] = measured
+
+        evaluate(self.rounds_done)
         for number in range(self.rounds_done + 1, self.rounds_done + num_rounds + 1):
             began = time.monotonic()
             config = ConfigRecord(dict(train_config or {}))
@@ -87,8 +94,7 @@ class GuidedMerging(Strategy):
             result.arrays = arrays
             if metrics is not None:
                 result.train_metrics_clientapp[number] = metrics
-            if evaluate_fn is not None and (measured := evaluate_fn(number, arrays)) is not None:
-                result.evaluate_metrics_serverapp[number] = measured
+            evaluate(number)
             self.rounds_done = number
             self.entry |= {"waited": round(waited, 1), "seconds": round(time.monotonic() - began, 1)}
             self.on_round(self.entry, self._global, self.buffer.models(number))
