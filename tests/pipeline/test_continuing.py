@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from dataclasses import replace
 
 import pytest
@@ -37,11 +36,10 @@ def network_weights(folder):
     return {p: torch.load(p, weights_only=True)["network_weights"] for p in sorted(folder.rglob("checkpoint_*.pth"))}
 
 
-def test_going_on_after_the_end_keeps_everything_and_is_quick(world, folder, stitched2d):
+def test_going_on_after_the_end_keeps_everything(world, folder, stitched2d):
     before, weights = tree(folder), network_weights(folder)
-    said, start = [], time.time()
+    said = []
     result = stitch(world, epochs=2, iterations=4, continue_training=True, say=said.append)
-    assert time.time() - start < 5
     assert said == ["fold 0: stitches are trained", "fold 1: stitches are trained"]
     assert result.table == stitched2d.result.table and result.positions == stitched2d.result.positions
     after = tree(folder)

@@ -44,7 +44,7 @@ def test_going_on_after_an_interruption(moment, kind, world2d, copy_world):
     folder = world.results / world.host.dataset / f"{FOLDER}__2d"
 
     running = start(*command, env=env)
-    deadline = time.time() + 120
+    deadline = time.time() + 600
     while not moment(folder):
         assert running.process.is_alive() and time.time() < deadline, running.output[-3000:]
         time.sleep(0.002)
