@@ -80,6 +80,17 @@ def positive_int(text: str) -> int:
     return value
 
 
+def positive(text: str) -> float:
+    """Argparse type: a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return value
+
+
 def fraction(text: str) -> float:
     """Argparse type: a number from 0 to 1, both included."""
     try:

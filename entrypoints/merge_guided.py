@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 
 from nnunetv2_stitch.entrypoints.common import (
     add_common,
     add_trust,
+    positive,
     positive_int,
     resolve_device,
     run,
@@ -15,17 +15,6 @@ from nnunetv2_stitch.entrypoints.common import (
     set_threads,
 )
 from nnunetv2_stitch.entrypoints.parties import fold
-
-
-def positive(text: str) -> float:
-    """Argparse type: a number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return value
 
 
 def build_parser() -> argparse.ArgumentParser:

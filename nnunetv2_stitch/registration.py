@@ -31,7 +31,7 @@ import importlib.util
 
 
 def __getattr__(name):
-    if name.startswith("nnUNetTrainerStitch"):
+    if name.startswith(("nnUNetTrainerStitch", "nnUNetTrainerFromMerged")):
         module = "nnunetv2_stitch.trainers." + name
         try:
             spec = importlib.util.find_spec(module)

@@ -61,3 +61,15 @@ def make_model(results):
         (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
         return folder
     return make
+
+
+@pytest.fixture
+def centre(tmp_path, monkeypatch):
+    """A preprocessed dataset without cases, of the plans of `make_model`'s models."""
+    folder = tmp_path / "preprocessed" / "Dataset001_Centre"
+    (folder / "nnUNetPlans_2d").mkdir(parents=True)
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans_for("Dataset001_Centre", "nnUNetPlans", "2d")))
+    (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
+    (folder / "splits_final.json").write_text(json.dumps([{"train": ["a"], "val": ["b"]}] * 2))
+    monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
+    return folder

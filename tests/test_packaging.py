@@ -23,8 +23,9 @@ FOLDERS = {
     "entrypoints": "nnunetv2_stitch.entrypoints",
 }
 COMMANDS = {f"nnUNetv2_{name}": name for name in (
-    "train_stitch", "predict_stitched", "merge_guided", "distill_stitched", "stitch_info", "sweep_stitched",
-    "export_party", "install_party", "compare_stitched", "evaluate_stitched", "stitch_demo", "stitch_trainers")}
+    "train_stitch", "predict_stitched", "merge_guided", "train_from_merged", "distill_stitched", "stitch_info",
+    "sweep_stitched", "export_party", "install_party", "compare_stitched", "evaluate_stitched", "stitch_demo",
+    "stitch_trainers")}
 HEAVY = ("torch", "nnunetv2", "numpy", "matplotlib", "batchgenerators")
 LOOK_UP = """
 import sys, nnunetv2

@@ -9,13 +9,8 @@ from dataclasses import dataclass, replace
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_stitch.distillation.continuing import check_folders, merge_folds, previous_plans
-from nnunetv2_stitch.distillation.record import KEY, Distillation
-from nnunetv2_stitch.distillation.student import (
-    HOST,
-    require_same_terms,
-    student_plans,
-)
+from nnunetv2_stitch.distillation.record import FLAGS, KEY, Distillation
+from nnunetv2_stitch.distillation.student import HOST, require_same_terms, student_plans
 from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher, require_patch
 from nnunetv2_stitch.distillation.unlabelled import fingerprint
 from nnunetv2_stitch.errors import StitchError
@@ -25,6 +20,8 @@ from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, ne
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY, DISTILLED_KEY
+from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
+from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
 from nnunetv2_stitch.stitching.network import build_parent
 from nnunetv2_stitch.stitching.plans import count_parameters
 
@@ -52,7 +49,7 @@ class DistillRequest:
 
 
 @dataclass(frozen=True)
-class DistillJob:
+class DistillJob(PlainJob):
     """A checked request: teacher, folds, the record and the plans to be written. `parameters` are of student and
     teacher."""
 
@@ -66,21 +63,13 @@ class DistillJob:
     plans: dict
     parameters: tuple[int, int]
 
-    @property
-    def preprocessed_folder(self) -> str:
-        return os.path.join(str(nnUNet_preprocessed), self.dataset)
+    trainer, key, flags, name_flag = TRAINER, KEY, FLAGS, "-o_p"
+    kind = "a distilled student"
+    changed = "another teacher or host (sha256 differs): the stitched model has been made or deployed anew since"
 
     @property
-    def plans_file(self) -> str:
-        return os.path.join(self.preprocessed_folder, f"{self.request.plans_name}.json")
-
-    @property
-    def model_folder(self) -> str:
-        return os.path.join(str(nnUNet_results), self.dataset,
-                            f"{TRAINER}__{self.request.plans_name}__{self.configuration}")
-
-    def fold_folder(self, fold: int | str) -> str:
-        return os.path.join(self.model_folder, f"fold_{fold}")
+    def plans_name(self) -> str:
+        return self.request.plans_name
 
 
 def prepare(request: DistillRequest, continue_training: bool = False) -> DistillJob:
@@ -119,12 +108,8 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
     network, _ = load_teacher(teacher, folds[0])
     job = DistillJob(request, teacher, dataset, configuration, dataset_json, folds, record, plans,
                      (count_parameters(student), count_parameters(network)))
-    previous = previous_plans(job.plans_file)
-    record = merge_folds(job, previous)
-    plans["configurations"][configuration][KEY] = record.to_json()
-    plans["configurations"] = {**(previous or {}).get("configurations", {}), **plans["configurations"]}
-    job = replace(job, record=record, plans=plans)
-    check_folders(job, continue_training)
+    job = with_earlier_folds(job)
+    check_folders(job, continue_training, "the host's" if record.student == HOST else record.student)
     return job
 
 

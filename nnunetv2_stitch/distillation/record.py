@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from nnunetv2_stitch.errors import StitchError
-
-KEY = "distillation"  # in a configuration of the plans in nnUNet_preprocessed; models are not given it
+from nnunetv2_stitch.plain_training.records import DISTILLATION as KEY
 
 #: Fields that may not change between a training and its continuation, and among folds: the flag that sets each.
 FLAGS = {"teacher": "-m", "student": "-student", "start": "-start", "weight": "-weight", "seed": "-seed",
@@ -59,11 +57,3 @@ class Distillation:
             raise StitchError(f"the plans name no teacher for fold {fold}, only for folds {', '.join(self.folds)}; run "
                               f"nnUNetv2_distill_stitched with -f {fold}")
         return self.folds[str(fold)]
-
-
-def without_record(plans: Mapping) -> dict:
-    """Plans as they go out with a model: of a plain network, without folders of this machine."""
-    plans = copy.deepcopy(dict(plans))
-    for configuration in plans["configurations"].values():
-        configuration.pop(KEY, None)
-    return plans

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
-from nnunetv2_stitch.distillation.deployment import deploy_best
-from nnunetv2_stitch.distillation.prepare import TRAINER, DistillJob, DistillRequest, prepare
+from nnunetv2_stitch.distillation.prepare import TRAINER, DistillRequest, prepare
 from nnunetv2_stitch.distillation.unlabelled import preprocess_unlabelled
 from nnunetv2_stitch.environment import our_trainers_known
-from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.parties.model_folder import FINAL
+from nnunetv2_stitch.fileio import write_json
+from nnunetv2_stitch.plain_training.job import train_fold, validate_fold
 
 
 @dataclass(frozen=True)
@@ -60,41 +58,9 @@ def distill(teacher: str, dataset: str | int, *, device: str | torch.device = "c
     write_json(job.plans_file, job.plans)
     dice = {}
     for fold in job.folds:
-        trainer = _train_fold(job, fold, device, continue_training, say)
+        doing = "training the student" + ("" if job.record.weight else ", without a teacher")
+        trainer = train_fold(job, fold, device, continue_training, say, doing)
         if validate:
-            dice[fold] = _validate_fold(job, fold, device, trainer, say)
+            dice[fold] = validate_fold(job, fold, device, trainer, say)
     return DistillResult(job.model_folder, job.dataset, job.configuration, TRAINER, job.request.plans_name, job.folds,
                          job.record.start, job.parameters, dice)
-
-
-def _train_fold(job: DistillJob, fold: int | str, device: torch.device, continue_training: bool,
-                say: Callable[[str], None]):
-    """The trainer after its last epoch; None where the fold was trained before."""
-    folder = job.fold_folder(fold)
-    if os.path.isfile(os.path.join(folder, FINAL)):
-        deploy_best(folder)  # a kill may have come between the two
-        say(f"fold {fold}: trained before")
-        return None
-    say(f"fold {fold}: training the student" + ("" if job.record.weight else ", without a teacher"))
-    trainer = _trainer(job, fold, continue_training, device)
-    maybe_load_checkpoint(trainer, continue_training, False)
-    trainer.run_training()
-    return trainer
-
-
-def _trainer(job: DistillJob, fold: int | str, continue_training: bool, device: torch.device):
-    return get_trainer_from_args(job.dataset, job.configuration, fold, TRAINER, job.request.plans_name,
-                                 continue_training, device)
-
-
-def _validate_fold(job: DistillJob, fold: int | str, device: torch.device, trainer,
-                   say: Callable[[str], None]) -> float:
-    """nnU-Net's own validation, by the trainer that has just trained or else from the final checkpoint."""
-    summary = os.path.join(job.fold_folder(fold), "validation", "summary.json")
-    if not os.path.isfile(summary):
-        say(f"fold {fold}: validation with nnU-Net's sliding window")
-        if trainer is None:
-            trainer = _trainer(job, fold, False, device)
-            maybe_load_checkpoint(trainer, False, True)
-        trainer.perform_actual_validation(False)
-    return read_json(summary)["foreground_mean"]["Dice"]

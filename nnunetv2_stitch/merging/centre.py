@@ -5,80 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from nnunetv2.paths import nnUNet_preprocessed
 from torch import nn
 
-from nnunetv2_stitch.bridging.report import TOLERANCE
-from nnunetv2_stitch.bridging.terms import normalisations, output_names
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.merging.members import Member
+from nnunetv2_stitch.merging.site import Site
 from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
-from nnunetv2_stitch.parties.datasets import find_dataset
-from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.selection.party_cases import Case
-
-
-@dataclass(frozen=True)
-class Site:
-    """The centre's preprocessed dataset, and the plans and dataset.json that the merged model will have: the centre's,
-    with the members' network, patch size and, where they differ, labels. `same_labels`: whether the centre's labels are
-    what the members answer with."""
-
-    folder: str
-    dataset_name: str
-    configuration: str
-    fold: int | str
-    plans: dict = field(repr=False)
-    dataset_json: dict = field(repr=False)
-    same_labels: bool = True
-
-
-def find_site(dataset: int | str, configuration: str, fold: int | str, members: Sequence[Member], name: str,
-              plans_name: str | None = None) -> Site:
-    """Find the centre's data and check that the members can be used on them; writes nothing.
-
-    Args:
-        name: what the merged model's plans will be called.
-        plans_name: plans that the centre's data were preprocessed with; None for the members'.
-
-    Raises:
-        StitchError: no such dataset, plans, configuration or fold, or another preprocessing than the members'.
-    """
-    folder = find_dataset(nnUNet_preprocessed, "nnUNet_preprocessed", dataset)
-    model = members[0].model
-    plans_name = plans_name or model.plans_name
-    path = os.path.join(folder, f"{plans_name}.json")
-    if not os.path.isfile(path):
-        raise StitchError(f"{path} does not exist: the centre's data must be preprocessed with the models' plans; see "
-                          f"nnUNetv2_move_plans_between_datasets and nnUNetv2_preprocess, or name other plans with -p")
-    plans, dataset_json = read_json(path), read_json(os.path.join(folder, "dataset.json"))
-    if configuration not in plans.get("configurations", {}):
-        raise StitchError(f"{path} has no configuration {configuration}; it has "
-                          f"{', '.join(plans.get('configurations', {})) or 'none'}")
-    dataset_name = os.path.basename(folder)
-    own = ModelFolder(folder, dataset_name, "nnUNetTrainer", plans_name, configuration, plans, dataset_json, ())
-    data = os.path.join(folder, own.configuration_manager.data_identifier)
-    if not os.path.isdir(data):
-        raise StitchError(f"{data} does not exist; run nnUNetv2_preprocess -d {dataset_name} -plans_name {plans_name} "
-                          f"-c {configuration}")
-    splits = os.path.join(folder, "splits_final.json")
-    if fold != "all" and os.path.isfile(splits) and not 0 <= int(fold) < len(read_json(splits)):
-        raise StitchError(f"{splits} has folds 0 to {len(read_json(splits)) - 1}, not {fold}")
-    for member in members:
-        _require_same_terms(own, member, path)
-    same = output_names(own) == output_names(model) and \
-        own.label_manager.has_regions == model.label_manager.has_regions
-    return Site(folder, dataset_name, configuration, fold, _merged_plans(own, model, name),
-                dataset_json if same else _with_labels_of(model, dataset_json), same)
 
 
 class Centre:
@@ -135,42 +73,3 @@ def opened(site: Site, device: torch.device) -> Iterator[Centre]:
                                   f"check splits_final.json and the preprocessed data") from error
             trainer.print_to_log_file = lambda *args, **kwargs: None
         yield Centre(site, trainer, device)
-
-
-def _require_same_terms(own: ModelFolder, member: Member, path: str) -> None:
-    """One network takes one kind of input: what the centre's data were preprocessed to must be what it was trained
-    on."""
-    model, ours = member.model, own.configuration_manager
-    theirs = model.configuration_manager
-    spacings = [list(map(float, c.spacing)) for c in (ours, theirs)]
-    close = len(spacings[0]) == len(spacings[1]) and all(abs(a - b) <= TOLERANCE * a for a, b in zip(*spacings))
-    values = {"spacing": (spacings[0], spacings[0] if close else spacings[1]),
-              "transpose_forward": [list(p.plans_manager.transpose_forward) for p in (own, model)],
-              "normalisation": ["; ".join(map(str, normalisations(p))) for p in (own, model)],
-              "channels": [p.channel_names for p in (own, model)]}
-    for key, (a, b) in values.items():
-        if a != b:
-            raise StitchError(f"{path}: {key} is {a}, that of {member.label} {b}, so one network cannot serve both; "
-                              f"preprocess the centre's data with the models' plans "
-                              f"(nnUNetv2_move_plans_between_datasets, nnUNetv2_preprocess)")
-
-
-def _merged_plans(own: ModelFolder, model: ModelFolder, name: str) -> dict:
-    """The centre's plans with this one configuration, and the members' network and patch size in it."""
-    plans = {**copy.deepcopy(own.plans), "dataset_name": own.dataset_name, "plans_name": name}
-    configuration = copy.deepcopy(own.configuration_manager.configuration)
-    spec = model.network_spec
-    configuration["architecture"] = copy.deepcopy(spec)
-    patch = list(model.configuration_manager.patch_size)
-    if not all(isinstance(p, int) and 0 < p <= 2**14 for p in patch):
-        raise StitchError(f"{model.path}/plans.json: patch_size {str(patch)[:60]} is not one of nnU-Net's; copy the "
-                          f"model again from its source")
-    configuration["patch_size"] = patch
-    plans["configurations"] = {own.configuration: configuration}
-    return plans
-
-
-def _with_labels_of(model: ModelFolder, dataset_json: dict) -> dict:
-    kept = {k: v for k, v in dataset_json.items() if k not in ("labels", "regions_class_order")}
-    return {**kept, **{k: copy.deepcopy(model.dataset_json[k]) for k in ("labels", "regions_class_order")
-                       if k in model.dataset_json}}

@@ -51,22 +51,32 @@ def read_members(models: Sequence[ModelFolder], fold: int | str) -> list[Member]
         raise StitchError("give at least two models with -m; one model cannot be merged")
     members: list[Member] = []
     for model, label in zip(models, _labels(models)):
-        if model.is_stitched or model.is_cascaded:
-            what = "a stitched ensemble" if model.is_stitched else "the second stage of a cascade"
-            raise StitchError(f"{model.path} is {what}, which cannot be merged; give models of one plain network each")
-        if not model.folds:
-            raise StitchError(f"{model.path} has no fold with {model.checkpoint_name}: choose another with -chk")
-        own = fold if fold in model.folds else "all" if "all" in model.folds else model.folds[0]
-        path = model.checkpoint_path(own)
-        checkpoint, digest = load_checkpoint(path), sha256(path)
-        twin = next((m for m in members if m.sha256 == digest), None)
+        member = read_member(model, fold, label)
+        twin = next((m for m in members if m.sha256 == member.sha256), None)
         if twin:
-            raise StitchError(f"{twin.path} and {path} are the same checkpoint; give each model once")
-        members.append(Member(label, model, own, path, digest, _tensors(checkpoint, path), _axes(checkpoint),
-                              _cases(model), _licence(model)))
+            raise StitchError(f"{twin.path} and {member.path} are the same checkpoint; give each model once")
+        members.append(member)
     require_same_tensors({m.label: m.weights for m in members})
     _require_same_network(members)
     return members
+
+
+def read_member(model: ModelFolder, fold: int | str, label: str) -> Member:
+    """The model's weights of `fold`, else of `all`, else of its first fold.
+
+    Raises:
+        StitchError: a stitched model, the second stage of a cascade, or a checkpoint that is missing or refused.
+    """
+    if model.is_stitched or model.is_cascaded:
+        what = "a stitched ensemble" if model.is_stitched else "the second stage of a cascade"
+        raise StitchError(f"{model.path} is {what}, which cannot be merged; give models of one plain network each")
+    if not model.folds:
+        raise StitchError(f"{model.path} has no fold with {model.checkpoint_name}: choose another with -chk")
+    own = fold if fold in model.folds else "all" if "all" in model.folds else model.folds[0]
+    path = model.checkpoint_path(own)
+    checkpoint, digest = load_checkpoint(path), sha256(path)
+    return Member(label, model, own, path, digest, _tensors(checkpoint, path), _axes(checkpoint), _cases(model),
+                  _licence(model))
 
 
 def shared_weights(members: Sequence[Member]) -> list[float]:

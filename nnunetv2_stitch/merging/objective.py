@@ -14,9 +14,10 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging.atlas import Atlas
 from nnunetv2_stitch.merging.batchnorm import batch_norms, measure_statistics, use_batch_statistics
-from nnunetv2_stitch.merging.centre import Centre, Site
+from nnunetv2_stitch.merging.centre import Centre
 from nnunetv2_stitch.merging.losses import SurrogateLoss, TaskLoss
 from nnunetv2_stitch.merging.members import Member
+from nnunetv2_stitch.merging.site import Site
 from nnunetv2_stitch.parties.checkpoint import load_weights
 from nnunetv2_stitch.selection.sweep import dice_by_label
 

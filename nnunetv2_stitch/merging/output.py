@@ -13,8 +13,8 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.figures.merge_coefficients import merge_coefficients
 from nnunetv2_stitch.exchange.card import CARD
 from nnunetv2_stitch.fileio import read_json, write_json, write_text
-from nnunetv2_stitch.merging.centre import Site
 from nnunetv2_stitch.merging.merged_card import merged_card
+from nnunetv2_stitch.merging.site import Site
 from nnunetv2_stitch.parties.model_folder import FINAL
 
 RECORD, FIGURE = "merge.json", "merge.png"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +12,7 @@ from nnunetv2_stitch.baselines.federated.randomness import seed_everything
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.finding import read_party
 from nnunetv2_stitch.merging.baselines import fisher_merge, greedy_soup, mixture, uniform
-from nnunetv2_stitch.merging.centre import find_site, opened
+from nnunetv2_stitch.merging.centre import opened
 from nnunetv2_stitch.merging.check import MergeCheck, check_merge
 from nnunetv2_stitch.merging.groups import GRANULARITIES
 from nnunetv2_stitch.merging.guided import FEDAVG, GUIDED, guided
@@ -21,6 +20,7 @@ from nnunetv2_stitch.merging.members import Member, make_atlas, mirroring_of_all
 from nnunetv2_stitch.merging.objective import SURROGATES, CentreObjective, require_labels
 from nnunetv2_stitch.merging.output import check_target, write_merged
 from nnunetv2_stitch.merging.search import SEARCHES, SearchOptions, require_cma
+from nnunetv2_stitch.merging.site import find_site, require_configuration, require_plans_name
 from nnunetv2_stitch.parties.model_folder import FINAL
 
 UNIFORM, GREEDY, FISHER = "uniform soup", "greedy soup", "Fisher merging"
@@ -81,7 +81,7 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
     _check(request)
     models = [read_party(path, request.checkpoint_name) for path in request.models]
     members = read_members(models, request.fold)
-    _require_configuration(request.configuration, members)
+    require_configuration(request.configuration, [m.model for m in members])
     site = find_site(request.dataset, request.configuration, request.fold, members, request.name, request.plans_name)
     require_labels(request.surrogate, site)
     folder = check_target(site)
@@ -158,17 +158,8 @@ def _base_record(base: str | None) -> dict:
     return {"kind": "mean of the members"} if base is None else {"kind": "checkpoint", "sha256": sha256(base)}
 
 
-def _require_configuration(configuration: str, members) -> None:
-    for member in members:
-        if member.model.configuration != configuration:
-            raise StitchError(f"{member.model.path} is of configuration {member.model.configuration}, not "
-                              f"{configuration}; give models of one configuration and name it with -c")
-
-
 def _check(request: MergeRequest) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", request.name) or "__" in request.name:
-        raise StitchError(f"-o {request.name!r}: give a name of letters, digits, '_', '-' and '.', without a double "
-                          f"underscore, where nnU-Net splits folder names")
+    require_plans_name(request.name)
     for value, allowed, what in ((request.granularity, GRANULARITIES, "granularity"),
                                  (request.search, SEARCHES, "search"), (request.surrogate, SURROGATES, "surrogate")):
         if value not in allowed:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from model_folders import DATASET_JSON, edit, make_model, plans_for, results  # noqa: F401 -- fixtures
+from model_folders import centre, edit, make_model, results  # noqa: F401 -- fixtures
 from relatives import train_relatives
 from stitched_model import environment, tree
 
@@ -28,18 +28,6 @@ def call(monkeypatch, capsys):
             code = leave.code
         return code, *capsys.readouterr()
     return run
-
-
-@pytest.fixture
-def centre(tmp_path, monkeypatch):
-    """A preprocessed dataset without cases, of the plans of `make_model`'s models."""
-    folder = tmp_path / "preprocessed" / "Dataset001_Centre"
-    (folder / "nnUNetPlans_2d").mkdir(parents=True)
-    (folder / "nnUNetPlans.json").write_text(json.dumps(plans_for("Dataset001_Centre", "nnUNetPlans", "2d")))
-    (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
-    (folder / "splits_final.json").write_text(json.dumps([{"train": ["a"], "val": ["b"]}] * 2))
-    monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
-    return folder
 
 
 def two_models(make_model, results):  # noqa: F811

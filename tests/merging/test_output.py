@@ -10,7 +10,7 @@ from torch import nn
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging import output
 from nnunetv2_stitch.merging.batchnorm import batch_norms, measure_statistics, use_batch_statistics
-from nnunetv2_stitch.merging.centre import Site
+from nnunetv2_stitch.merging.site import Site
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 
 RECORD = {"chosen": "guided", "scored_by": "Dice", "remarks": ["One | remark."], "granularity": "stage", "fold": "0",

@@ -8,11 +8,11 @@ import os
 from nnunetv2_stitch.baselines.federated.job import FederatedParty, Job, federated_folder, resolved
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.merging.centre import Site
 from nnunetv2_stitch.merging.flower.centre_search import SearchSettings
 from nnunetv2_stitch.merging.groups import GRANULARITIES
 from nnunetv2_stitch.merging.objective import SURROGATES
 from nnunetv2_stitch.merging.search import SEARCHES, require_cma
+from nnunetv2_stitch.merging.site import Site
 
 TRAINER = "nnUNetTrainerGuidedRounds"
 SERVER = "nnunetv2_stitch.merging.flower.server_app"

@@ -1,4 +1,4 @@
-"""A student's checkpoint as it is handed on: nnU-Net's own, of nnU-Net's own trainer."""
+"""A trained network's checkpoint as it is handed on: nnU-Net's own, of nnU-Net's own trainer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import torch
 
-from nnunetv2_stitch.distillation.record import without_record
 from nnunetv2_stitch.fileio import atomically
 from nnunetv2_stitch.fitting.session import STITCH_TRAINER_KEY
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.plain_training.records import without_records
 from nnunetv2_stitch.selection.deploy import plain
 
 
@@ -21,7 +21,7 @@ def is_deployed(checkpoint: Mapping) -> bool:
 def deployed(checkpoint: Mapping) -> dict:
     """A training checkpoint without optimizer and without folders of this machine, in the name of nnUNetTrainer,
     which builds the same network; it loads with `weights_only=True` and needs nothing of this package."""
-    arguments = {**checkpoint["init_args"], "plans": without_record(checkpoint["init_args"]["plans"])}
+    arguments = {**checkpoint["init_args"], "plans": without_records(checkpoint["init_args"]["plans"])}
     rest = {k: plain(v) for k, v in {**checkpoint, "init_args": arguments}.items() if k != "network_weights"}
     return {"network_weights": checkpoint["network_weights"], **rest, "optimizer_state": {}, "grad_scaler_state": None,
             STITCH_TRAINER_KEY: checkpoint["trainer_name"], "trainer_name": "nnUNetTrainer"}

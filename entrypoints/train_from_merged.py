@@ -1,0 +1,72 @@
+"""nnUNetv2_train_from_merged: a party trains on from a merged model, with all its weights."""
+
+from __future__ import annotations
+
+import argparse
+
+from nnunetv2_stitch.entrypoints.common import (
+    add_common,
+    add_trust,
+    positive,
+    positive_int,
+    resolve_device,
+    run,
+    run_trusting,
+    set_threads,
+)
+from nnunetv2_stitch.entrypoints.parties import fold
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_train_from_merged",
+        description="Train on from a merged model, or any other, on your own images: with all its weights, heads "
+                    "included, which nnU-Net's own -pretrained_weights drops. The result is an ordinary nnU-Net model "
+                    "of DATASET, to be sent back for the next merge.")
+    add = parser.add_argument
+    add("-m", required=True, metavar="MODEL", help="the merged model: a folder, or a zip as it was sent")
+    add("-d", required=True, metavar="DATASET", help="your dataset by name or id, preprocessed with the model's plans")
+    add("-c", dest="configuration", metavar="CONFIG",  # dest, because --c would have the same
+        help="configuration. Default: the model's")
+    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of DATASET. Each begins with the model's fold of that "
+        "name, else 'all', else its first; keep to the same folds in all rounds. Default: the model's")
+    add("-p", dest="plans_name", metavar="PLANS", help="plans your data were preprocessed with. Default: the model's")
+    add("-o", default="nnUNetFromMergedPlans", metavar="NAME", help="what the result's plans are called: one name for "
+        "each round. Default: %(default)s")
+    add("-epochs", type=positive_int, default=100, metavar="N", help="epochs. Default: %(default)s")
+    add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
+    add("-lr", type=positive, default=1e-3, metavar="R", help="learning rate at the beginning, falling to zero as in "
+        "nnU-Net, which begins with 0.01 from scratch. Default: %(default)s")
+    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint of the model. Default: %(default)s")
+    add("-seed", type=int, default=12345, help="seed, recorded beside the weights. Default: %(default)s")
+    add("--c", dest="continue_training", action="store_true",
+        help="continue after an interruption; what is done is kept")
+    add_trust(parser)
+    add_common(parser)
+    return parser
+
+
+def train_from_merged_entry() -> None:
+    args = build_parser().parse_args()
+    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
+
+
+def main(args: argparse.Namespace) -> None:
+    device = resolve_device(args.device)
+    set_threads(device.type)
+    from nnunetv2_stitch.rounds import train_from_merged
+    print_result(train_from_merged(
+        args.m, args.d, device=device, continue_training=args.continue_training,
+        say=lambda line: print(f"\n=== {line}", flush=True), configuration=args.configuration, folds=args.f,
+        plans_name=args.o, data_plans=args.plans_name, epochs=args.epochs, iterations=args.iterations, rate=args.lr,
+        checkpoint_name=args.chk, seed=args.seed))
+
+
+def print_result(result) -> None:
+    print()
+    for name, dice in result.validation_dice.items():
+        print(f"fold {name}: mean validation Dice {dice:.3f}")
+    folds = " ".join(map(str, result.folds))
+    which = f"-d {result.dataset} -c {result.configuration} -tr {result.trainer} -p {result.plans_name} -f {folds}"
+    print(f"\nSend it to the centre, and predict with stock nnU-Net:\n  nnUNetv2_export_party {which} -o FILE.zip\n"
+          f"  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}")

@@ -1,0 +1,1 @@
+"""What trainings of ours that end in an ordinary nnU-Net model have in common."""

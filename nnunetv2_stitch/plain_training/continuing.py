@@ -1,0 +1,61 @@
+"""What is there from earlier commands: whether it may be gone on with, and what of it must stay."""
+
+from __future__ import annotations
+
+import glob
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import read_json
+
+if TYPE_CHECKING:
+    from nnunetv2_stitch.plain_training.job import PlainJob
+
+
+def with_earlier_folds(job: PlainJob) -> PlainJob:
+    """The job with its record in its plans, and with what earlier commands wrote into plans of that name.
+
+    Raises:
+        StitchError: the file holds plans of another kind, or folds that were asked for otherwise.
+    """
+    previous = _previous_plans(job)
+    record = _merge_folds(job, previous)
+    own = {**job.plans["configurations"][job.configuration], job.key: record.to_json()}
+    configurations = {**(previous or {}).get("configurations", {}), job.configuration: own}
+    return replace(job, record=record, plans={**job.plans, "configurations": configurations})
+
+
+def _previous_plans(job: PlainJob) -> dict | None:
+    if not os.path.isfile(job.plans_file):
+        return None
+    plans = read_json(job.plans_file)
+    if any(job.key not in c for c in plans["configurations"].values()):
+        raise StitchError(f"{job.plans_file} holds other plans, not of {job.kind}; choose another name with "
+                          f"{job.name_flag}")
+    return plans
+
+
+def _merge_folds(job: PlainJob, previous: dict | None):
+    """The job's record, with the folds that earlier commands trained under the same name."""
+    others = {k: v for k, v in (previous or {}).items() if k not in ("configurations", "plans_name")}
+    if previous and others != {k: v for k, v in job.plans.items() if k not in ("configurations", "plans_name")}:
+        raise StitchError(f"{job.plans_file} was made from other plans; choose another name with {job.name_flag}")
+    if job.configuration not in (previous or {}).get("configurations", {}):
+        return job.record
+    begun = sorted(glob.glob(os.path.join(glob.escape(job.model_folder), "fold_*")))
+    if not begun:
+        return job.record
+    old = type(job.record).of(previous["configurations"][job.configuration], job.plans_name)
+    for name, flag in job.flags.items():
+        before, now = getattr(old, name), getattr(job.record, name)
+        if before != now:
+            said = "other images" if name.endswith("sha256") else f"{'its default' if before is None else before}"
+            raise StitchError(f"{begun[0]} was begun with {flag} {said}; go on with the same, or use {job.name_flag} "
+                              f"NAME for another model")
+    for fold, entry in job.record.folds.items():
+        if os.path.isdir(job.fold_folder(fold)) and old.folds.get(fold, entry) != entry:
+            raise StitchError(f"{job.fold_folder(fold)} was begun with {job.changed}; use {job.name_flag} NAME for "
+                              f"another model")
+    return replace(job.record, folds={**old.folds, **job.record.folds})

@@ -1,0 +1,108 @@
+"""What a trainer of ours that makes an ordinary model does beyond nnU-Net's, kept out of the trainer classes so that
+they import fast."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import atomically, write_json
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
+from nnunetv2_stitch.plain_training.checkpoints import deployed, is_deployed
+from nnunetv2_stitch.plain_training.records import without_records
+
+
+class PlainSession:
+    """State of one training; `trainer` is the nnU-Net trainer that it serves. `record` has a `seed`, and `num_epochs`
+    and `num_iterations_per_epoch`, which are None for nnU-Net's own.
+
+    Raises:
+        StitchError: training on several GPUs.
+    """
+
+    what = "this model"
+
+    def __init__(self, trainer, record):
+        if trainer.is_ddp:
+            raise StitchError(f"{self.what} is trained on one GPU: leave out -num_gpus")
+        self.trainer, self.record = trainer, record
+        if record.num_epochs is not None:
+            trainer.num_epochs = record.num_epochs
+        if record.num_iterations_per_epoch is not None:
+            trainer.num_iterations_per_epoch = record.num_iterations_per_epoch
+            trainer.num_val_iterations_per_epoch = max(1, min(trainer.num_val_iterations_per_epoch,
+                                                              record.num_iterations_per_epoch // 5))
+        #: spatial axes that training may mirror along
+        self.mirroring_axes: tuple[int, ...] | None = None
+
+    def begin(self) -> None:
+        """Before the first step of a training, or of its continuation."""
+        raise NotImplementedError
+
+    def write_down(self) -> None:
+        """Once the fold's folder is there."""
+        raise NotImplementedError
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """Without torch.compile's wrapper, which puts a prefix before every name."""
+        return getattr(self.trainer.network, "_orig_mod", self.trainer.network)
+
+    def seed(self) -> None:
+        """Seeds python, numpy and torch. Bit-equal repetition needs the CPU and nnUNet_n_proc_DA=0, because nnU-Net's
+        augmentation workers race."""
+        seed = self.record.seed + self.trainer.current_epoch
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+
+    def start_from(self, path: str) -> None:
+        """Take all weights of a checkpoint, heads for deep supervision included, which nnU-Net's own
+        -pretrained_weights drops."""
+        load_weights(self.network, network_weights(load_checkpoint(path)), path)
+
+    def write_record(self, name: str, told: Mapping) -> None:
+        """Plans without folders of this machine for whoever gets the model; the record beside the weights."""
+        trainer = self.trainer
+        write_json(os.path.join(trainer.output_folder_base, "plans.json"), without_records(trainer.plans_manager.plans))
+        write_json(os.path.join(trainer.output_folder, name),
+                   {**told, "num_epochs": trainer.num_epochs,
+                    "num_iterations_per_epoch": trainer.num_iterations_per_epoch})
+
+    def save_checkpoint(self, filename: str, stock_save: Callable[[str], None]) -> None:
+        """The final one as it is handed on: so where it is there, the training is done."""
+        def write(temporary: str) -> None:
+            stock_save(temporary)
+            if os.path.basename(filename) == "checkpoint_final.pth":
+                torch.save(deployed(load_checkpoint(temporary)), temporary)
+
+        if self.trainer.disable_checkpointing:
+            stock_save(filename)
+        else:
+            atomically(filename, write)
+
+    def load_checkpoint(self, path: str, stock_load: Callable[[str], None]) -> None:
+        """A training checkpoint as nnU-Net does; a finished one without optimizer, for validation."""
+        trainer = self.trainer
+        if not trainer.was_initialized:
+            trainer.initialize()
+        checkpoint = load_checkpoint(path)
+        if not is_deployed(checkpoint):
+            stock_load(path)
+            return
+        load_weights(self.network, network_weights(checkpoint), path)
+        trainer.current_epoch = checkpoint["current_epoch"]
+        trainer.logger.load_checkpoint(checkpoint["logging"])
+        trainer._best_ema = checkpoint["_best_ema"]
+        trainer.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
+
+
+def require_digest(path: str, digest: str, again: str) -> None:
+    """Raises StitchError unless the file is still the one that plans were made for; `again`: what to do then."""
+    if sha256(path) != digest:
+        raise StitchError(f"{path} is not the checkpoint that the plans were made for (sha256 differs); {again}")
