@@ -19,7 +19,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
+from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+    extract_fingerprint_dataset,
+    plan_experiment_dataset,
+    preprocess_dataset,
+)
 from nnunetv2.experiment_planning.plans_for_pretraining.move_plans_between_datasets import move_plans_between_datasets
 from study import prepare_parents, splits_of
 
@@ -42,7 +46,7 @@ from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights
 from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.rounds import train_from_merged
 
-SHARED = "nnUNetPlansShared"
+RECEIVED, SHARED = "Dataset900_Received", "nnUNetPlansShared"
 WAYS = (UNIFORM, GREEDY, FEDAVG, FISHER, GUIDED)
 
 
@@ -66,19 +70,21 @@ class Study:
         return os.path.join(self.root, "sent", f"{letter}_round{number}.zip")
 
 
-def share_plans(study: Study) -> None:
-    """The other parties' data, preprocessed with the centre's plans: as docs/how-to/merge-models.md says."""
-    centre, *others = study.names
-    for name in others:
+def share_plans(study: Study, start: str) -> None:
+    """The other parties' data, preprocessed with the plans in the zip that they got: as docs/how-to/merge-in-rounds.md
+    says."""
+    received = os.path.join(study.root, "nnUNet_preprocessed", RECEIVED)
+    write_json(os.path.join(received, f"{PLANS}.json"), read_party(start).plans)
+    for name in study.names[1:]:
         folder = os.path.join(study.root, "nnUNet_preprocessed", name)
         raw = os.path.join(study.root, "nnUNet_raw", name)
         if not os.path.isdir(raw):
             shutil.copytree(os.path.join(study.args.raw, name), raw)
-        if not os.path.isfile(os.path.join(folder, "dataset_fingerprint.json")):
-            from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
-            extract_fingerprint_dataset(int(name[7:10]), num_processes=1, verbose=False)
         if not os.path.isfile(os.path.join(folder, f"{SHARED}.json")):
-            move_plans_between_datasets(centre, name, PLANS, SHARED)
+            extract_fingerprint_dataset(int(name[7:10]), num_processes=1, verbose=False)
+            with environment_set({"nnUNet_n_proc_DA": "1"}):  # the planner sets as many threads
+                plan_experiment_dataset(int(name[7:10]))
+            move_plans_between_datasets(RECEIVED, name, PLANS, SHARED)
         data = read_json(os.path.join(folder, f"{SHARED}.json"))["configurations"][CONFIGURATION]["data_identifier"]
         done = os.path.join(folder, f"{data}.done")
         if not os.path.isfile(done):
@@ -218,11 +224,11 @@ def main() -> None:
         os.makedirs(os.path.join(study.root, "sent"), exist_ok=True)
         centre = args.datasets[0]
         prepare_parents(study.root, [centre], args.raw, settings, [FOLD], study.device)
-        share_plans(study)
         begun = read_model_folder(study.model(centre, PLANS, args.trainer))
         start, base = study.zip("start", 0), begun.checkpoint_path(FOLD)
         if not os.path.isfile(start):
             export_party(begun, start, folds=[FOLD])
+        share_plans(study, start)
         rounds = [{"round": 0, "validation": {}, "test": test_dice(study, {"the common start": begun.path},
                                                                    os.path.join(study.root, "round_0"))}]
         for number in range(1, args.rounds + 1):
