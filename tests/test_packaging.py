@@ -233,8 +233,10 @@ def test_nnunet_finds_the_trainers_and_survives_without_us(environment):
     environment.run("nnUNetv2_stitch_trainers", "--register")
     new = set(sources(environment.nnunet)) - set(before)
     assert new == {os.path.join("training", "nnUNetTrainer", "nnUNetTrainerStitchRegistered.py")}
-    assert environment.look_up(ours, "nnUNetTrainer", stock) == [
+    merged = "nnUNetTrainerFromMerged"
+    assert environment.look_up(ours, "nnUNetTrainer", stock, merged) == [
         found, "FOUND nnunetv2.training.nnUNetTrainer.nnUNetTrainer", found_stock,
+        f"FOUND nnunetv2_stitch.trainers.{merged}",
     ]  # fmt: skip
 
     environment.pip("uninstall", "-y", "nnunetv2-stitch")
