@@ -1,6 +1,6 @@
 """Three nnU-Nets from one start, merged in rounds by files alone: every way to merge, on every party's test cases.
 
-    python benchmarks/rounds.py FOLDER -raw RAW_FOLDER -datasets Dataset911_A Dataset913_B Dataset912_C [...]
+    python benchmarks/rounds.py FOLDER -raw RAW_FOLDER -datasets Dataset911_A Dataset913_B Dataset912_C
 
 The first party is the centre. All parties preprocess with its plans. The common start is its own model, trained as in
 `benchmarks/study.py` and reused where FOLDER has it: a centre that has a model of its own and sends it to the others.
@@ -58,6 +58,7 @@ class Study:
     names: list[str]
     args: argparse.Namespace
     device: torch.device
+    seed: int
 
     @property
     def letters(self) -> str:
@@ -114,10 +115,10 @@ def one_round(study: Study, number: int, start: str, base: str) -> dict:
             result = train_from_merged(
                 start, name, device=study.device, continue_training=True, validate=False, folds=[FOLD],
                 plans_name=f"nnUNetRound{number}Plans", data_plans=PLANS if name == centre else SHARED,
-                epochs=args.epochs, iterations=args.iterations, rate=args.lr, seed=args.seed + number)
+                epochs=args.epochs, iterations=args.iterations, rate=args.lr, seed=study.seed + number)
             export_party(read_model_folder(result.model_folder), study.zip(letter, number))
     request = MergeRequest([study.zip(letter, number) for letter in study.letters], centre, CONFIGURATION, FOLD,
-                           f"nnUNetMerged{number}Plans", base, steps=args.steps, plans_name=PLANS, seed=args.seed)
+                           f"nnUNetMerged{number}Plans", base, steps=args.steps, plans_name=PLANS, seed=study.seed)
     merged = study.model(centre, request.name, "nnUNetTrainer")
     record_file = os.path.join(merged, f"fold_{FOLD}", "merge.json")
     if not os.path.isfile(record_file):
@@ -181,25 +182,56 @@ def test_dice(study: Study, folders: Mapping[str, str], output: str) -> dict[str
     return {name: {s.name: comparison.summary(name, s.name, label).mean for s in sets} for name in folders}
 
 
-def tables(rounds: list[dict], letters: str) -> str:
+def tables(studies: list[dict], letters: str) -> str:
+    """Markdown: per round a row per model, means over seeds with each seed's value in brackets."""
     text = []
-    for found in rounds:
-        if "check" in found:
-            text += [f"## Round {found['round']}", "", found["check"], ""]
-        else:
-            text += ["## The common start", ""]
-        members = [v for k, v in found["validation"].items() if k in letters]
-        best = max(members, default=None)
+    for rounds in zip(*(s["rounds"] for s in studies)):
+        text += [f"## Round {rounds[0]['round']}" if rounds[0]["round"] else "## The common start", ""]
+        text += [f"Seed {s['seed']}: {found['check']}" for s, found in zip(studies, rounds) if "check" in found]
         rows = []
-        for name, dice in found["test"].items():
-            score = found["validation"].get(name)
-            label = name if name not in letters else f"{name}'s model"
-            marks = (["best member"] if name in letters and score == best and len(members) > 1 else []) + \
-                (["written"] if name == found.get("chosen") else [])
-            rows.append({"model": label, "validation (centre)": score,
-                         **{f"{k}'s test cases": v for k, v in dice.items()}, "": ", ".join(marks)})
-        text += [markdown_table(rows), ""]
+        for name in rounds[0]["test"]:
+            best = [s["seed"] for s, r in zip(studies, rounds) if name == best_member(r, letters)]
+            written = [s["seed"] for s, r in zip(studies, rounds) if name == r.get("chosen")]
+            marks = [f"{what} ({', '.join(map(str, seeds))})" for what, seeds in (("best member", best),
+                                                                                 ("written", written)) if seeds]
+            rows.append({"model": f"{name}'s model" if name in letters else name,
+                         "validation (centre)": spread([r["validation"].get(name) for r in rounds]),
+                         **{f"{k}'s test cases": spread([r["test"][name][k] for r in rounds]) for k in letters},
+                         "seeds": ", ".join(marks)})
+        text += ["", markdown_table(rows), ""]
     return "\n".join(text)
+
+
+def best_member(found: Mapping, letters: str) -> str | None:
+    members = {k: v for k, v in found["validation"].items() if k in letters}
+    return max(members, key=members.get, default=None)
+
+
+def spread(values: list[float | None]) -> str:
+    if None in values:
+        return ""
+    mean = f"{sum(values) / len(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({', '.join(f'{v:.3f}' for v in values)})"
+
+
+def one_seed(folder: str, seed: int, args: argparse.Namespace) -> dict:
+    study = Study(os.path.join(folder, f"seed_{seed}"), args.datasets, args, torch.device(args.device), seed)
+    centre = args.datasets[0]
+    with environment_set(environment(study.root)):
+        os.makedirs(os.path.join(study.root, "sent"), exist_ok=True)
+        settings = replace(DemoSettings(), trainer=args.trainer, seed=seed)
+        prepare_parents(study.root, [centre], args.raw, settings, [FOLD], study.device)
+        begun = read_model_folder(study.model(centre, PLANS, args.trainer))
+        start, base = study.zip("start", 0), begun.checkpoint_path(FOLD)
+        if not os.path.isfile(start):
+            export_party(begun, start, folds=[FOLD])
+        share_plans(study, start)
+        test = test_dice(study, {"the common start": begun.path}, os.path.join(study.root, "round_0"))
+        rounds = [{"round": 0, "validation": {}, "test": test}]
+        for number in range(1, args.rounds + 1):
+            rounds.append(one_round(study, number, start, base))
+            start, base = rounds[-1]["zip"], rounds[-1]["checkpoint"]
+    return {"seed": seed, "rounds": rounds}
 
 
 def main() -> None:
@@ -212,31 +244,17 @@ def main() -> None:
     parser.add_argument("-iterations", type=int, default=100, help="per epoch")
     parser.add_argument("-lr", type=float, default=1e-3)
     parser.add_argument("-steps", type=int, default=100, help="of the search of coefficients")
-    parser.add_argument("-seed", type=int, default=1)
+    parser.add_argument("-seeds", type=int, nargs="+", default=[1])
     parser.add_argument("-device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("-trainer", default=DemoSettings.trainer, help="of the common start")
     args = parser.parse_args()
     torch.set_num_threads(usable_cores() if args.device == "cpu" else 1)
-    folder = os.path.abspath(args.folder)
-    study = Study(os.path.join(folder, f"seed_{args.seed}"), args.datasets, args, torch.device(args.device))
-    settings = replace(DemoSettings(), trainer=args.trainer, seed=args.seed)
-    with environment_set(environment(study.root)):
-        os.makedirs(os.path.join(study.root, "sent"), exist_ok=True)
-        centre = args.datasets[0]
-        prepare_parents(study.root, [centre], args.raw, settings, [FOLD], study.device)
-        begun = read_model_folder(study.model(centre, PLANS, args.trainer))
-        start, base = study.zip("start", 0), begun.checkpoint_path(FOLD)
-        if not os.path.isfile(start):
-            export_party(begun, start, folds=[FOLD])
-        share_plans(study, start)
-        rounds = [{"round": 0, "validation": {}, "test": test_dice(study, {"the common start": begun.path},
-                                                                   os.path.join(study.root, "round_0"))}]
-        for number in range(1, args.rounds + 1):
-            rounds.append(one_round(study, number, start, base))
-            start, base = rounds[-1]["zip"], rounds[-1]["checkpoint"]
-            write_json(os.path.join(folder, "rounds.json"), {"arguments": vars(args), "rounds": rounds})
-            write_text(os.path.join(folder, "rounds.md"), tables(rounds, study.letters))
-    print(tables(rounds, study.letters))
+    folder, letters, studies = os.path.abspath(args.folder), string.ascii_uppercase[:len(args.datasets)], []
+    for seed in args.seeds:
+        studies.append(one_seed(folder, seed, args))
+        write_json(os.path.join(folder, "rounds.json"), studies)
+        write_text(os.path.join(folder, "rounds.md"), tables(studies, letters))
+    print(tables(studies, letters))
 
 
 if __name__ == "__main__":

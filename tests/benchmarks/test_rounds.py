@@ -23,7 +23,8 @@ def test_rounds(world2d, nnunet_env, monkeypatch, capsys, tmp_path):
         "-rounds", "1", "-epochs", "1", "-iterations", "2", "-steps", "1", "-trainer", "nnUNetTrainerTiny"])
     with thread_pools():
         runpy.run_path(str(ROUNDS), run_name="__main__")
-    start, first = json.loads((tmp_path / "rounds.json").read_text())["rounds"]
+    (study,) = json.loads((tmp_path / "rounds.json").read_text())
+    start, first = study["rounds"]
     assert set(start["test"]["the common start"]) == {"A", "B"}
     ways = {"uniform soup", "greedy soup", "FedAvg weighting", "Fisher merging", "guided"}
     assert set(first["test"]) == {"A", "B"} | ways == set(first["validation"])
