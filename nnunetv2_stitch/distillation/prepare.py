@@ -22,6 +22,7 @@ from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY, DISTILLED_KEY
 from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
 from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
+from nnunetv2_stitch.plain_training.records import relative_to_results
 from nnunetv2_stitch.stitching.network import build_parent
 from nnunetv2_stitch.stitching.plans import count_parameters
 
@@ -96,7 +97,7 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
     host = _host_record(teacher)
     entries = {str(f): _fold_entry(teacher, f, host, student if start == HOST else None) for f in folds}
     record = Distillation(
-        _relative(teacher.path), request.student, start, request.weight, request.seed, request.epochs,
+        relative_to_results(teacher.path), request.student, start, request.weight, request.seed, request.epochs,
         request.iterations, host={k: host[k] for k in ("folder", "checkpoint")} if start == HOST else {}, folds=entries)
     if request.unlabelled is not None:
         ending = dataset_json["file_ending"]
@@ -166,8 +167,3 @@ def host_checkpoint(host: dict, fold: int | str) -> str:
 
 def teacher_folder(record: Distillation) -> str:
     return os.path.join(str(nnUNet_results), record.teacher)
-
-
-def _relative(path: str) -> str:
-    inside = os.path.relpath(path, str(nnUNet_results))
-    return os.path.abspath(path) if inside.startswith("..") else inside

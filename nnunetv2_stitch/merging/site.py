@@ -17,6 +17,7 @@ from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.merging.members import Member
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import ModelFolder
+from nnunetv2_stitch.plain_training.records import without_records
 
 NO_PLANS = ("dataset.json", "dataset_fingerprint.json", "splits_final.json")
 
@@ -123,7 +124,7 @@ def _merged_plans(own: ModelFolder, model: ModelFolder, name: str) -> dict:
                           f"model again from its source")
     configuration["patch_size"] = patch
     plans["configurations"] = {own.configuration: configuration}
-    return plans
+    return without_records(plans)
 
 
 def _with_labels_of(model: ModelFolder, dataset_json: dict) -> dict:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
+
+from nnunetv2.paths import nnUNet_results
 
 DISTILLATION, FROM_MERGED = RECORDS = ("distillation", "from_merged")  # keys of a configuration
 
@@ -15,3 +18,9 @@ def without_records(plans: Mapping) -> dict:
         for key in RECORDS:
             configuration.pop(key, None)
     return plans
+
+
+def relative_to_results(path: str) -> str:
+    """How a record names a model folder: relative to nnUNet_results where it lies inside, else absolute."""
+    inside = os.path.relpath(path, str(nnUNet_results))
+    return os.path.abspath(path) if inside.startswith("..") else inside

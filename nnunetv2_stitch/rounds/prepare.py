@@ -20,7 +20,7 @@ from nnunetv2_stitch.parties.checkpoint import load_weights
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
 from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
-from nnunetv2_stitch.plain_training.records import without_records
+from nnunetv2_stitch.plain_training.records import relative_to_results
 from nnunetv2_stitch.rounds.record import FLAGS, KEY, FromMerged
 
 TRAINER = "nnUNetTrainerFromMerged"
@@ -92,9 +92,10 @@ def prepare(request: FromMergedRequest, continue_training: bool = False) -> From
         raise StitchError(f"{path}: labels are {', '.join(read_json(path)['labels'])}, which are not those of "
                           f"{model.path} ({', '.join(output_names(model))}); a model is trained on only where labels "
                           f"are the same")
-    record = FromMerged(_relative(model.path), request.rate, request.seed, request.epochs, request.iterations, begins)
+    record = FromMerged(relative_to_results(model.path), request.rate, request.seed, request.epochs,
+                        request.iterations, begins)
     job = with_earlier_folds(FromMergedJob(model, site.dataset_name, configuration, request.plans_name, folds, record,
-                                           without_records(site.plans)))
+                                           site.plans))
     check_folders(job, continue_training, "the party's")
     return job
 
@@ -103,8 +104,3 @@ def _begin(member: Member) -> dict:
     inside = os.path.relpath(member.path, member.model.path).replace(os.sep, "/")
     return {"fold": str(member.fold), "checkpoint": inside, "sha256": member.sha256,
             "mirroring": list(member.mirroring)}
-
-
-def _relative(path: str) -> str:
-    inside = os.path.relpath(path, str(nnUNet_results))
-    return os.path.abspath(path) if inside.startswith("..") else inside

@@ -11,6 +11,8 @@ from partner_site import command, refused
 from nnunetv2_stitch.entrypoints import train_from_merged
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.merging.members import read_member
+from nnunetv2_stitch.merging.site import find_site
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.rounds import FromMergedRequest, prepare
@@ -93,6 +95,10 @@ def test_the_plans_name_a_zips_checkpoint_where_it_stays(given, tmp_path):
     configuration = {**written["configurations"]["2d"]}
     assert configuration.pop("from_merged") == record.to_json()
     assert configuration == before["configurations"]["2d"] and written["plans_name"] == "Round1"
+    # Such plans may serve for the next merge or round, whose plans and models do not inherit the record.
+    write_json(job.plans_file, written)
+    member = read_member(job.model, 0, "merged")
+    assert "from_merged" not in str(find_site(1, "2d", 0, [member], "Merged", "Round1").plans)
 
 
 def test_a_fold_goes_on_as_it_was_begun(given):
