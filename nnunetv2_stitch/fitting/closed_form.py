@@ -6,6 +6,7 @@ least-squares solution from moments instead of gradient descent, so there is no 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +19,17 @@ from nnunetv2_stitch.stitching.setting import SIDES, Setting
 MAX_GAIN = 3.0  # where next to nothing is explained, noise is not blown up without bound
 
 
+PIECE = 8192  # pixels whose products are summed in float32 before float64 takes over; fits a CPU's cache
+PIECES_ON_GPU = 64  # at a time: few kernels, and 64 channels of them are 128 MiB
+
+
 class Moments:
     """Running first and second moments of `[a; b]` over all pixels of all batches.
 
-    Products are taken in the maps' own precision, sums in float64. Values are shifted by the first batch's means
-    before they are multiplied, so that a large mean does not swamp a small variance.
+    Products are taken in float32 whatever precision the maps and the context have, and summed in float64 every `PIECE`
+    pixels. Values are shifted by the first batch's means before they are multiplied, so that a large mean does not
+    swamp a small variance. The sums stay on the maps' device, so that no batch waits for another (on the CPU for MPS,
+    which has no float64).
     """
 
     def __init__(self, channels_a: int, channels_b: int):
@@ -34,20 +41,33 @@ class Moments:
 
     def update(self, a: torch.Tensor, b: torch.Tensor) -> None:
         """Add maps `(B, Ca, *spatial)` and `(B, Cb, *spatial)` of the same images."""
-        values = torch.cat([m.detach().float().transpose(0, 1).flatten(1) for m in (a, b)])
+        maps = [m.detach().flatten(2).transpose(0, 1) for m in (a, b)]
         if self.shift is None:
-            self.shift = values.mean(1, keepdim=True)
-        values = values - self.shift
-        self.count += values.shape[1]
-        self.first += values.sum(1, dtype=torch.float64).cpu()
-        self.second += (values @ values.T).double().cpu()
+            self.shift = torch.cat([m.mean((1, 2), dtype=torch.float32) for m in maps])[:, None]
+        self.shift = self.shift.to(a.device)
+        kept_on = "cpu" if a.device.type == "mps" else a.device
+        self.first, self.second = self.first.to(kept_on), self.second.to(kept_on)
+        self.count += maps[0][0].numel()
+        with torch.autocast(a.device.type, enabled=False):  # mixed precision would take the products in half precision
+            most = PIECE * (1 if a.device.type == "cpu" else PIECES_ON_GPU)
+            for values in _centred(maps, self.shift.split([len(m) for m in maps]), most):
+                self._add(values)
+        self.second[:self.split, self.split:] = self.second[self.split:, :self.split].T
+
+    def _add(self, values: torch.Tensor) -> None:
+        """Add `(pieces, Ca + Cb, PIECE)`, leaving out the block that mirrors another."""
+        a, b = values[:, :self.split], values[:, self.split:]
+        self.first += _in_float64(values.sum(2), self.first)
+        self.second[:, :self.split] += _in_float64(values @ a.mT, self.second)
+        self.second[self.split:, self.split:] += _in_float64(b @ b.mT, self.second)
 
     def state(self) -> torch.Tensor:
         """Count, raw first and second moments without the shift, flat, so that processes can add theirs up."""
-        shift = self.shift[:, 0].double().cpu() if self.shift is not None else torch.zeros_like(self.first)
-        first = self.first + self.count * shift
-        cross = torch.outer(self.first, shift)
-        second = self.second + cross + cross.T + self.count * torch.outer(shift, shift)
+        first, second = self.first.cpu(), self.second.cpu()
+        shift = self.shift[:, 0].cpu().double() if self.shift is not None else torch.zeros_like(first)
+        cross = torch.outer(first, shift)
+        second = second + cross + cross.T + self.count * torch.outer(shift, shift)
+        first = first + self.count * shift
         return torch.cat([torch.tensor([self.count], dtype=torch.float64), first, second.flatten()])
 
     def load_state(self, state: torch.Tensor) -> None:
@@ -62,12 +82,38 @@ class Moments:
         scales every channel of the translated map around its mean to the target's variance, at the price of a larger
         squared error.
         """
-        mean = self.first / max(self.count, 1)
-        covariance = self.second / max(self.count, 1) - torch.outer(mean, mean)
-        mean = mean + self.shift[:, 0].double().cpu()
+        mean = self.first.cpu() / max(self.count, 1)
+        covariance = self.second.cpu() / max(self.count, 1) - torch.outer(mean, mean)
+        mean = mean + self.shift[:, 0].cpu().double()
         a, b = slice(0, self.split), slice(self.split, None)
         return tuple(_regress(covariance, mean, source, target, ridge, keep_variance)
                      for source, target in ((b, a), (a, b)))
+
+
+def _centred(maps: Sequence[torch.Tensor], shifts: Sequence[torch.Tensor], most: int) -> Iterator[torch.Tensor]:
+    """Maps `(C, B, pixels)` less their shifts `(C, 1)`, as `(pieces, sum of C, PIECE)` in float32, zeros at the end;
+    `most` pixels at a time.
+
+    One buffer is filled again and again: on the CPU it stays in the cache, on a GPU it bounds the memory.
+    """
+    _, images, pixels = maps[0].shape
+    together, length = min(images, max(1, most // pixels)), min(pixels, most)  # several whole images, or a part of one
+    pieces = -(-together * length // PIECE)
+    width = together * length if pieces == 1 else pieces * PIECE
+    buffer = torch.empty(sum(map(len, maps)), width, device=maps[0].device)
+    for image in range(0, images, together):
+        for start in range(0, pixels, length):
+            parts = [m[:, image:image + together, start:start + length] for m in maps]
+            used = parts[0][0].numel()
+            buffer[:, used:] = 0
+            for part, shift, room in zip(parts, shifts, buffer[:, :used].split([len(m) for m in maps])):
+                torch.sub(part, shift[:, None], out=room.unflatten(1, part.shape[1:]))
+            yield buffer.unflatten(1, (pieces, -1)).transpose(0, 1)
+
+
+def _in_float64(parts: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The sum over dim 0."""
+    return parts.to(like.device).sum(0, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ import pytest
 import torch
 from networks import build, ensemble, image, spec
 
+from nnunetv2_stitch.fitting import closed_form
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, Moments
 from nnunetv2_stitch.graph import features
 
@@ -23,6 +24,38 @@ def test_moments_give_the_least_squares_solution_in_both_directions():
         np.testing.assert_allclose(solution.bias.numpy(), wanted[-1], rtol=1e-3, atol=1e-2)
         residual = target - (design @ wanted).T
         assert solution.r2 == pytest.approx(1 - residual.var(1).sum() / target.var(1).sum(), abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_mixed_precision_loses_nothing_that_the_maps_hold(dtype):
+    """Large means, as in front of a norm; in half precision the sums of squares overflow and the variance is lost."""
+    torch.manual_seed(0)
+    a = torch.randn(2, 6, 70, 90)
+    b = (torch.einsum("oc,bcxy->boxy", torch.randn(8, 6), a) + 0.1 * torch.randn(2, 8, 70, 90) - 20).to(dtype)
+    a = (30 + a).to(dtype)
+    moments = Moments(6, 8)
+    with torch.autocast("cpu", torch.bfloat16):  # as training runs it on CUDA
+        moments.update(a, b)
+        moments.update(a.flip(0), b.flip(0))
+    covariance = torch.cat([m.double().transpose(0, 1).flatten(1) for m in (a, b)]).cov(correction=0)
+    aa, ba, bb = covariance[:6, :6], covariance[6:, :6], covariance[6:, 6:]
+    wanted = torch.linalg.solve(aa, ba.T).T
+    r2 = float((wanted @ aa @ wanted.T).trace() / bb.trace())
+    _, to_b = moments.solve(ridge=0)
+    torch.testing.assert_close(to_b.weight.double(), wanted, rtol=1e-5, atol=1e-5)
+    assert to_b.r2 == pytest.approx(r2, abs=1e-6)
+
+
+@pytest.mark.parametrize("images, pixels, most", [(3, 7, 8), (3, 7, 16), (5, 7, 24), (2, 30, 8), (2, 30, 16),
+                                                  (1, 5, 64)])
+def test_products_in_pieces_are_the_whole_product(images, pixels, most, monkeypatch):
+    monkeypatch.setattr(closed_form, "PIECE", 8)
+    maps = torch.randn(2, images, pixels), torch.randn(3, images, pixels)
+    pieces = [v.clone() for v in closed_form._centred(maps, (torch.zeros(2, 1), torch.ones(3, 1)), most)]
+    flat = torch.cat([maps[0], maps[1] - 1]).flatten(1)
+    assert max(v.shape[2] for v in pieces) <= 8 and max(v.shape[0] * v.shape[2] for v in pieces) <= most
+    torch.testing.assert_close(sum((v @ v.mT).sum(0) for v in pieces), flat @ flat.T)
+    torch.testing.assert_close(sum(v.sum((0, 2)) for v in pieces), flat.sum(1))
 
 
 def test_moments_of_two_processes_add_up():
