@@ -1,29 +1,44 @@
-"""Forward pass of the deployed stitched ensemble against the two bare parents, in one run."""
+"""Forward pass of the deployed stitched ensemble against the two bare parents, in one run; `-compile` both compiled."""
 
 import torch
-from common import machine, medians, parser, plain_unet, supernet
+from common import bare_parents, medians, parser, precision, say_ratio, start, supernet, workload
 
-from nnunetv2_stitch.stitching.network import build_parent
 from nnunetv2_stitch.stitching.setting import Setting
+
+PROGRESS = 0.7  # of the averaged pair; where it is makes no difference to the cost
 
 
 @torch.inference_mode()
 def main() -> None:
     add = parser(__doc__)
     add.add_argument("-dim", type=int, default=2, choices=(2, 3))
+    add.add_argument("-compile", action="store_true", help="torch.compile, against compiled parents and against eager")
     args = add.parse_args()
-    torch.set_num_threads(args.threads)
-    spec = plain_unet(args.dim, stages=6 if args.dim == 2 else 5)
-    x = torch.randn(1, 1, *((256, 256) if args.dim == 2 else (64, 64, 64)), device=args.device)
+    start(args)
+    spec, x = workload(args, args.dim, 1 if args.size == "small" else None, {2: 256, 3: 64}[args.dim])
     net = supernet(spec, args.device)
-    deployed = net.deployed(Setting.average_at(int(0.7 * len(net.positions)))).to(args.device)
-    parents = [build_parent(spec, 1, 3).to(args.device).eval() for _ in range(2)]
-    result = medians({"stitched": lambda: deployed(x), "parents": lambda: [p(x) for p in parents]}, args.repeats * 5,
-                     args.device)
-    print(machine(args.device))
-    print(f"{args.dim}d, median ms: stitched {1e3 * result['stitched']:.1f}, "
-          f"two bare parents {1e3 * result['parents']:.1f}")
-    print(f"ratio stitched / parents: {result['stitched'] / result['parents']:.3f}")
+    deployed = net.deployed(Setting.average_at(int(PROGRESS * len(net.positions)))).to(args.device)
+    parents = bare_parents(spec, args.device)
+    networks = {"stitched": [deployed], "bare parents": parents}
+    if args.compile:
+        networks |= {f"{name}, compiled": [torch.compile(n, fullgraph=True) for n in found]
+                     for name, found in networks.items()}
+
+    def call(found):
+        def run():
+            with precision(args):
+                return [n(x) for n in found]
+        return run
+
+    times = medians({name: call(found) for name, found in networks.items()}, args.repeats * 5, args.device)
+    for name, value in times.items():
+        print(f"{args.dim}d, {name}: median {1e3 * value:.1f} ms")
+    say_ratio(times["stitched"] / times["bare parents"], f"forward pass, {args.dim}d, stitched to two bare parents")
+    if args.compile:
+        say_ratio(times["stitched, compiled"] / times["bare parents, compiled"],
+                  f"forward pass, {args.dim}d, compiled, stitched to two bare parents")
+        say_ratio(times["stitched, compiled"] / times["stitched"], f"forward pass, {args.dim}d, stitched, compiled to "
+                                                                   f"eager")
 
 
 if __name__ == "__main__":

@@ -97,7 +97,8 @@ class StitchedPredictor(nnUNetPredictor):
         Raises:
             StitchError: the deployed checkpoint lacks what this mode needs.
         """
-        modes = ("stitched", "ensemble", *self.network.parties)
+        network = self.uncompiled
+        modes = ("stitched", "ensemble", *network.parties)
         if mode not in modes:
             raise StitchError(f"mode {mode!r} is not one of {', '.join(modes)}")
         parameters = []
@@ -106,17 +107,22 @@ class StitchedPredictor(nnUNetPredictor):
                 combine = decode_setting(weights[SETTING_KEY]).combine
                 weights = {**weights, SETTING_KEY: encode_setting(Setting({}, mode, combine))}
             try:
-                self.network.load_state_dict(weights)
+                network.load_state_dict(weights)
             except StitchError as error:
                 raise StitchError(f"{path} cannot answer as {mode}: it was pruned to what its own setting needs; "
                                   f"use -mode stitched, or train with -output ensemble") from error
-            parameters.append({k: v for k, v in weights.items() if k in self.network.state_dict()})
+            parameters.append({k: v for k, v in weights.items() if k in network.state_dict()})
         self.list_of_parameters, self.mode = parameters, mode
+
+    @property
+    def uncompiled(self) -> StitchedEnsemble:
+        """The network itself, also where nnU-Net has compiled it (`nnUNet_compile`), which renames its weights."""
+        return getattr(self.network, "_orig_mod", self.network)
 
     def answering_as(self, mode: str) -> StitchedPredictor:
         """Another predictor with a network of its own, on the same weights, that answers in another mode."""
         other = copy.copy(self)
-        network = self.network
+        network = self.uncompiled
         other.network = StitchedEnsemble(network.input_channels, network.num_classes, network.parents,
                                          network.matches, None, network.positions, network.regions,
                                          bridges=network.bridges)
