@@ -3,7 +3,7 @@
 import time
 
 import torch
-from common import machine, parser, plain_unet, supernet
+from common import parser, plain_unet, say_ratio, start, supernet
 
 from nnunetv2_stitch.fitting.closed_form import DirectMatching
 from nnunetv2_stitch.stitching.runner import GraphRunner
@@ -27,13 +27,13 @@ def main() -> None:
     add = parser(__doc__)
     add.add_argument("-epochs", type=int, default=50)
     args = add.parse_args()
-    torch.set_num_threads(args.threads)
+    start(args)
     net = supernet(plain_unet(width=8, widest=32), args.device)
     # Smooth images, because the features of white noise have little in common.
     noise = torch.randn(16, 1, 8, 8, device=args.device)
     data = torch.nn.functional.interpolate(noise, size=(64, 64), mode="bicubic").split(4)
     runner = GraphRunner(net.joined)
-    start = [p.detach().clone() for p in net.stitch_parameters()]
+    before = [p.detach().clone() for p in net.stitch_parameters()]
 
     def mean_error():
         with torch.no_grad():
@@ -45,11 +45,10 @@ def main() -> None:
         matching.update(x)
     matching.solve()
     ours, ours_time = mean_error(), time.perf_counter() - begin
-    print(machine(args.device))
     print(f"closed form: {ours:.5f} in 1 pass, {ours_time:.1f} s")
     for rate in (1e-2, 3e-3, 1e-3):
         with torch.no_grad():
-            for p, value in zip(net.stitch_parameters(), start):
+            for p, value in zip(net.stitch_parameters(), before):
                 p.copy_(value)
         optimizer = torch.optim.AdamW(net.stitch_parameters(), rate, weight_decay=0)
         begin = time.perf_counter()
@@ -59,8 +58,8 @@ def main() -> None:
                 direct_errors(net, runner, x).sum().backward()
                 optimizer.step()
         error, used = mean_error(), time.perf_counter() - begin
-        print(f"AdamW {rate:g}: {error:.5f} after {args.epochs} passes, {used:.1f} s; "
-              f"ratio of errors closed form / AdamW {ours / error:.3f}, of passes 1/{args.epochs}")
+        print(f"AdamW {rate:g}: {error:.5f} after {args.epochs} passes, {used:.1f} s")
+        say_ratio(ours / error, f"squared error, closed form in 1 pass to AdamW {rate:g} in {args.epochs}")
 
 
 if __name__ == "__main__":
