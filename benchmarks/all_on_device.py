@@ -35,16 +35,16 @@ WITHOUT_DEVICE = ("graph_breaks",)  # a property of the code
 RESULT = re.compile(r"^(ratio|graph breaks) ([\d.]+): (.+)$", re.MULTILINE)
 
 
-def commands(device: str, threads: int, repeats: int, size: str | None) -> list[list[str]]:
+def commands(device: str, threads: int, repeats: int, size: str | None, clock: str = "wall") -> list[list[str]]:
     """Arguments of each run, the script first."""
     found = []
     for run in RUNS:
         script, *flags = run.split()
         if script not in WITHOUT_DEVICE:
             flags += ["-device", device, "-threads", str(threads), "-repeats", str(repeats)]
-            flags += ["-size", size] if size else []
+            flags += ["-clock", clock] + (["-size", size] if size else [])
         found.append([script, *flags])
-    return [*found, [*LARGE_CASE[device].split(), "-device", device, "-threads", str(threads)]]
+    return [*found, [*LARGE_CASE[device].split(), "-device", device, "-threads", str(threads), "-clock", clock]]
 
 
 def rows_of(output: str, command: str) -> list[str]:
@@ -69,13 +69,14 @@ def main() -> None:
     parser.add_argument("-device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("-threads", type=int, default=usable_cores())
     parser.add_argument("-repeats", type=int, default=5)
+    parser.add_argument("-clock", default="wall", choices=("wall", "processor"))
     parser.add_argument("-size", help="as the scripts take it; default theirs for the device")
     parser.add_argument("-only", nargs="+", help="scripts, by name")
     parser.add_argument("-limit", type=float, default=590, help="seconds for all")
     parser.add_argument("-o", help="markdown file; the table is printed in any case")
     args = parser.parse_args()
     begin, table = time.monotonic(), ["| what | value | command |", "|---|---|---|"]
-    for arguments in commands(args.device, args.threads, args.repeats, args.size):
+    for arguments in commands(args.device, args.threads, args.repeats, args.size, args.clock):
         if args.only and arguments[0] not in args.only:
             continue
         command = f"python benchmarks/{arguments[0]}.py {' '.join(arguments[1:])}".strip()

@@ -18,6 +18,7 @@ from nnunetv2_stitch.graph import layer_nodes, match_star, trace
 from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
 from nnunetv2_stitch.stitching.setting import party_names
 
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 WARM_UPS = {"cpu": 1, "cuda": 3}  # cuDNN tries its algorithms in the first passes
 
 
@@ -44,6 +45,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     result.add_argument("-device", default="cpu", choices=("cpu", "cuda"))
     result.add_argument("-threads", type=int, default=usable_cores())
     result.add_argument("-repeats", type=int, default=9)
+    add_clock(result)
     result.add_argument("-size", choices=tuple(SIZES), help="of networks and images; default small on the CPU, planned "
                                                             "(as nnU-Net plans) on CUDA")
     result.add_argument("-precision", choices=("mixed", "fp32"), help="default mixed on CUDA, as nnU-Net; on the CPU "
@@ -51,14 +53,20 @@ def parser(description: str) -> argparse.ArgumentParser:
     return result
 
 
+def add_clock(to: argparse.ArgumentParser) -> None:
+    to.add_argument("-clock", choices=tuple(CLOCKS), default="wall",
+                    help="processor: time that this process computes, for one thread of a CPU that others use, too")
+
+
 def start(args: argparse.Namespace) -> None:
     """Fill in what depends on the device, set up torch as nnU-Net does, and print the machine."""
     cuda = args.device == "cuda"
     args.size = args.size or ("planned" if cuda else "small")
     args.precision = args.precision or ("mixed" if cuda else "fp32")
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark |= cuda
     torch.set_num_threads(args.threads)
-    print(f"{machine(args.device)}, {args.precision}, size {args.size}")
+    seconds.clock = CLOCKS[args.clock]
+    print(f"{machine(args.device)}, {args.precision}, size {args.size}, {args.clock} time")
 
 
 def machine(device: str) -> str:
@@ -113,11 +121,20 @@ def bare_parents(spec: dict, device: str, parents: int = 2) -> list[torch.nn.Mod
 def seconds(call: Callable[[], object], device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = seconds.clock()
     call()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return seconds.clock() - start
+
+
+seconds.clock = time.perf_counter
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process. Not `ru_maxrss`, in which a process inherits its parent's peak."""
+    with open("/proc/self/status") as file:
+        return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
 
 
 def medians(calls: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:

@@ -2,10 +2,9 @@
 
 import argparse
 import multiprocessing
-import resource
 
 import torch
-from common import medians, parser, precision, say_ratio, start, supernet, workload
+from common import medians, parser, peak_bytes, precision, say_ratio, start, supernet, workload
 from reference import literally_doubled_loss
 
 from nnunetv2_stitch.fitting.closed_form import all_average
@@ -30,7 +29,7 @@ def step(net, x, way: str, args: argparse.Namespace) -> None:
     loss.backward()
 
 
-def peak_bytes(way: str, args: argparse.Namespace, queue) -> None:
+def peak_of_step(way: str, args: argparse.Namespace, queue) -> None:
     """Peak memory of one step above what the networks and the batch take; one process per way."""
     torch.set_num_threads(args.threads)
     net, x = set_up(args)
@@ -41,15 +40,15 @@ def peak_bytes(way: str, args: argparse.Namespace, queue) -> None:
         step(net, x, way, args)
         queue.put(torch.cuda.max_memory_allocated() - before)
         return
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     step(net, x, way, args)
-    queue.put(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+    queue.put(peak_bytes() - before)
 
 
 def peak_of(way: str, args: argparse.Namespace) -> int:
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=peak_bytes, args=(way, args, queue))
+    process = context.Process(target=peak_of_step, args=(way, args, queue))
     process.start()
     process.join()  # one number fits the queue's buffer
     if process.exitcode:

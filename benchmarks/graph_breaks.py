@@ -1,5 +1,7 @@
 """Graph breaks of the deployed network under torch.compile, for settings and parties of every kind."""
 
+from collections.abc import Collection
+
 import torch
 from common import SIZES, plain_unet, supernet
 
@@ -20,28 +22,39 @@ def bridged(spec: dict) -> StitchedEnsemble:
     return StitchedEnsemble(1, 3, [spec, spec], matches, supernet=True, bridges=[bridge.to_json()])
 
 
-def cases() -> dict[str, tuple[StitchedEnsemble, Setting]]:
-    size = SIZES["tiny"][2]
+def four_parties(spec: dict) -> StitchedEnsemble:
+    return supernet(spec, "cpu", 4)
+
+
+def pair(spec: dict) -> StitchedEnsemble:
+    return supernet(spec, "cpu")
+
+
+def one_of_each(net: StitchedEnsemble) -> Setting:
+    return Setting.average_at(*(next(p for p in net.positions[8:] if net.party_at(p) == party)
+                                for party in net.parties[1:]))
+
+
+CASES = {
+    "average at one position": (pair, lambda net: Setting.average_at(5)),
+    "average at every position": (pair, all_average),
+    "mixing weights at every position": (pair, lambda net: Setting.weighted(net.positions,
+                                                                            [(-0.2, 1.3)] * len(net.positions))),
+    "one direction stitched, host's head": (pair, lambda net: Setting({5: ("stitched", "own")}, "host")),
+    "host's share 0.7, logits": (pair, lambda net: Setting({5: "average"}, combine="logits", host_share=0.7)),
+    "four parties": (four_parties, one_of_each),
+    "partner on another grid": (bridged, lambda net: Setting.average_at(5)),
+}
+
+
+def graph_breaks(names: Collection[str] = tuple(CASES)) -> dict[str, int]:
+    size, found = SIZES["tiny"][2], {}
     spec = plain_unet(2, size.stages, size.width, size.widest)
-    pair, star = supernet(spec, "cpu"), supernet(spec, "cpu", 4)
-    chosen = [next(p for p in star.positions[8:] if star.party_at(p) == party) for party in star.parties[1:]]
-    return {
-        "average at one position": (pair, Setting.average_at(5)),
-        "average at every position": (pair, all_average(pair)),
-        "mixing weights at every position": (pair, Setting.weighted(pair.positions,
-                                                                    [(-0.2, 1.3)] * len(pair.positions))),
-        "one direction stitched, host's head": (pair, Setting({5: ("stitched", "own")}, "host")),
-        "four parties": (star, Setting.average_at(*chosen)),
-        "host's share 0.7, logits": (pair, Setting({5: "average"}, combine="logits", host_share=0.7)),
-        "partner on another grid": (bridged(spec), Setting.average_at(5)),
-    }
-
-
-def graph_breaks() -> dict[str, int]:
-    found = {}
-    for name, (net, setting) in cases().items():
+    for name in names:
+        build, setting_of = CASES[name]
+        net = build(spec)
         torch._dynamo.reset()
-        explained = torch._dynamo.explain(net.deployed(setting))(torch.randn(1, 1, 32, 32))
+        explained = torch._dynamo.explain(net.deployed(setting_of(net)))(torch.randn(1, 1, 32, 32))
         found[name] = explained.graph_break_count if explained.graph_count == 1 else max(1, explained.graph_break_count)
     return found
 

@@ -15,17 +15,15 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import resource
 import statistics
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from common import SIZES, machine, plain_unet, say_ratio
+from common import CLOCKS, SIZES, add_clock, machine, peak_bytes, plain_unet, say_ratio
 from untrained_models import CLASSES, Models, write_case, write_models
 
 from nnunetv2_stitch.environment import usable_cores
@@ -39,9 +37,9 @@ SPACING = (1.25, 1.0, 1.0)
 class Parts(Counter):
     """Seconds by part."""
 
-    def __init__(self, device: str):
+    def __init__(self, args: argparse.Namespace):
         super().__init__()
-        self.device = device
+        self.device, self.clock = args.device, CLOCKS[args.clock]
 
     @contextmanager
     def timed(self, part: str):
@@ -52,7 +50,7 @@ class Parts(Counter):
     def _now(self) -> float:
         if self.device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self.clock()
 
 
 def initialised(cls, model: str, args: argparse.Namespace):
@@ -75,7 +73,7 @@ def stitched_way(models: Models, files: list[str], output: str, args: argparse.N
     from nnunetv2.inference.export_prediction import export_prediction_from_logits
 
     from nnunetv2_stitch.inference.predictor import StitchedPredictor
-    predictor, parts = initialised(StitchedPredictor, models.stitched, args), Parts(args.device)
+    predictor, parts = initialised(StitchedPredictor, models.stitched, args), Parts(args)
     logits, properties = logits_of(predictor, files, parts)
     with parts.timed(EXPORT):
         export_prediction_from_logits(logits, properties, predictor.configuration_manager, predictor.plans_manager,
@@ -86,7 +84,7 @@ def stitched_way(models: Models, files: list[str], output: str, args: argparse.N
 def stock_way(models: Models, files: list[str], output: str, args: argparse.Namespace) -> Parts:
     from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    parts, mean = Parts(args.device), None
+    parts, mean = Parts(args), None
     for model in models.parents:
         predictor = initialised(nnUNetPredictor, model, args)
         logits, properties = logits_of(predictor, files, parts)
@@ -110,7 +108,7 @@ def measure(way: str, models: Models, files: list[str], output: str, args: argpa
     torch.set_num_threads(args.threads)
     parts = WAYS[way](models, files, output, args)
     found = {**parts, TOTAL: sum(parts.values()),
-             HOST_MEMORY: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+             HOST_MEMORY: peak_bytes() / 2**20}
     if args.device == "cuda":
         found[DEVICE_MEMORY] = torch.cuda.max_memory_allocated() / 2**20
     if queue is not None:
@@ -135,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("-device", default="cpu", choices=("cpu", "cuda"))
     add("-threads", type=int, default=usable_cores())
     add("-repeats", type=int, default=1)
+    add_clock(parser)
     add("-size", type=int, nargs=3, default=(512, 512, 300), metavar=("X", "Y", "Z"), help="voxels of the image")
     add("-network", choices=tuple(SIZES), default="planned", help="size of the parents' networks")
     add("-patch", type=int, nargs=3, default=(128, 128, 128))
@@ -174,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Read when nnU-Net is imported, which the processes do anew.
     os.environ.setdefault("nnUNet_def_n_proc", str(args.threads))
     torch.set_num_threads(args.threads)
-    print(machine(args.device))
+    print(f"{machine(args.device)}, {args.clock} time")
     with tempfile.TemporaryDirectory() as folder:
         models, files = prepare(folder, args)
         found: dict[str, list[dict]] = {way: [] for way in WAYS}

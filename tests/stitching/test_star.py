@@ -192,7 +192,8 @@ def test_the_sweep_is_one_pass_per_position(star):
 
 
 def test_one_graph_under_compile(star):
-    network = star.deployed(Setting.average_at(*shared_layer(star)))
+    first, second = shared_layer(star)
+    network = star.deployed(Setting({first: (-0.2, 1.3), second: "average"}))
     explained = torch._dynamo.explain(network)(image())
     assert explained.graph_break_count == 0
 
