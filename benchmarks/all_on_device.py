@@ -19,8 +19,8 @@ from nnunetv2_stitch.environment import usable_cores
 HERE = Path(__file__).resolve().parent
 RUNS = (
     "graph_breaks",
-    "forward -dim 2 -compile",
-    "forward -dim 3 -compile",
+    "forward -dim 2",
+    "forward -dim 3",
     "closed_form_pass -dim 2",
     "closed_form_pass -dim 3",
     "double_batched -dim 2",
@@ -29,6 +29,7 @@ RUNS = (
     "sweep -dim 3",
     "parties",
 )
+COMPILED = ("forward -dim 2 -compile", "forward -dim 3 -compile")  # last: compiling may take minutes
 LARGE_CASE = {"cuda": "large_case --disable_tta",
               "cpu": "large_case --disable_tta -size 160 160 96 -network small -patch 64 64 64"}
 WITHOUT_DEVICE = ("graph_breaks",)  # a property of the code
@@ -37,14 +38,16 @@ RESULT = re.compile(r"^(ratio|graph breaks) ([\d.]+): (.+)$", re.MULTILINE)
 
 def commands(device: str, threads: int, repeats: int, size: str | None, clock: str = "wall") -> list[list[str]]:
     """Arguments of each run, the script first."""
-    found = []
-    for run in RUNS:
+    found, common = [], ["-device", device, "-threads", str(threads), "-clock", clock]
+    sizes = ["-size", size] if size else []
+    for run in (*RUNS, LARGE_CASE[device], *COMPILED):
         script, *flags = run.split()
-        if script not in WITHOUT_DEVICE:
-            flags += ["-device", device, "-threads", str(threads), "-repeats", str(repeats)]
-            flags += ["-clock", clock] + (["-size", size] if size else [])
+        if run == LARGE_CASE[device]:
+            flags += common
+        elif script not in WITHOUT_DEVICE:
+            flags += [*common, "-repeats", str(repeats), *sizes]
         found.append([script, *flags])
-    return [*found, [*LARGE_CASE[device].split(), "-device", device, "-threads", str(threads), "-clock", clock]]
+    return found
 
 
 def rows_of(output: str, command: str) -> list[str]:
