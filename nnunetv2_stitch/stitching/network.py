@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from torch import nn
+from torch import fx, nn
 
 from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.graph.nodes import layer_nodes
 from nnunetv2_stitch.graph.tracing import spatial_dims, trace
 from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
 from nnunetv2_stitch.stitching.joining import join, prune
 from nnunetv2_stitch.stitching.layers import Heads, Switch
+from nnunetv2_stitch.stitching.ordering import relative_sizes
 from nnunetv2_stitch.stitching.regrid import InputBridge, OutputBridge, Regrid
 from nnunetv2_stitch.stitching.setting import SIDES, Setting, party_names
 
@@ -96,7 +99,7 @@ class StitchedEnsemble(nn.Module):
         joined = join(root, graphs, [(self.party_at(p), m["host"], m["partner"]) for p, m in enumerate(self.matches)],
                       self.positions)
         if not self.supernet:
-            prune(joined, self.setting)
+            prune(joined, self.setting, self._relative_sizes({p: getattr(root, p) for p in graphs}))
         for part in self.parts:
             self.add_module(part, getattr(joined, part, nn.Module()))
         for party in self.parties:
@@ -104,6 +107,10 @@ class StitchedEnsemble(nn.Module):
         # Not registered as a module: it shares its leaves with the parts above, which name the weights.
         self.__dict__["joined"] = joined
         self.eval()
+
+    def _relative_sizes(self, traced: Mapping[str, fx.GraphModule]) -> dict[str, float]:
+        layers = {p: layer_nodes(t, self.shape_of(p)[0]) for p, t in traced.items()}
+        return relative_sizes(layers, self.matches, {p: math.prod(t.ratio) for p, t in self.terms.items()})
 
     @property
     def parts(self) -> tuple[str, ...]:
