@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 
@@ -105,6 +105,15 @@ def workload(args: argparse.Namespace, dim: int, batch: int | None = None,
     torch.manual_seed(0)
     x = torch.randn(batch if batch and args.size != "tiny" else size.batch, 1, *[edge] * dim, device=args.device)
     return plain_unet(dim, size.stages, size.width, size.widest), x
+
+
+def residual_unet(dim: int, widths: Sequence[int], blocks: Sequence[int]) -> dict:
+    """A residual encoder U-Net as nnU-Net's ResEnc planners make it: one convolution per stage of the decoder."""
+    spec = plain_unet(dim, len(widths))
+    arguments = {k: v for k, v in spec["arch_kwargs"].items() if k != "n_conv_per_stage"}
+    return {**spec, "network_class_name": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
+            "arch_kwargs": {**arguments, "features_per_stage": list(widths), "n_blocks_per_stage": list(blocks),
+                            "n_conv_per_stage_decoder": [1] * (len(widths) - 1)}}
 
 
 def supernet(spec: dict, device: str, parents: int = 2) -> StitchedEnsemble:

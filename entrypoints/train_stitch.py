@@ -49,8 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="what an ensemble of both heads averages. Default: %(default)s")
     add("-epochs", type=positive_int, metavar="N", help="epochs. Default: 50; direct fitting always takes one")
     add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
-    add("-checkpoint_segments", type=positive_int, default=1, metavar="N", help="recompute the networks in N pieces "
-        "during the backward pass: less memory, one more forward pass. 12 suits 3d. Default: %(default)s, off")
+    add("-checkpoint_segments", type=segments, default=1, metavar="auto|N", help="recompute the networks in pieces "
+        "during the backward pass: far less memory, one more forward pass. auto: pieces for which the peak is lowest. "
+        "N: N pieces of equal length. Default: %(default)s, off")
+    add("-positions_per_pass", type=positive_int, metavar="N", help="stitches at N positions in a training step, spread "
+        "over the network, which take turns: less memory and time per step, fewer steps for each stitch. Default: all")
+    add("--half_targets", action="store_true", help="bfloat16 for what is kept of the reference stream for the backward "
+        "pass; saves memory where training is in float32, as on the CPU")
     add("-seed", type=int, default=12345, help="seed, recorded in the plans. Default: %(default)s")
     add("-o_p", default="nnUNetStitchPlans", metavar="PLANS_NAME", help="name of the plans written. "
         "Default: %(default)s")
@@ -72,6 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def segments(text: str) -> int | str:
+    return text if text == "auto" else positive_int(text)
+
+
 def train_stitch_entry() -> None:
     args = parse_parties(build_parser())
     run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
@@ -88,7 +97,8 @@ def request_of(args: argparse.Namespace) -> dict:
         rule=args.rule or ("3" if asked is not None else "2"), position=asked,
         guided_steps=args.guided_steps, output=args.output,
         combine=args.combine, epochs=args.epochs, iterations=args.iterations,
-        checkpoint_segments=args.checkpoint_segments, plans_name=args.o_p, seed=args.seed)
+        checkpoint_segments=args.checkpoint_segments, positions_per_pass=args.positions_per_pass,
+        half_targets=args.half_targets, plans_name=args.o_p, seed=args.seed)
 
 
 def require_consistent(args: argparse.Namespace) -> None:
@@ -138,9 +148,7 @@ def print_job(job) -> None:
         print(f"\n{party.dataset_name}\n" if len(job.partners) > 1 else "")
         print_report(report)
     print()
-    gib = 2**30
-    print(f"feature maps in memory, estimated: training {job.memory.training / gib:.2f} GiB, "
-          f"prediction {job.memory.prediction / gib:.2f} GiB\n")
+    print_memory(job.memory)
     print(f"{'position':>8}  {'progress':>8}  {'channels':>11}  layer (host / partner where they differ)")
     progress = job.layout.progress()
     for p in job.positions:
@@ -148,6 +156,19 @@ def print_job(job) -> None:
         channels = f"{match.host_channels} / {match.partner_channels}"
         print(f"{p:>8}  {progress[p]:>8.2f}  {channels:>11}  {job.layout.position_name(p)}")
     print("\nNothing was written (--dry_run).")
+
+
+def print_memory(memory) -> None:
+    """What is needed as asked for, and what with the flags that need less."""
+    rows = {"training, as asked for": memory.training,
+            **{f"training, {flags}": need for flags, need in memory.options.items()},
+            "prediction": memory.prediction, "prediction, the larger parent alone": memory.parent}
+    width = max(map(len, rows))
+    print(f"{'memory at the peak, estimated':<{width}}  {'float32':>11}  {'mixed (CUDA)':>12}")
+    for name, need in rows.items():
+        full, mixed = (f"{size / 2**30:.2f} GiB" for size in (need.full, need.mixed))
+        print(f"{name:<{width}}  {full:>11}  {mixed:>12}")
+    print()
 
 
 def print_choice(choice) -> None:

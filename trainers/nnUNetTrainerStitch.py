@@ -22,7 +22,9 @@ class nnUNetTrainerStitch(nnUNetTrainer):
         self.initial_lr = 3e-3
         self.save_every = 10
         self.disable_progress_bar = False
-        self.checkpoint_segments = 1
+        self.checkpoint_segments: int | str = 1  # pieces that are recomputed in the backward pass, or "auto"
+        self.positions_per_pass: int | None = None  # stitches at this many positions in a step, which take turns
+        self.half_targets = False  # bfloat16 for what the backward pass keeps of the reference stream
         self.sampled_switches = False  # True: own, stitched or average at random in each step
         self.session = StitchSession(self)
 
@@ -73,8 +75,7 @@ class nnUNetTrainerStitch(nnUNetTrainer):
         self.session.direct_matching()
 
     def batch_loss(self, data: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        from nnunetv2_stitch.fitting.double_batched import double_batched_loss
-        return self.network(data, objective=lambda n, x: double_batched_loss(n, x, self.checkpoint_segments))
+        return self.network(data, objective=self.session.objective)
 
     def train_step(self, batch: dict) -> dict:
         self.session.set_switches()

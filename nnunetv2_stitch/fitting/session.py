@@ -14,14 +14,16 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, read_json, write_json
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
-from nnunetv2_stitch.fitting.double_batched import sample_setting
+from nnunetv2_stitch.fitting.cutting import AUTO, best_cuts
+from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups, sample_setting
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
-from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
+from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
 from nnunetv2_stitch.stitching.plans import layout_of, load_parents
 from nnunetv2_stitch.stitching.setting import Setting
 
 STITCHES_FILE = "stitches_all.safetensors"
 DIRECT_FILE = "direct_matching.json"
+SAVERS = ("checkpoint_segments", "positions_per_pass", "half_targets")  # of memory
 STITCH_TRAINER_KEY = "stitch_trainer_name"  # in deployed checkpoints only, whose trainer_name is nnUNetTrainer
 
 
@@ -38,7 +40,8 @@ class StitchSession:
         for name in ("num_epochs", "num_iterations_per_epoch"):
             if training.get(name) is not None:
                 setattr(trainer, name, training[name])
-        trainer.checkpoint_segments = training.get("checkpoint_segments", 1)
+        for name in SAVERS:
+            setattr(trainer, name, training.get(name) or getattr(trainer, name))
         self.rng_seed = int(training.get("seed", 12345))
         self.rng = random.Random(self.rng_seed)
         self.fixed_setting = Setting.from_json(training["setting"]) if training.get("setting") else None
@@ -47,6 +50,9 @@ class StitchSession:
         self.setting = self.fixed_setting or Setting.from_json(planned)
         self.matching: DirectMatching | None = None
         self.mirroring_axes: tuple[int, ...] | None = None
+        self.compared: set[int] | None = None  # positions of this step, None for all
+        self.steps = 0
+        self.cuts: dict[tuple[int, ...], list[int]] = {}
 
     # -- set-up ---------------------------------------------------------------------------------------------------
 
@@ -80,20 +86,58 @@ class StitchSession:
         return torch.autocast("cuda") if self.trainer.device.type == "cuda" else nullcontext()
 
     def set_switches(self) -> None:
-        """For one training step: every stitch active, as in deployment but everywhere, or drawn at random."""
+        """For one training step: every stitch active, as in deployment but everywhere, or drawn at random; of one
+        group of positions only, where groups take turns."""
         network = self.trainer.stitched
+        turns = groups(network.positions, self.trainer.positions_per_pass)
+        turn = turns[self.steps % len(turns)]
+        self.steps += 1
+        self.compared = set(turn) if len(turns) > 1 else None
         drawn = sample_setting(network, self.rng) if self.trainer.sampled_switches else all_average(network)
-        network.apply_setting(Setting(drawn.switches, self.setting.output, self.setting.combine))
+        switches = {p: states for p, states in drawn.switches.items() if p in turn}
+        network.apply_setting(Setting(switches, self.setting.output, self.setting.combine))
 
     def all_switches(self) -> None:
+        self.compared = None
         network = self.trainer.stitched
         network.apply_setting(Setting(all_average(network).switches, self.setting.output, self.setting.combine))
 
+    def objective(self, network: StitchedEnsemble, x: torch.Tensor) -> torch.Tensor:
+        """Double-batched loss of a batch `(B, C, *spatial)` at the positions whose turn it is."""
+        trainer = self.trainer
+        keep = torch.bfloat16 if trainer.half_targets else None
+        cuts = self.cuts_for(network, x) if trainer.checkpoint_segments == AUTO else trainer.checkpoint_segments
+        loss = double_batched_loss(network, x, cuts, compared=self.compared, keep=keep)
+        if trainer.is_ddp:  # which wants a gradient, be it zero, for every parameter
+            loss = loss + 0.0 * sum(p.sum() for p in self.resting())
+        return loss
+
+    def cuts_for(self, network: StitchedEnsemble, x: torch.Tensor) -> list[int]:
+        if not torch.is_grad_enabled():
+            return []
+        shape = tuple(x.shape)
+        if shape not in self.cuts:
+            dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+            with torch.autocast(x.device.type, enabled=False):
+                self.cuts[shape] = best_cuts(network.without_memory().to(dtype), shape, self.compared, dtype)
+            self.trainer.print_to_log_file(f"nnunetv2-stitch: {len(self.cuts[shape])} of "
+                                           f"{len(self.cuts[shape]) + 1} pieces are recomputed in the backward pass")
+        return self.cuts[shape]
+
+    def resting(self) -> list[torch.nn.Parameter]:
+        """The stitches whose turn it is not."""
+        if self.compared is None:
+            return []
+        return [p for name, p in self.trainer.stitched.named_parameters()
+                if name.startswith("switches.") and int(name.split(".")[1]) not in self.compared]
+
     def optimise(self, loss: torch.Tensor) -> None:
         trainer = self.trainer
-        parameters = trainer.stitched.stitch_parameters()
         scaler = trainer.grad_scaler
         (loss if scaler is None else scaler.scale(loss)).backward()
+        for p in self.resting():  # AdamW would move them on by their momentum
+            p.grad = None
+        parameters = [p for p in trainer.stitched.stitch_parameters() if p.grad is not None]
         if scaler is not None:
             scaler.unscale_(trainer.optimizer)
         torch.nn.utils.clip_grad_norm_(parameters, 12)

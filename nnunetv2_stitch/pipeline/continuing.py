@@ -48,7 +48,8 @@ def _go_on_as_begun(job: Job, previous: dict | None) -> None:
                                                                  "checkpoint_latest.pth"))]
     old, new = (p.get("configurations", {}).get(job.host.configuration, {}).get("stitching", {}).get("training", {})
                 for p in (previous or {}, job.plans))
-    for key, flag in (("num_epochs", "-epochs"), ("num_iterations_per_epoch", "-iterations"), ("seed", "-seed")):
+    for key, flag in (("num_epochs", "-epochs"), ("num_iterations_per_epoch", "-iterations"), ("seed", "-seed"),
+                      ("positions_per_pass", "-positions_per_pass")):
         if begun and key in old and old[key] != new[key]:
             before, now = ("its default" if v is None else v for v in (old[key], new[key]))
             raise StitchError(f"fold {begun[0]} was begun with {flag} {before}, not {now}; go on with the same, or use "

@@ -1,39 +1,131 @@
-"""What a stitch training and a stitched prediction need in memory, estimated from layers and sizes alone."""
+"""What a stitch training and a stitched prediction need in memory, by running both without computing anything."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
+import torch
+from torch import nn
 
-from nnunetv2_stitch.stitching.plans import Layout
+from nnunetv2_stitch.fitting.closed_form import all_average
+from nnunetv2_stitch.fitting.cutting import AUTO, best_cuts
+from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups
+from nnunetv2_stitch.fitting.live_bytes import LiveBytes
+from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
+from nnunetv2_stitch.stitching.plans import supernet_from_plans
+from nnunetv2_stitch.stitching.setting import Setting
 
-FLOAT_BYTES = 4
-MAPS_KEPT_PER_SWITCH = 2  # the chosen map and the error, for the backward pass
+FLOAT = torch.float32
+HALF = torch.bfloat16  # stands for both halves, their size is the same
+ADAM = 3  # times the stitches beside their gradients: themselves and two moments
+LOOKED_AT = (0.1, 0.35, 0.5, 0.65, 0.9)  # shares of the positions that prediction is estimated at
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes in float32 and in mixed precision."""
+
+    full: int
+    mixed: int
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes for one training step (batch as planned) and for predicting one patch; feature maps only, in float32.
-    Mixed precision needs about half of it."""
+    """Weights, gradients, the optimiser's state and feature maps at their peak: of one training step as asked for; of the
+    same with other `options`, by their flags; of predicting one patch; of predicting it with the larger parent alone.
+    What libraries take for themselves, nnU-Net's buffers for a whole image and the CUDA context come on top."""
 
-    training: int
-    prediction: int
+    training: Need
+    options: Mapping[str, Need]
+    prediction: Need
+    parent: Need
 
 
-def estimate_memory(layout: Layout, positions: Sequence[int], patch_size: Sequence[int],
-                    batch_size: int) -> MemoryEstimate:
-    """Every map of all parents kept once for the backward pass, two more behind every switch; prediction keeps the
-    maps of the widest scale: the skips and three working maps."""
-    def voxels(stride):
-        return float(np.prod(np.asarray(patch_size) / np.asarray(stride)))
+def estimate_memory(configuration: Mapping, input_channels: int, num_classes: int,
+                    fixed_positions: Sequence[int] = ()) -> MemoryEstimate:
+    """Estimate for a stitched configuration of plans; the prediction's at `fixed_positions`, or the largest over some.
+    """
+    with torch.device("meta"):
+        network = supernet_from_plans(configuration, input_channels, num_classes)
+    network.apply_setting(all_average(network))
+    training = configuration["stitching"]["training"]
+    image = (input_channels, *configuration["patch_size"])
+    shape = (configuration["batch_size"], *image)
+    asked = training["checkpoint_segments"], training.get("positions_per_pass"), training.get("half_targets", False)
+    few = -(-len(network.positions) // 4)
+    others = {"-checkpoint_segments auto": (AUTO, None, False),
+              f"-checkpoint_segments auto -positions_per_pass {few}": (AUTO, few, False)}
+    return MemoryEstimate(
+        training_need(network, shape, *asked),
+        {flags: training_need(network, shape, *options) for flags, options in others.items() if options != asked},
+        *prediction_needs(network, (1, *image), fixed_positions))
 
-    sizes = {party: {n.name: n.channels * voxels(n.stride) for n in nodes} for party, nodes in layout.nodes.items()}
-    maps = [list(s.values()) for s in sizes.values()]
-    joined = [layout.matches[p] for p in positions]
-    behind = sum(sizes["host"][m.host] + sizes[m.party][m.partner] for m in joined)
-    training = FLOAT_BYTES * batch_size * (sum(map(sum, maps)) + MAPS_KEPT_PER_SWITCH * behind)
-    skips = [{n.stride: m for n, m in zip(side, values)} for side, values in zip(layout.nodes.values(), maps)]
-    prediction = FLOAT_BYTES * (sum(sum(s.values()) for s in skips) + 3 * max(map(max, maps)))
-    return MemoryEstimate(int(training), int(prediction))
+
+def training_need(network: StitchedEnsemble, shape: Sequence[int], segments: int | str | Sequence[int] = 1,
+                  per_pass: int | None = None, half_targets: bool = False) -> Need:
+    """Bytes of a training of a supernet on the meta device with batches `(B, C, *spatial)`: of a step, which needs more
+    than direct matching does."""
+    parameters = sum(p.numel() for p in network.parameters())
+    stitches = sum(p.numel() for p in network.stitch_parameters())
+    fixed = FLOAT.itemsize * (parameters + (ADAM - 1) * stitches)
+    mixed = network.without_memory().to(HALF)
+    group = groups(network.positions, per_pass)[0]
+    for twin in (network, mixed):
+        twin.apply_setting(Setting.average_at(*group))
+    compared = None if per_pass is None else group
+    cuts = best_cuts(mixed, shape, compared, HALF) if segments == AUTO else segments
+    found = []
+    for twin, dtype in ((network, FLOAT), (mixed, HALF)):
+        keep = torch.bfloat16 if half_targets else None
+        found.append(fixed + step_bytes(twin, shape, cuts, compared, keep, dtype))
+    # Autocast's copies of the weights: without checkpointing all of them are kept for the backward pass.
+    found[1] += HALF.itemsize * (parameters if segments == 1 else stitches)
+    return Need(*found)
+
+
+def step_bytes(network: StitchedEnsemble, shape: Sequence[int], cuts: int | Sequence[int] = 1, compared=None,
+               keep: torch.dtype | None = None, dtype: torch.dtype = FLOAT) -> int:
+    """Peak of one step's maps and gradients beside weights and batch; a supernet on the meta device in `dtype`."""
+    x = torch.empty(*shape, device="meta", dtype=dtype)
+    with LiveBytes() as live:
+        double_batched_loss(network, x, cuts, compared=compared, keep=keep).backward()
+    network.zero_grad()
+    return live.peak
+
+
+def prediction_needs(network: StitchedEnsemble, shape: Sequence[int],
+                     fixed_positions: Sequence[int] = ()) -> tuple[Need, Need]:
+    """Of the deployed network and of the larger one of its parents, for an input `(1, C, *spatial)`."""
+    positions = network.positions
+    settings = [fixed_positions] if fixed_positions else [[positions[int(s * len(positions))]] for s in LOOKED_AT]
+    deployed = (_deployed(network, Setting.average_at(*at)) for at in settings)
+    parents = (_parent(network, i) for i in range(len(network.parents)))
+    return tuple(max((forward_need(n, shape) for n in networks), key=lambda need: need.full)
+                 for networks in (deployed, parents))
+
+
+def _deployed(network: StitchedEnsemble, setting: Setting) -> StitchedEnsemble:
+    with torch.device("meta"):
+        return StitchedEnsemble(network.input_channels, network.num_classes, network.parents, network.matches,
+                                setting.to_json(), network.positions, network.regions, bridges=network.bridges)
+
+
+def _parent(network: StitchedEnsemble, index: int) -> nn.Module:
+    with torch.device("meta"):
+        return build_parent(network.parents[index], *network.shape_of(network.parties[index])).eval()
+
+
+def forward_need(network: nn.Module, shape: Sequence[int]) -> Need:
+    """Bytes for one forward pass of a network on the meta device, weights included."""
+    maps = forward_bytes(network, torch.empty(*shape, device="meta"))
+    weights = FLOAT.itemsize * sum(p.numel() for p in network.parameters())
+    return Need(maps + weights, maps // 2 + weights)
+
+
+@torch.inference_mode()
+def forward_bytes(network: Callable, x: torch.Tensor) -> int:
+    """Peak of a forward pass's maps, without weights and input."""
+    with LiveBytes() as live:
+        network(x)
+    return live.peak

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
@@ -62,7 +64,9 @@ class Request:
     iterations: int | None = None
     plans_name: str = "nnUNetStitchPlans"
     seed: int = 12345
-    checkpoint_segments: int = 1
+    checkpoint_segments: int | str = 1
+    positions_per_pass: int | None = None
+    half_targets: bool = False
     names: NameMaps = NO_MAPS
     more: Sequence[Partner] = ()
 
@@ -89,12 +93,22 @@ class Job:
     fixed_positions: list[int]
     parameters: dict[str, int]
     stitch_parameters: int
-    memory: MemoryEstimate
 
     @property
     def partner(self) -> ModelFolder:
         """The first, or only one."""
         return self.partners[0]
+
+    @cached_property
+    def memory(self) -> MemoryEstimate:
+        """Takes seconds to a minute, so only where it is asked for."""
+        return estimate_memory(self.configuration, self.host.num_input_channels, self.host.num_outputs,
+                               self.fixed_positions)
+
+    @property
+    def configuration(self) -> dict:
+        """The stitched one of the plans."""
+        return self.plans["configurations"][self.host.configuration]
 
     @property
     def trainer(self) -> str:
@@ -138,19 +152,19 @@ def prepare(request: Request, continue_training: bool = False, dry_run: bool = F
                for p, own in zip((host, *partners), ({f: f for f in folds}, *partner_folds))]
     setting = Setting.average_at(*fixed, output=request.output, combine=request.combine)
     training = Training(TRAINERS[request.fit], request.epochs, request.iterations, request.seed,
-                        request.checkpoint_segments, setting.to_json() if fixed else None)
+                        request.checkpoint_segments, setting.to_json() if fixed else None,
+                        request.positions_per_pass, request.half_targets)
     plans_file = os.path.join(str(nnUNet_preprocessed), host.dataset_name, f"{request.plans_name}.json")
     previous = previous_plans(plans_file)
     plans = stitched_plans(host, partners, layout, request.plans_name, setting,
                            None if len(positions) == len(layout.matches) else positions, training, records, previous,
                            bridges)
-    stitched = plans["configurations"][host.configuration]
-    network = supernet_from_plans(stitched, host.num_input_channels, host.num_outputs)
-    configuration = host.configuration_manager
+    with torch.device("meta"):
+        network = supernet_from_plans(plans["configurations"][host.configuration], host.num_input_channels,
+                                      host.num_outputs)
     job = Job(request, host, partners, reports, layout, folds, partner_folds, plans, positions, fixed,
               {p: count_parameters(getattr(network, p)) for p in network.parties},
-              sum(p.numel() for p in network.stitch_parameters()),
-              estimate_memory(layout, positions, configuration.patch_size, configuration.batch_size))
+              sum(p.numel() for p in network.stitch_parameters()))
     if not dry_run:
         check_folders(job, previous, continue_training)
     return job
@@ -173,6 +187,8 @@ def _check_request(request: Request) -> None:
         raise StitchError(f"rule {request.rule!r} is not one of {', '.join((*RULES, GUIDED))}")
     if request.rule == "3" and request.position is None:
         raise StitchError("rule 3 needs -position K (an index) or -position 0.65 (progress in the host)")
+    if request.positions_per_pass is not None and request.fit != "double_batched":
+        raise StitchError(f"-positions_per_pass is for double-batched training; leave it out with -fit {request.fit}")
     if request.position is not None and request.rule != "3":
         raise StitchError("-position fixes the position by hand, which is rule 3; leave out -rule or use -rule 3")
 

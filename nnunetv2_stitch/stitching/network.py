@@ -206,6 +206,12 @@ class StitchedEnsemble(nn.Module):
         for part in self.parts:
             getattr(self, part).to_empty(device=device)
 
+    def without_memory(self) -> StitchedEnsemble:
+        """The same network under the same setting on the meta device, where nothing is computed or stored."""
+        with torch.device("meta"):
+            return StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches,
+                                    self.setting.to_json(), self.positions, self.regions, self.supernet, self.bridges)
+
     def deployed(self, setting: Setting) -> StitchedEnsemble:
         """The pruned network of a supernet under `setting`, with copies of the weights it needs, on the CPU."""
         network = StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches,

@@ -75,8 +75,10 @@ class Training:
     num_epochs: int | None = None
     num_iterations_per_epoch: int | None = None
     seed: int = 12345
-    checkpoint_segments: int = 1
+    checkpoint_segments: int | str = 1
     setting: dict | None = None
+    positions_per_pass: int | None = None
+    half_targets: bool = False
 
     def to_json(self) -> dict:
         return asdict(self)
