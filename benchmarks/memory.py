@@ -88,7 +88,7 @@ def measure_training(queue, spec, shape, cuts, compared, device: str, mixed: boo
             loss = double_batched_loss(net, x, cuts, compared=compared)
         loss.backward()
 
-    step(torch.randn(1, 1, *(max(32, s // 4) for s in shape[2:]), device=device))
+    step(torch.randn(1, 1, *([64] * 2 if len(shape) == 4 else [24] * 3), device=device))
     net.zero_grad()
     x = torch.randn(*shape, device=device)
     measure(lambda: step(x), device, queue)
@@ -104,7 +104,7 @@ def measure_prediction(queue, spec, shape, position: int | None, device: str, th
     def predict(x):
         net(x)
 
-    predict(torch.randn(1, 1, *(max(32, s // 4) for s in shape[2:]), device=device))
+    predict(torch.randn(1, 1, *([64] * 2 if len(shape) == 4 else [24] * 3), device=device))
     x = torch.randn(1, *shape[1:], device=device)
     measure(lambda: predict(x), device, queue)
 
@@ -179,8 +179,8 @@ def resenc_l(args) -> None:
         net = supernet(spec, "meta")
     net.apply_setting(all_average(net))
     count = len(net.positions)
-    print(f"{count} positions, parameters: parents {sum(p.numel() for p in net.parameters()) / 1e6:.0f} M with stitches "
-          f"{sum(p.numel() for p in net.stitch_parameters()) / 1e6:.0f} M")
+    print(f"{count} positions, parameters: parents {sum(p.numel() for p in net.parameters()) / 1e6:.0f} M with "
+          f"stitches, stitches {sum(p.numel() for p in net.stitch_parameters()) / 1e6:.0f} M")
     header("training, GiB, float32, mixed" + (", measured mixed" if args.device == "cuda" else ""))
     ways = {"plain": (1, None), "12 pieces": (12, None), "40 pieces": (40, None),
             "a piece per stage": (stage_cuts(GraphRunner(net.joined)), None), "auto": ("auto", None),

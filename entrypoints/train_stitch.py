@@ -52,10 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("-checkpoint_segments", type=segments, default=1, metavar="auto|N", help="recompute the networks in pieces "
         "during the backward pass: far less memory, one more forward pass. auto: pieces for which the peak is lowest. "
         "N: N pieces of equal length. Default: %(default)s, off")
-    add("-positions_per_pass", type=positive_int, metavar="N", help="stitches at N positions in a training step, spread "
-        "over the network, which take turns: less memory and time per step, fewer steps for each stitch. Default: all")
-    add("--half_targets", action="store_true", help="bfloat16 for what is kept of the reference stream for the backward "
-        "pass; saves memory where training is in float32, as on the CPU")
+    add("-positions_per_pass", type=positive_int, metavar="N", help="stitches at N positions in a training step, "
+        "spread over the network, taking turns: less memory and time per step, fewer steps for a stitch. Default: all")
+    add("--half_targets", action="store_true", help="bfloat16 for what is kept of the reference stream for the "
+        "backward pass; saves memory where training is in float32, as on the CPU")
     add("-seed", type=int, default=12345, help="seed, recorded in the plans. Default: %(default)s")
     add("-o_p", default="nnUNetStitchPlans", metavar="PLANS_NAME", help="name of the plans written. "
         "Default: %(default)s")

@@ -113,6 +113,8 @@ class StitchedPredictor(nnUNetPredictor):
                                   f"use -mode stitched, or train with -output ensemble") from error
             parameters.append({k: v for k, v in weights.items() if k in network.state_dict()})
         self.list_of_parameters, self.mode = parameters, mode
+        if self.device.type == "cuda":  # where nnU-Net predicts under autocast, whose default is this precision
+            self.network.store_convolutions(torch.get_autocast_dtype("cuda"))
 
     @property
     def uncompiled(self) -> StitchedEnsemble:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from nnunetv2_stitch.fitting.closed_form import all_average
 from nnunetv2_stitch.fitting.cutting import AUTO, best_cuts
@@ -32,9 +33,9 @@ class Need:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Weights, gradients, the optimiser's state and feature maps at their peak: of one training step as asked for; of the
-    same with other `options`, by their flags; of predicting one patch; of predicting it with the larger parent alone.
-    What libraries take for themselves, nnU-Net's buffers for a whole image and the CUDA context come on top."""
+    """Weights, gradients, the optimiser's state and feature maps at their peak: of one training step as asked for; of
+    the same with other `options`, by their flags; of predicting one patch; of predicting it with the larger parent
+    alone. What libraries take for themselves, nnU-Net's buffers for a whole image and the CUDA context come on top."""
 
     training: Need
     options: Mapping[str, Need]
@@ -99,16 +100,10 @@ def prediction_needs(network: StitchedEnsemble, shape: Sequence[int],
     """Of the deployed network and of the larger one of its parents, for an input `(1, C, *spatial)`."""
     positions = network.positions
     settings = [fixed_positions] if fixed_positions else [[positions[int(s * len(positions))]] for s in LOOKED_AT]
-    deployed = (_deployed(network, Setting.average_at(*at)) for at in settings)
-    parents = (_parent(network, i) for i in range(len(network.parents)))
-    return tuple(max((forward_need(n, shape) for n in networks), key=lambda need: need.full)
-                 for networks in (deployed, parents))
-
-
-def _deployed(network: StitchedEnsemble, setting: Setting) -> StitchedEnsemble:
-    with torch.device("meta"):
-        return StitchedEnsemble(network.input_channels, network.num_classes, network.parents, network.matches,
-                                setting.to_json(), network.positions, network.regions, bridges=network.bridges)
+    deployed = [forward_need(network.deployed_without_memory(Setting.average_at(*at)), shape, half_weights=True)
+                for at in settings]
+    parents = [forward_need(_parent(network, i), shape) for i in range(len(network.parents))]
+    return tuple(max(needs, key=lambda need: need.full) for needs in (deployed, parents))
 
 
 def _parent(network: StitchedEnsemble, index: int) -> nn.Module:
@@ -116,11 +111,13 @@ def _parent(network: StitchedEnsemble, index: int) -> nn.Module:
         return build_parent(network.parents[index], *network.shape_of(network.parties[index])).eval()
 
 
-def forward_need(network: nn.Module, shape: Sequence[int]) -> Need:
-    """Bytes for one forward pass of a network on the meta device, weights included."""
+def forward_need(network: nn.Module, shape: Sequence[int], half_weights: bool = False) -> Need:
+    """Bytes for one forward pass of a network on the meta device, weights included. `half_weights`: those of its
+    convolutions are stored so in mixed precision, as our predictor does."""
     maps = forward_bytes(network, torch.empty(*shape, device="meta"))
     weights = FLOAT.itemsize * sum(p.numel() for p in network.parameters())
-    return Need(maps + weights, maps // 2 + weights)
+    convolutions = sum(p.numel() for m in network.modules() if isinstance(m, _ConvNd) for p in m.parameters())
+    return Need(maps + weights, maps // 2 + weights - HALF.itemsize * half_weights * convolutions)
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.errors import StitchError
@@ -61,6 +62,7 @@ class StitchedEnsemble(nn.Module):
         self.input_channels, self.num_classes = input_channels, num_classes
         self.parents, self.matches, self.regions, self.supernet = parents, matches, regions, supernet
         self.parties = party_names(len(parents))
+        self.convolution_dtype: torch.dtype | None = None
         self.bridges = bridges
         self.terms = self._terms()
         self.positions = list(range(len(matches))) if positions is None else sorted(positions)
@@ -205,6 +207,18 @@ class StitchedEnsemble(nn.Module):
             self._build()
         for part in self.parts:
             getattr(self, part).to_empty(device=device)
+        if self.convolution_dtype is not None:
+            self.store_convolutions(self.convolution_dtype)
+
+    def store_convolutions(self, dtype: torch.dtype) -> None:
+        """Keep the weights of all convolutions in a half precision, also those that are loaded from now on. Under
+        autocast to that precision the answers are the same to the last bit, because autocast rounds the weights so at
+        every call. Without autocast the network does not run any more. For prediction: its state is rounded for good.
+        """
+        self.convolution_dtype = dtype
+        for module in self.modules():
+            if isinstance(module, _ConvNd):
+                module.to(dtype)
 
     def without_memory(self) -> StitchedEnsemble:
         """The same network under the same setting on the meta device, where nothing is computed or stored."""
@@ -212,10 +226,17 @@ class StitchedEnsemble(nn.Module):
             return StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches,
                                     self.setting.to_json(), self.positions, self.regions, self.supernet, self.bridges)
 
+    def _pruned(self, setting: Setting) -> StitchedEnsemble:
+        return StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches,
+                                setting.to_json(), self.positions, self.regions, bridges=self.bridges)
+
+    def deployed_without_memory(self, setting: Setting) -> StitchedEnsemble:
+        with torch.device("meta"):
+            return self._pruned(setting)
+
     def deployed(self, setting: Setting) -> StitchedEnsemble:
         """The pruned network of a supernet under `setting`, with copies of the weights it needs, on the CPU."""
-        network = StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches,
-                                   setting.to_json(), self.positions, self.regions, bridges=self.bridges)
+        network = self._pruned(setting)
         weights = {k: v.detach().cpu().clone() for k, v in self.state_dict().items() if k != SETTING_KEY}
         network.load_state_dict({**weights, SETTING_KEY: encode_setting(setting)})
         return network

@@ -72,14 +72,21 @@ def _depth_first(nodes: Sequence[fx.Node], heads: Sequence[fx.Node], backwards: 
             node = pending[-1]
             missing = [n for n in node.all_input_nodes if n not in seen]
             if missing:
-                joins = node.op == "call_module" and node.target.startswith("switches.")
-                pending.append((missing[-1] if backwards else missing[0]) if joins else min(missing, key=place.get))
+                asked_first = missing[-1] if backwards else missing[0]
+                pending.append(asked_first if _is_switch(node) else min(missing, key=place.get))
                 continue
             pending.pop()
-            if node not in seen:
-                seen.add(node)
-                order.append(node)
+            # What else is joined of the same two maps, too, so that nobody needs them any longer.
+            twins = [u for n in node.all_input_nodes for u in n.users if _is_switch(u)] if _is_switch(node) else []
+            for ready in (node, *twins):
+                if ready not in seen and seen.issuperset(ready.all_input_nodes):
+                    seen.add(ready)
+                    order.append(ready)
     return order
+
+
+def _is_switch(node: fx.Node) -> bool:
+    return node.op == "call_module" and node.target.startswith("switches.")
 
 
 def relative_sizes(layers: Mapping[str, Sequence[LayerNode]], matches: Sequence[Mapping],
