@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 
 import numpy as np
@@ -91,7 +92,7 @@ class InputBridge(nn.Module):
         if not self.bridge.changes_grid:
             return x
         # Intensities in full precision: the partner has seen no rounding to 16 bits.
-        with torch.autocast(x.device.type, enabled=False):
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):  # meta has no autocast
             inside = self.geometry.partner_size(size, padded=False)
             x = resample(self.geometry.to_partner(x), [1 / r for r in self.geometry.ratio], inside, order=3)
             padding = [p - n for p, n in zip(self.geometry.partner_size(size), inside)]

@@ -1,6 +1,7 @@
 """Rules, outputs, fits, choices of positions, seeds."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,6 +146,23 @@ def test_fit_task_trains_by_the_segmentation_loss(world):
     direct = load_file(f"{stitch(world, fit='direct', **SHORT).model_folder}/fold_0/stitches_all.safetensors")
     assert len(losses) == 1 and np.isfinite(losses).all()
     assert trained.keys() == direct.keys() and any((trained[k] - direct[k]).abs().max() > 1e-3 for k in trained)
+
+
+@pytest.mark.slow
+def test_stitches_take_turns_and_pieces_are_recomputed(world):
+    options = {"positions_per_pass": 2, "checkpoint_segments": "auto", "half_targets": True}
+    result = stitch(world, **{**SHORT, "iterations": 4}, **options)
+    plans = json.loads((world.preprocessed / world.host.dataset / "nnUNetStitchPlans.json").read_text())
+    training = plans["configurations"]["2d"]["stitching"]["training"]
+    assert {k: training[k] for k in options} == options
+    log = next(Path(result.model_folder, "fold_0").glob("training_log_*.txt")).read_text()
+    assert "pieces are recomputed" in log
+    trained = load_file(f"{result.model_folder}/fold_0/stitches_all.safetensors")
+    direct = load_file(f"{stitch(world, fit='direct', **{**SHORT, 'iterations': 4}).model_folder}/fold_0/"
+                       f"stitches_all.safetensors")
+    assert all((trained[k] - direct[k]).abs().max() > 1e-4 for k in trained)
+    with pytest.raises(StitchError, match="leave it out with -fit direct"):
+        stitch(world, fit="direct", positions_per_pass=2, plans_name="Other")
 
 
 @pytest.mark.slow

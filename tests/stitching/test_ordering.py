@@ -68,7 +68,8 @@ def test_several_active_positions_and_partners_compute_the_same_in_the_new_order
     by_party = {p: [k for k in net.positions if net.party_at(k) == p] for p in net.parties[1:]}
     x = image()
     for setting in (Setting.average_at(*(own[len(own) // 2] for own in by_party.values())),
-                    Setting.average_at(*net.positions[::9]), Setting({own[3]: "stitched" for own in by_party.values()})):
+                    Setting.average_at(*net.positions[::9]),
+                    Setting({own[3]: "stitched" for own in by_party.values()})):
         net.apply_setting(setting)
         assert torch.equal(net.deployed(setting)(x), net(x))
 
@@ -76,10 +77,11 @@ def test_several_active_positions_and_partners_compute_the_same_in_the_new_order
 @pytest.mark.slow
 def test_prediction_needs_the_maps_of_about_one_parent():
     """As nnU-Net's own forward pass of one of them; the plain order of the joined graph needs more."""
+    x = image(batch=1, size=64).to("meta")
     with torch.device("meta"):
-        alone = forward_bytes(build_parent(spec(stages=4), CHANNELS, CLASSES).eval(), image(batch=1, size=64).to("meta"))
+        alone = forward_bytes(build_parent(spec(stages=4), CHANNELS, CLASSES).eval(), x)
         net = ensemble(*[spec(stages=4)] * 2)
-        needs = [forward_bytes(net.deployed_without_memory(Setting.average_at(p)), image(batch=1, size=64).to("meta"))
+        needs = [forward_bytes(net.deployed_without_memory(Setting.average_at(p)), x)
                  for p in net.positions[::8]]
     assert max(needs) <= 1.15 * alone
 

@@ -6,8 +6,10 @@ from networks import spec
 
 from nnunetv2_stitch.bridging.bridge import Bridge, Intensity
 from nnunetv2_stitch.fitting.closed_form import DirectMatching
+from nnunetv2_stitch.fitting.cutting import best_cuts
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss
 from nnunetv2_stitch.graph import layer_nodes, match_layers, trace
+from nnunetv2_stitch.pipeline.memory import step_bytes
 from nnunetv2_stitch.stitching.layers import Heads, ask_host, share_out_background
 from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
 from nnunetv2_stitch.stitching.regrid import Geometry, InputBridge, OutputBridge, Regrid, resample
@@ -138,6 +140,9 @@ def test_stitches_are_fitted_across_grids():
     x = smooth()
     double_batched_loss(network, x).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.stitch_parameters())
+    # The estimate of the memory goes through the same bridges.
+    kept = network.without_memory()
+    assert step_bytes(kept, x.shape, best_cuts(kept, x.shape)) < 0.8 * step_bytes(kept, x.shape)
 
 
 def test_deployed_equals_supernet_across_grids():
