@@ -31,7 +31,7 @@ RESENC_L = dict(widths=(32, 64, 128, 256, 320, 320), blocks=(1, 3, 4, 6, 6, 6))
 CASES = {
     "2d 128^2 x 8": (plain_unet(2, 6), (8, 1, 128, 128)),
     "3d 48^3 x 2": (plain_unet(3, 4), (2, 1, 48, 48, 48)),
-    "3d 64^3 x 2, residual": (residual_unet(3, (16, 32, 64), (1, 2, 2)), (2, 1, 64, 64, 64)),
+    "3d 32^3 x 2, residual": (residual_unet(3, (16, 32, 64), (1, 2, 2)), (2, 1, 32, 32, 32)),
 }
 WAYS = {"plain": (1, None), "12 pieces": (12, None), "auto": ("auto", None), "a quarter": (1, 4),
         "auto, a quarter": ("auto", 4)}

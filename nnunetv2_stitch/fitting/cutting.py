@@ -12,7 +12,7 @@ from nnunetv2_stitch.fitting.streams import TwoStreams
 from nnunetv2_stitch.stitching.runner import Env, GraphRunner
 
 AUTO = "auto"
-SEARCHES = 20  # halvings of the interval that the smallest peak lies in
+SEARCHES = 12  # halvings of the interval that the smallest peak lies in
 
 
 def equal_cuts(nodes: int, segments: int) -> list[int]:

@@ -49,7 +49,7 @@ def least_peak(joined, sizes, in_place):
 
 
 @pytest.mark.parametrize("kinds", [("PlainConvUNet",) * 2, ("ResidualEncoderUNet", "PlainConvUNet")])
-def test_no_order_of_two_parents_needs_less(kinds):
+def test_no_order_of_two_parents_needs_much_less(kinds):
     net = ensemble(*(spec(k) for k in kinds))
     sizes = sizes_of(net)
     for position in net.positions[::7]:
@@ -57,7 +57,7 @@ def test_no_order_of_two_parents_needs_less(kinds):
         in_place = in_place_of(joined)
         assert in_place
         found = peak_of(list(joined.graph.nodes), sizes, in_place)
-        assert found <= 1.001 * least_peak(joined, sizes, in_place)
+        assert found <= 1.05 * least_peak(joined, sizes, in_place)
 
 
 @pytest.mark.slow
