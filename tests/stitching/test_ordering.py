@@ -48,7 +48,8 @@ def least_peak(joined, sizes, in_place):
     return best[len(chains[0]), len(chains[1])]
 
 
-@pytest.mark.parametrize("kinds", [("PlainConvUNet",) * 2, ("ResidualEncoderUNet", "PlainConvUNet")])
+@pytest.mark.parametrize("kinds", [("ResidualEncoderUNet", "PlainConvUNet"),
+                                   pytest.param(("PlainConvUNet",) * 2, marks=pytest.mark.slow)])
 def test_no_order_of_two_parents_needs_much_less(kinds):
     net = ensemble(*(spec(k) for k in kinds))
     sizes = sizes_of(net)
