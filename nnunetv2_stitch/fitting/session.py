@@ -62,13 +62,13 @@ class StitchSession:
             self.trainer.grad_scaler = None
 
     def distribute(self) -> None:
-        """What nnU-Net does to a trainer in a process group, on any device. Norms need no synchronising and buffers no
-        copying, because the parents are frozen."""
+        """What nnU-Net does to a trainer in a process group, on any device. Norms need no synchronising, because the
+        parents are frozen."""
         trainer = self.trainer
         trainer._set_batch_size_and_oversample()
         trainer.loss = trainer._build_loss()
         devices = [trainer.device] if trainer.device.type == "cuda" else None
-        trainer.network = DistributedDataParallel(trainer.network, devices, broadcast_buffers=False)
+        trainer.network = DistributedDataParallel(trainer.network, devices)
 
     def keep_aside(self) -> None:
         """nnU-Net writes plans and dataset.json in place and from every process, while other commands may read them."""
