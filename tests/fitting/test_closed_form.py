@@ -1,3 +1,5 @@
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -102,3 +104,19 @@ def test_direct_matching_fits_every_stitch_to_the_untouched_features(partner):
         weight = net.switch(position, "host").stitch.weight
         weight.add_(0.01 * torch.randn_like(weight))
         assert (net.switch(position, "host").stitch(b) - a).square().sum() > (fitted - a).square().sum()
+
+
+def test_memory_does_not_grow_with_the_number_of_batches():
+    """What is kept is counted: bytes of all tensors that are alive."""
+    specs = spec(), spec(width=4)
+    matching = DirectMatching(ensemble(*specs, networks=[build(s, seed) for seed, s in enumerate(specs)]))
+
+    def alive() -> int:
+        gc.collect()
+        return sum(t.nbytes for t in gc.get_objects() if type(t) in (torch.Tensor, torch.nn.Parameter))
+
+    after = []
+    for seed in range(4):
+        matching.update(image(seed=seed))
+        after.append(alive())
+    assert after[0] == after[1] == after[3]
