@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,10 +12,22 @@ from nnunetv2_stitch.distributed import Place, group, rank_and_size
 from nnunetv2_stitch.errors import LostProcess
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, Moments, all_average
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss
+from nnunetv2_stitch.pipeline.fold_run import FoldRun
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, score_cases
 
 CASES = 7  # no multiple of the numbers of processes
 ROWS = 3, 2
+
+
+@dataclass(frozen=True)
+class RunElsewhere(FoldRun):
+    """For a process of the fork server, which has the environment that the server was started with."""
+
+    env: tuple[tuple[str, str], ...] = ()
+
+    def carry_out(self, device: torch.device) -> None:
+        os.environ.update(self.env)
+        super().carry_out(device)
 
 
 def supernet():

@@ -102,9 +102,9 @@ def follow(device: torch.device) -> None:
         sys.exit(step.code)
 
 
-def _spawn(step: FoldRun, device: torch.device, count: int) -> None:
+def _spawn(step: FoldRun, device: torch.device, count: int, method: str = "spawn") -> None:
     try:
-        mp.start_processes(_spawned, (step, device, count, find_free_network_port()), count, start_method="spawn")
+        mp.start_processes(_spawned, (step, device, count, find_free_network_port()), count, start_method=method)
     except mp.ProcessExitedException as error:
         raise LostProcess(str(error)) from error
     except mp.ProcessRaisedException as error:

@@ -1,6 +1,7 @@
 """Two and four CPU processes with gloo do what one process does with all the data."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,12 @@ import torch
 import torch.multiprocessing as mp
 from several_processes import CASES, batches, gradients_of, maps, matched, score, supernet
 from stitched_model import environment, forkserver, python_path
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import write_json
+from nnunetv2_stitch.pipeline import Request, prepare
+from nnunetv2_stitch.pipeline.fold_run import _spawn, require_processes
+from nnunetv2_stitch.registration import trainers_folder
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +80,24 @@ def test_scores_of_shared_out_cases_are_those_of_one_process_in_their_order(resu
 def test_a_lost_process_is_noticed_by_the_others(tmp_path):
     start(processes.loses_another, 3, str(tmp_path))
     assert sorted(p.name for p in tmp_path.glob("lost_*")) == ["lost_0", "lost_1"]
+
+
+def test_processes_of_num_gpus_train_once_and_hand_on_their_errors(world2d, copy_world, nnunet_env):
+    """On the CPU, which stands in for GPUs; from a fork server, because spawned processes import everything anew."""
+    world = nnunet_env(copy_world(world2d))
+    job = prepare(Request(world.host.dataset_id, world.partner.dataset_id, folds=[0], positions=[20], epochs=1,
+                          iterations=1))
+    write_json(job.plans_file, job.plans)
+    forkserver()
+    env = {**world.env, "nnUNet_extTrainer": str(trainers_folder())}
+    step = processes.RunElsewhere(world.host.dataset, "2d", 0, job.trainer, job.request.plans_name, progress=False,
+                                  env=tuple(env.items()))
+    cpu = torch.device("cpu")
+    with environment({"PYTHONPATH": python_path()}):
+        _spawn(step, cpu, 2, "forkserver")
+        assert (Path(job.model_folder) / "fold_0" / "sweep.json").is_file()
+        assert not (Path(job.model_folder) / "fold_0" / "validation").exists(), "the position is not chosen yet"
+        with pytest.raises(StitchError, match="no host weights for fold 1, only for folds 0"):
+            _spawn(replace(step, fold=1), cpu, 2, "forkserver")
+    with pytest.raises(StitchError, match="-num_gpus 2: .* start the command with torchrun"):
+        require_processes(4, cpu, 2)

@@ -19,12 +19,12 @@ SIZE = 2
 STOPPED = "stopped: another process of this job has ended; the same command with --c goes on"
 
 
-def launch(*arguments: str, env: dict[str, str]) -> list:
+def launch(*arguments: str, env: dict[str, str], size: int = SIZE) -> list:
     """As torchrun or a batch system does, in processes that need not import everything anew."""
-    places = {"WORLD_SIZE": SIZE, "LOCAL_WORLD_SIZE": SIZE, "MASTER_ADDR": "localhost",
+    places = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "localhost",
               "MASTER_PORT": find_free_network_port()}
     return [start(*arguments, env={**env, **{k: str(v) for k, v in places.items()}, "RANK": str(rank),
-                                   "LOCAL_RANK": str(rank)}) for rank in range(SIZE)]
+                                   "LOCAL_RANK": str(rank)}) for rank in range(size)]
 
 
 def kill_in(moment, running, victim: int) -> None:
@@ -82,11 +82,13 @@ def test_a_killed_process_ends_the_job_and_torchrun_goes_on(world2d, copy_world,
 
 def test_a_bad_call_is_one_line_and_the_same_code_everywhere(world2d):
     env = stitched_env(world2d)
-    command = ["nnUNetv2_train_stitch", str(world2d.host.dataset_id)]
-    for bad, said in ((["899", "-device", "cpu"], "899"),
-                      ([str(world2d.partner.dataset_id), "-device", "cpu", "-rule", "guided"], "--select"),
-                      ([str(world2d.partner.dataset_id), "-rule", "9"], "invalid choice")):
-        first, other = launch(*command, *bad, env=env)
-        assert (first.wait(60), other.wait(60)) == (2, 2), first.output + other.output
-        assert said in first.output.splitlines()[-1] and other.output == ""
+    command = ["nnUNetv2_train_stitch", "-device", "cpu", str(world2d.host.dataset_id)]
+    partner = str(world2d.partner.dataset_id)
+    for bad, size, said in ((["899"], 2, "899"), ([partner, "-rule", "guided"], 2, "--select"),
+                            ([partner], 5, "a batch of 4 cannot be shared out over 5 processes"),
+                            ([partner, "-rule", "9"], 2, "invalid choice")):
+        first, *others = running = launch(*command, *bad, env=env, size=size)
+        assert [r.wait(60) for r in running] == [2] * size, [r.output for r in running]
+        assert said in first.output.splitlines()[-1] and not any(r.output for r in others)
         assert "Traceback" not in first.output and (bad[-1] == "9" or len(first.output.splitlines()) == 1)
+        assert not list((world2d.results / world2d.host.dataset).glob("nnUNetTrainerStitch*"))
