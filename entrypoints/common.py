@@ -14,8 +14,9 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nnunetv2_stitch.distributed import ALONE, Place, launched
 from nnunetv2_stitch.environment import usable_cores
-from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.errors import LostProcess, StitchError
 
 if TYPE_CHECKING:
     import torch
@@ -25,23 +26,29 @@ EXIT_BAD_INPUT = 2  # argparse exits with 2 as well
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
-def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None = None) -> None:
+def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None = None, several: bool = False) -> None:
     """Call `main` and turn what it raises into one line on stderr and an exit code.
 
     Args:
         main: the command's work, its arguments bound.
         verbose: print the traceback too.
         resume: the switch with which the same command goes on where it was interrupted, e.g. `--c`.
+        several: the command knows how to be one of several processes, which torchrun starts.
 
     Raises:
         SystemExit: 2 for bad input (`StitchError`) and for files that cannot be used, 130 when interrupted, 1 for
             anything unexpected. Nothing is raised when `main` returns.
     """
+    hint = f"; the same command with {resume} goes on" if resume else ""
     try:
+        if not several and launched() != ALONE:
+            raise StitchError("of these commands only nnUNetv2_train_stitch runs in several processes; start this one "
+                              "without torchrun")
         main()
     except KeyboardInterrupt:
-        hint = f"; the same command with {resume} goes on" if resume else ""
         _leave(f"interrupted{hint}", EXIT_INTERRUPTED, verbose)
+    except LostProcess:
+        _leave(f"stopped: another process of this job has ended{hint}", EXIT_UNEXPECTED, verbose)
     except BrokenPipeError:  # e.g. `... | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -122,11 +129,11 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
                              "only for models whose sender you would let work at your keyboard")
 
 
-def run_trusting(main: Callable[[], None], trust: bool) -> Callable[[], None]:
-    """`main` with `--trust` applied, which is said on stderr."""
+def run_trusting(main: Callable[[], None], trust: bool, speaks: bool = True) -> Callable[[], None]:
+    """`main` with `--trust` applied, which is said on stderr if this process `speaks`."""
     def trusted() -> None:
         from nnunetv2_stitch.parties.trust import MEANING, trusting
-        if trust:
+        if trust and speaks:
             print(MEANING, file=sys.stderr, flush=True)
         with trusting(trust):
             main()
@@ -150,7 +157,7 @@ def resolve_device(name: str | None) -> torch.device:
     return torch.device(name)
 
 
-def set_threads(device: str) -> None:
-    """As nnU-Net: all cores on the CPU, one thread beside a GPU."""
+def set_threads(device: str, place: Place = ALONE) -> None:
+    """As nnU-Net: all cores on the CPU, one thread beside a GPU. Processes on one machine share its cores."""
     import torch
-    torch.set_num_threads(usable_cores() if device == "cpu" else 1)
+    torch.set_num_threads(max(1, usable_cores() // place.local_size) if device == "cpu" else 1)

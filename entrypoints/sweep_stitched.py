@@ -33,6 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
                                                 'the model", ...}, null for those that are not wanted')
     add("-channel_map", metavar="FILE.json", help="input channels that have another name, in the same form")
     add("--test_cases", action="store_true", help="take imagesTs and labelsTs, even if there are validation cases")
+    add("--c", dest="continue_sweep", action="store_true",
+        help="continue after an interruption; cases that are done are not computed again")
     add_trust(parser)
     add_common(parser)
     return parser
@@ -40,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def sweep_stitched_entry() -> None:
     args = build_parser().parse_args()
-    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose)
+    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -54,14 +56,17 @@ def main(args: argparse.Namespace) -> None:
     set_threads(device.type)
     from nnunetv2_stitch.fileio import write_json
     from nnunetv2_stitch.selection.party_cases import raw_dataset
-    from nnunetv2_stitch.selection.party_sweep import sweep_party
+    from nnunetv2_stitch.selection.party_sweep import forget, sweep_party
     path = os.path.abspath(args.o or f"sweep_{raw_dataset(args.d).name}.json")
     require_writable(path)
+    keep = os.path.splitext(path)[0]
     result = sweep_party(
         args.m, args.d, folds=args.f, positions=None if args.positions == "all" else args.positions, party=args.party,
         names=NameMaps(read_synonyms(args.label_map), read_synonyms(args.channel_map)), test_cases=args.test_cases,
-        device=device, progress=not args.disable_progress_bar, say=lambda line: print(line, flush=True))
+        device=device, progress=not args.disable_progress_bar, keep=keep, continue_sweep=args.continue_sweep,
+        say=lambda line: print(line, flush=True))
     write_json(path, result.to_json())
+    forget(keep)
     print_result(result, path)
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import TYPE_CHECKING
 
+from nnunetv2_stitch.distributed import ALONE, Place
 from nnunetv2_stitch.entrypoints.common import (
+    EXIT_INTERRUPTED,
     add_common,
     add_trust,
     positive_int,
@@ -13,6 +17,7 @@ from nnunetv2_stitch.entrypoints.common import (
     run_trusting,
     set_threads,
 )
+from nnunetv2_stitch.entrypoints.launched import one_of_several, only_first_speaks
 from nnunetv2_stitch.entrypoints.parties import (
     add_parties,
     parse_parties,
@@ -21,6 +26,9 @@ from nnunetv2_stitch.entrypoints.parties import (
     position,
     positions,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,7 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("-seed", type=int, default=12345, help="seed, recorded in the plans. Default: %(default)s")
     add("-o_p", default="nnUNetStitchPlans", metavar="PLANS_NAME", help="name of the plans written. "
         "Default: %(default)s")
-    add("-num_gpus", type=positive_int, default=1, help="number of GPUs (DDP, as nnU-Net). Default: %(default)s")
+    add("-num_gpus", type=positive_int, default=1, help="number of GPUs of this machine (DDP). For several "
+        "machines, or processes on the CPU, start the command with torchrun instead. Default: %(default)s")
     add("--npz", action="store_true", help="save probabilities of the validation, for nnUNetv2_find_best_configuration")
     add("--c", dest="continue_training", action="store_true",
         help="continue after an interruption; what is done is kept")
@@ -82,8 +91,12 @@ def segments(text: str) -> int | str:
 
 
 def train_stitch_entry() -> None:
-    args = parse_parties(build_parser())
-    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
+    with one_of_several() as place:
+        with only_first_speaks(place):
+            args = parse_parties(build_parser())
+            run(lambda: require_consistent(args), verbose=args.verbose, several=True)
+        run(run_trusting(lambda: main(args, place), args.trust, place.is_first), verbose=args.verbose, resume="--c",
+            several=True)
 
 
 def request_of(args: argparse.Namespace) -> dict:
@@ -120,14 +133,33 @@ def require_consistent(args: argparse.Namespace) -> None:
         raise StitchError("-sweeps chooses on the Pareto front by -prefer; leave out -rule and -position, or -sweeps")
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace, place: Place = ALONE) -> None:
     require_consistent(args)
     if args.dry_run:
+        if not place.is_first:
+            return
         from nnunetv2_stitch.pipeline import Request, prepare
         print_job(prepare(Request(**request_of(args)), dry_run=True))
         return
     device = resolve_device(args.device)
-    set_threads(device.type)
+    set_threads(device.type, place)
+    if place == ALONE:
+        train(args, device)
+        return
+    from nnunetv2_stitch.distributed import group
+    from nnunetv2_stitch.pipeline.fold_run import follow, leading
+    with group(place, device):
+        if place.is_first:
+            with leading():
+                train(args, device)
+        else:
+            try:
+                follow(device)
+            except KeyboardInterrupt:
+                sys.exit(EXIT_INTERRUPTED)  # the first one says so
+
+
+def train(args: argparse.Namespace, device: torch.device) -> None:
     from nnunetv2_stitch.pipeline import train_stitch
     result = train_stitch(
         device=device, num_gpus=args.num_gpus, continue_training=args.continue_training,

@@ -10,3 +10,7 @@ class StitchError(Exception):
 
 class NotMergeableError(StitchError):
     """Models that no weights can be mixed of, because their networks differ."""
+
+
+class LostProcess(Exception):
+    """Another process of the same job is gone, so that this one cannot go on."""

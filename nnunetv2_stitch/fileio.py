@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,8 @@ def atomically(path: str, write: Callable[[str], Any]) -> None:
         StitchError: the folder cannot be written to.
     """
     folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f".tmp{os.getpid()}_{name}")
+    # Machines that share the folder may have processes of the same number.
+    temporary = os.path.join(folder, f".tmp{os.getpid()}_{secrets.token_hex(2)}_{name}")
     try:
         os.makedirs(folder, exist_ok=True)
         write(temporary)

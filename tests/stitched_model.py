@@ -23,6 +23,7 @@ FOLDER = "nnUNetTrainerStitch__nnUNetStitchPlans"
 SHORT = {"folds": [0], "positions": [2, 20, 41], "epochs": 1, "iterations": 2}
 ENTRIES = {
     "nnUNetv2_train_stitch": "nnunetv2_stitch.entrypoints.train_stitch:train_stitch_entry",
+    "nnUNetv2_sweep_stitched": "nnunetv2_stitch.entrypoints.sweep_stitched:sweep_stitched_entry",
     "nnUNetv2_predict_stitched": "nnunetv2_stitch.entrypoints.predict_stitched:predict_stitched_entry",
     "nnUNetv2_distill_stitched": "nnunetv2_stitch.entrypoints.distill_stitched:distill_stitched_entry",
     "nnUNetv2_train": "nnunetv2.run.run_training:run_training_entry",
@@ -149,6 +150,11 @@ def _run(argv: list[str], env: dict[str, str], log: str) -> None:
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.environ.update(env)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it, and so would we
+    run_entry(argv)
+
+
+def run_entry(argv: list[str]) -> None:
+    """One of `ENTRIES` with its arguments, in this process."""
     sys.argv = argv
     module, _, function = ENTRIES[argv[0]].partition(":")
     with worlds.thread_pools():

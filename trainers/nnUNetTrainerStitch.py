@@ -14,7 +14,10 @@ class nnUNetTrainerStitch(nnUNetTrainer):
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
                  device: torch.device = torch.device("cuda")):
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        import warnings
+        with warnings.catch_warnings():  # of the gradient scaler that a process group gets without CUDA as well
+            warnings.filterwarnings("ignore", "torch.cuda.amp.GradScaler is enabled")
+            super().__init__(plans, configuration, fold, dataset_json, device)
         from nnunetv2_stitch.fitting.session import StitchSession
         self.enable_deep_supervision = False
         self.num_epochs = 50
@@ -27,6 +30,8 @@ class nnUNetTrainerStitch(nnUNetTrainer):
         self.half_targets = False  # bfloat16 for what the backward pass keeps of the reference stream
         self.sampled_switches = False  # True: own, stitched or average at random in each step
         self.session = StitchSession(self)
+        if self.is_ddp:
+            self.session.place(device)
 
     @staticmethod
     def build_network_architecture(plans_manager, configuration_manager, num_input_channels: int,
@@ -37,7 +42,8 @@ class nnUNetTrainerStitch(nnUNetTrainer):
     @property
     def stitched(self):
         """The supernet without nnU-Net's wrappers."""
-        return self.network.module if self.is_ddp else self.network
+        wrapped = isinstance(self.network, torch.nn.parallel.DistributedDataParallel)
+        return self.network.module if wrapped else self.network
 
     def _do_i_compile(self) -> bool:
         return False  # the switches change in every step, which would recompile in every step
@@ -46,10 +52,16 @@ class nnUNetTrainerStitch(nnUNetTrainer):
         """A stitched ensemble has one output."""
 
     def plot_network_architecture(self) -> None:
+        """nnU-Net calls this right after it has written the files of the model folder."""
+        self.session.put_in_place()
         self.session.plot_matches()
 
     def initialize(self) -> None:
+        distributed, self.is_ddp = self.is_ddp, False  # nnU-Net would wrap the network for the GPU of this rank
         super().initialize()
+        self.is_ddp = distributed
+        if distributed:
+            self.session.distribute()
         self.session.load_parents()
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
@@ -67,6 +79,7 @@ class nnUNetTrainerStitch(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         self.session.seed()
+        self.session.keep_aside()
         super().on_train_start()
         if self.current_epoch == 0:
             self.initialise_stitches()
@@ -107,5 +120,7 @@ class nnUNetTrainerStitch(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         self.stitched.apply_setting(self.session.setting)
+        wrapped, self.network = self.network, self.stitched  # processes have different numbers of tiles
         super().perform_actual_validation(save_probabilities)
+        self.network = wrapped
 

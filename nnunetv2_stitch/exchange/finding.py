@@ -12,6 +12,7 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.install import unpack_party
+from nnunetv2_stitch.locks import locked
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import (
     FINAL,
@@ -90,9 +91,11 @@ def read_party(path: str, checkpoint_name: str = FINAL) -> ModelFolder:
         if not nnUNet_results.is_set():
             raise StitchError("environment variable nnUNet_results is not set; a zip is unpacked there")
         wanted = "" if checkpoint_name == FINAL else "_" + os.path.splitext(checkpoint_name)[0]
-        folder = os.path.join(str(nnUNet_results), UNPACKED, sha256(path)[:16] + wanted)
-        found = _model_folders(folder) if os.path.isdir(folder) else []
-        path = found[0] if found else unpack_party(path, folder, checkpoint_name=checkpoint_name).path
+        name = sha256(path)[:16] + wanted
+        folder = os.path.join(str(nnUNet_results), UNPACKED, name)
+        with locked(os.path.join(str(nnUNet_results), f".{name}.lock")):  # jobs of several folds begin together
+            found = _model_folders(folder) if os.path.isdir(folder) else []
+            path = found[0] if found else unpack_party(path, folder, checkpoint_name=checkpoint_name).path
         checkpoint_name = FINAL  # what it is called where it was unpacked
     elif os.path.isdir(path) and not os.path.isfile(os.path.join(path, "plans.json")):
         found = _model_folders(path)

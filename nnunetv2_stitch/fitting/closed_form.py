@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import distributed as dist
 
+from nnunetv2_stitch.distributed import add_up, in_group, rank_and_size
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.runner import GraphRunner, is_switch, position_of
 from nnunetv2_stitch.stitching.setting import SIDES, Setting
@@ -61,19 +61,20 @@ class Moments:
         self.second[:, :self.split] += _in_float64(values @ a.mT, self.second)
         self.second[self.split:, self.split:] += _in_float64(b @ b.mT, self.second)
 
-    def state(self) -> torch.Tensor:
-        """Count, raw first and second moments without the shift, flat, so that processes can add theirs up."""
-        first, second = self.first.cpu(), self.second.cpu()
-        shift = self.shift[:, 0].cpu().double() if self.shift is not None else torch.zeros_like(first)
-        cross = torch.outer(first, shift)
-        second = second + cross + cross.T + self.count * torch.outer(shift, shift)
-        first = first + self.count * shift
-        return torch.cat([torch.tensor([self.count], dtype=torch.float64), first, second.flatten()])
+    def reduce(self) -> None:
+        """Add up the moments of all processes, around the mean of their shifts; one float64 tensor travels."""
+        first, second, shift = self.first.cpu(), self.second.cpu(), self._own_shift()
+        common = add_up(shift) / rank_and_size()[1]
+        apart = shift - common
+        cross = torch.outer(first, apart)
+        second = second + cross + cross.T + self.count * torch.outer(apart, apart)
+        count = torch.tensor([self.count], dtype=torch.float64)
+        total = add_up(torch.cat([count, first + self.count * apart, second.flatten()]))
+        n, self.shift = len(first), common[:, None]
+        self.count, self.first, self.second = float(total[0]), total[1:n + 1], total[n + 1:].reshape(n, n)
 
-    def load_state(self, state: torch.Tensor) -> None:
-        n = len(self.first)
-        self.shift = torch.zeros(n, 1)
-        self.count, self.first, self.second = float(state[0]), state[1:n + 1], state[n + 1:].reshape(n, n)
+    def _own_shift(self) -> torch.Tensor:
+        return torch.zeros_like(self.first.cpu()) if self.shift is None else self.shift[:, 0].cpu().double()
 
     def solve(self, ridge: float = 1e-6, keep_variance: bool = False) -> tuple[Affine, Affine]:
         """The regressions b -> a and a -> b, in this order.
@@ -84,7 +85,7 @@ class Moments:
         """
         mean = self.first.cpu() / max(self.count, 1)
         covariance = self.second.cpu() / max(self.count, 1) - torch.outer(mean, mean)
-        mean = mean + self.shift[:, 0].cpu().double()
+        mean = mean + self._own_shift()
         a, b = slice(0, self.split), slice(self.split, None)
         return tuple(_regress(covariance, mean, source, target, ridge, keep_variance)
                      for source, target in ((b, a), (a, b)))
@@ -167,12 +168,8 @@ class DirectMatching:
 
     def reduce(self) -> None:
         """Add up the moments of all processes of a distributed training."""
-        if not (dist.is_available() and dist.is_initialized()):
-            return
-        states: list = [None] * dist.get_world_size()
-        dist.all_gather_object(states, {k: m.state() for k, m in self.moments.items()})
-        for key, moments in self.moments.items():
-            moments.load_state(torch.stack([s[key] for s in states]).sum(0))
+        for moments in self.moments.values() if in_group() else ():
+            moments.reduce()
 
     def solve(self) -> dict[int, tuple[float, float]]:
         """Set every stitch to its least-squares solution; returns R^2 per position as `(to host, to partner)`."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 
 import numpy as np
 import torch
 from nnunetv2.paths import nnUNet_results
+from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_stitch.distributed import device_here
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, read_json, write_json
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
 from nnunetv2_stitch.fitting.cutting import AUTO, best_cuts
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups, sample_setting
+from nnunetv2_stitch.locks import locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
 from nnunetv2_stitch.stitching.plans import layout_of, load_parents
@@ -55,6 +60,38 @@ class StitchSession:
         self.cuts: dict[tuple[int, ...], list[int]] = {}
 
     # -- set-up ---------------------------------------------------------------------------------------------------
+
+    def place(self, device: torch.device) -> None:
+        """nnU-Net takes every process group for one of GPUs, all of them on one machine."""
+        self.trainer.device = device_here(device)
+        if device.type != "cuda":
+            self.trainer.grad_scaler = None
+
+    def distribute(self) -> None:
+        """What nnU-Net does to a trainer in a process group, on any device. Norms need no synchronising, because the
+        parents are frozen."""
+        trainer = self.trainer
+        trainer._set_batch_size_and_oversample()
+        trainer.loss = trainer._build_loss()
+        devices = [trainer.device] if trainer.device.type == "cuda" else None
+        trainer.network = DistributedDataParallel(trainer.network, devices)
+
+    def keep_aside(self) -> None:
+        """nnU-Net writes plans and dataset.json in place and from every process, while other commands may read them."""
+        self._aside = tempfile.TemporaryDirectory()
+        self._folder, self.trainer.output_folder_base = self.trainer.output_folder_base, self._aside.name
+
+    def put_in_place(self) -> None:
+        """Move what nnU-Net has written meanwhile. Of the plans the present state is taken: trainings of other folds
+        may have added theirs."""
+        trainer = self.trainer
+        trainer.output_folder_base = self._folder
+        plans = os.path.join(trainer.preprocessed_dataset_folder_base, f"{trainer.plans_manager.plans_name}.json")
+        for name in sorted(os.listdir(self._aside.name)) if trainer.local_rank == 0 else ():
+            source = plans if name == "plans.json" else os.path.join(self._aside.name, name)
+            with locked(f"{plans}.lock"):
+                atomically(os.path.join(self._folder, name), lambda path, source=source: shutil.copyfile(source, path))
+        self._aside.cleanup()
 
     def seed(self) -> None:
         """Seeds python, numpy and torch. Bit-equal repetition needs the CPU and nnUNet_n_proc_DA=0, because nnU-Net's

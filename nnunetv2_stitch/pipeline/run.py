@@ -7,17 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
-from nnunetv2.run.run_training import run_training as stock_run_training
 
+from nnunetv2_stitch.distributed import in_group
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.finding import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.fitting.session import STITCHES_FILE
+from nnunetv2_stitch.pipeline.claims import Claim
 from nnunetv2_stitch.pipeline.deployment import StitchResult, deployed_setting, select_and_deploy
+from nnunetv2_stitch.pipeline.fold_run import FoldRun, carry_out, require_processes
 from nnunetv2_stitch.pipeline.prepare import Job, Request, prepare
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
+from nnunetv2_stitch.selection.rules import GUIDED
 
 
 @our_trainers_known()
@@ -32,7 +34,8 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
         dataset_a, dataset_b: host and partner, by dataset id or name, as nnU-Net takes them; None for one that
             `model_a` or `model_b` names.
         more: further partners, by dataset or as `pipeline.Partner`.
-        device: where to compute; `num_gpus` > 1 trains with DDP as nnU-Net does.
+        device: where to compute; `num_gpus` > 1 trains and validates in as many processes (DDP). In a process group
+            (`distributed.group`) the first process calls this within `fold_run.leading`, the others `follow`.
         continue_training: go on after an interruption, folds and steps that are done are kept.
         only_validation: only repeat the validation of the deployed folds.
         only_selection: train nothing, choose again among what is trained: by the request's rule, or with `sweeps`,
@@ -44,6 +47,7 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
 
     Raises:
         StitchError: bad input, before anything is written.
+        LostProcess: one of several processes is gone.
     """
     if sweeps and not only_selection:
         raise StitchError("sweeps of partners are of a finished model: train first, then choose with only_selection")
@@ -51,32 +55,46 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
     job = prepare(Request(dataset_a, dataset_b, more=partners, **request),
                   continue_training or only_validation or only_selection)
     device = torch.device(device)
-    if only_selection:
-        job = _trained_part(job)
-    elif only_validation:
-        _require_deployed(job)
-    else:
-        write_json(job.plans_file, job.plans)
+    require_processes(job.host.configuration_manager.batch_size, device, num_gpus)
+    if in_group() and job.request.rule == GUIDED:
+        raise StitchError("-rule guided searches in one process; train with another rule, then call the command with "
+                          "--select -rule guided and without torchrun")
+    with Claim(job, say) as claim:
+        if only_selection:
+            job = _trained_part(job)
+            claim.take(job.folds)
+        elif only_validation:
+            _require_deployed(job)
+            claim.take(job.folds)
+        else:
+            claim.begin(continue_training)
+            for fold in job.folds:
+                if _fold_is_done(job, fold):
+                    say(f"fold {fold}: stitches are trained")
+                else:
+                    say(f"fold {fold}: training the stitches ({job.request.fit})")
+                    carry_out(_fold_run(job, fold, continue_training=continue_training, progress=progress), device,
+                              num_gpus)
+            # One choice for all folds of the model, also those that earlier commands trained.
+            job = replace(job, folds=[*job.folds, *claim.take_free(f for f in _other_folds(job)
+                                                                   if _fold_is_done(job, f))])
+        with claim.choosing():
+            result = select_and_deploy(job, device, not only_validation, sweeps, prefer, say)
         for fold in job.folds:
-            if _fold_is_done(job, fold):
-                say(f"fold {fold}: stitches are trained")
-            else:
-                say(f"fold {fold}: training the stitches ({job.request.fit})")
-                _train_fold(job, fold, device, num_gpus, continue_training, progress)
-        # One choice for all folds of the model, also those that earlier commands trained.
-        job = replace(job, folds=[*job.folds, *(f for f in _other_folds(job) if _fold_is_done(job, f))])
-    result = select_and_deploy(job, device, not only_validation, sweeps, prefer, say)
-    for fold in job.folds:
-        summary = os.path.join(job.model_folder, f"fold_{fold}", "validation", "summary.json")
-        if only_validation or save_probabilities or not _validated(job, fold, summary):
-            say(f"fold {fold}: validation with nnU-Net's sliding window")
-            _validate_fold(job, fold, device, save_probabilities)
-            write_json(_stamp(job, fold), {"setting": deployed_setting(job, fold).to_json()})
+            summary = os.path.join(job.model_folder, f"fold_{fold}", "validation", "summary.json")
+            if only_validation or save_probabilities or not _validated(job, fold, summary):
+                say(f"fold {fold}: validation with nnU-Net's sliding window")
+                carry_out(_fold_run(job, fold, validate=True, save_probabilities=save_probabilities), device, num_gpus)
+                write_json(_stamp(job, fold), {"setting": deployed_setting(job, fold).to_json()})
     return result
 
 
+def _fold_run(job: Job, fold: int | str, **options) -> FoldRun:
+    return FoldRun(job.host.dataset_name, job.host.configuration, fold, job.trainer, job.request.plans_name, **options)
+
+
 def _other_folds(job: Job) -> list[int | str]:
-    record = job.plans["configurations"][job.host.configuration]["stitching"]["parents"][0]
+    record = read_json(job.plans_file)["configurations"][job.host.configuration]["stitching"]["parents"][0]
     folds = [f if f == "all" else int(f) for f in record["folds"]]
     return sorted((f for f in folds if f not in job.folds), key=str)
 
@@ -116,29 +134,6 @@ def _require_deployed(job: Job, switch: str = "--val") -> None:
         if missing:
             raise StitchError(f"{missing[0]} is missing: fold {fold} is not trained to its end; run without {switch} "
                               f"(with --c to go on)")
-
-
-def _trainer(job: Job, fold, continue_training: bool, device: torch.device):
-    return get_trainer_from_args(job.host.dataset_name, job.host.configuration, fold, job.trainer,
-                                 job.request.plans_name, continue_training, device)
-
-
-def _train_fold(job, fold, device, num_gpus, continue_training, progress) -> None:
-    if num_gpus > 1:
-        stock_run_training(job.host.dataset_name, job.host.configuration, str(fold), job.trainer,
-                           job.request.plans_name, num_gpus=num_gpus, continue_training=continue_training,
-                           device=device)
-        return
-    trainer = _trainer(job, fold, continue_training, device)
-    trainer.disable_progress_bar = not progress
-    maybe_load_checkpoint(trainer, continue_training, False)
-    trainer.run_training()
-
-
-def _validate_fold(job, fold, device, save_probabilities) -> None:
-    trainer = _trainer(job, fold, False, device)
-    maybe_load_checkpoint(trainer, False, True)
-    trainer.perform_actual_validation(save_probabilities)
 
 
 def _stamp(job: Job, fold) -> str:

@@ -76,10 +76,15 @@ def plain(value):
 
 
 def write_setting(plans_files: list[str], configuration: str, setting: Setting) -> None:
-    """Put the chosen setting into plans files, so that the network is built as it is deployed."""
+    """Put the chosen setting into plans files, so that the network is built as it is deployed. The first file names all
+    folds; the others, written by the training of one fold, may lack some."""
+    named = None
     for path in plans_files:
         plans = read_json(path)
         stitched = plans["configurations"][configuration]
+        named = named or stitched["stitching"]["parents"]
+        for record, complete in zip(stitched["stitching"]["parents"], named):
+            record["folds"] = {**complete["folds"], **record["folds"]}
         stitched["architecture"]["arch_kwargs"]["setting"] = setting.to_json()
         stitched["stitching"]["training"]["setting"] = setting.to_json()
         write_json(path, plans)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
 from nnunetv2_stitch.errors import StitchError
@@ -22,6 +23,7 @@ from nnunetv2_stitch.selection.party_cases import (
     validation_files,
 )
 from nnunetv2_stitch.selection.party_terms import PartyTerms, party_terms
+from nnunetv2_stitch.selection.scored_cases import ScoredCases, digest_of, score_cases
 from nnunetv2_stitch.selection.sweep import PositionSweep, Sweep
 from nnunetv2_stitch.selection.sweeps_file import PartySweeps
 from nnunetv2_stitch.stitching.setting import party_names
@@ -30,6 +32,7 @@ from nnunetv2_stitch.stitching.setting import party_names
 def sweep_party(model_folder: str, dataset: int | str, *, folds: Sequence[int | str] | None = None,
                 positions: Sequence[int] | None = None, party: str | None = None, names: NameMaps = NO_MAPS,
                 test_cases: bool = False, device: str | torch.device = "cuda", progress: bool = True,
+                keep: str | None = None, continue_sweep: bool = False,
                 say: Callable[[str], None] = lambda line: None) -> PartySweeps:
     """Dice of every position of a stitched model on labelled cases that the party's own parent was not trained on.
 
@@ -45,6 +48,9 @@ def sweep_party(model_folder: str, dataset: int | str, *, folds: Sequence[int | 
         test_cases: take imagesTs and labelsTs in any case.
         device: where to compute.
         progress: show progress bars.
+        keep: path without ending, beside which the scores of single cases are kept while the sweep runs; whoever writes
+            the result removes them with `forget`. Default: nowhere.
+        continue_sweep: take what an interrupted call has kept there.
         say: receives one line per step.
 
     Raises:
@@ -61,8 +67,18 @@ def sweep_party(model_folder: str, dataset: int | str, *, folds: Sequence[int | 
     digests = {str(f): sha256(stitches_file(model.path, f)) for f in folds}
     files = {f: _cases(model, data, party, f, test_cases, say) for f in folds}
     device = torch.device(device)
-    sweeps = tuple(_sweep(model, f, files[f], terms, positions, device, progress) for f in folds)
+    if keep and not continue_sweep:
+        forget(keep)
+    made_of = {f: {"stitches": digests[str(f)], "cases": digest_of(files[f], terms)} for f in folds}
+    sweeps = tuple(_sweep(model, f, files[f], terms, positions, device, progress,
+                          ScoredCases(keep and f"{keep}.fold_{f}", made_of[f]), say) for f in folds)
     return PartySweeps(party, digests, sweeps)
+
+
+def forget(keep: str) -> None:
+    """Remove the scores that `sweep_party` kept there, of all folds."""
+    for path in glob.glob(f"{glob.escape(keep)}.fold_*.cases_*.jsonl"):
+        os.remove(path)
 
 
 def _stitched_model(folder: str) -> ModelFolder:
@@ -143,7 +159,8 @@ def _channels(data: RawDataset) -> dict:
 
 
 def _sweep(model: ModelFolder, fold: int | str, files: Sequence[CaseFiles], terms: PartyTerms,
-           positions: Sequence[int] | None, device: torch.device, progress: bool) -> Sweep:
+           positions: Sequence[int] | None, device: torch.device, progress: bool, kept: ScoredCases,
+           say: Callable[[str], None]) -> Sweep:
     network = supernet_of_folder(model, fold)
     unknown = sorted(set(positions or ()) - set(network.positions))
     if unknown:
@@ -151,12 +168,14 @@ def _sweep(model: ModelFolder, fold: int | str, files: Sequence[CaseFiles], term
                           f"{network.positions[0]} to {network.positions[-1]}")
     sweeper = PositionSweep(network, model.plans_manager, model.configuration_manager, terms.dataset_json, device,
                             None if positions is None else sorted(set(positions)))
-    scores = []
-    for case in tqdm(files, desc=f"fold {fold}: {len(sweeper.positions)} positions", unit="case", disable=not progress):
-        data, segmentation = preprocess(case, terms, model.plans_manager, model.configuration_manager)
-        values = sweeper.score_case(data, segmentation)
+    kept.made_of["positions"] = sweeper.positions
+
+    def score(case: int) -> np.ndarray:
+        values = sweeper.score_case(*preprocess(files[case], terms, model.plans_manager, model.configuration_manager))
         values[:, list(terms.unlabelled)] = np.nan
-        scores.append(values)
+        return values
+
+    scores = score_cases(score, len(files), kept, f"fold {fold}: {len(sweeper.positions)} positions", progress, say)
     if np.isnan(scores).all():
         raise StitchError(f"none of the {len(files)} cases of fold {fold} holds any of the model's labels, so there is "
                           f"nothing to compare; check the dataset's labels and -label_map")

@@ -6,8 +6,9 @@ import os
 
 import pytest
 
+from nnunetv2_stitch.distributed import ALONE, Place, launched
 from nnunetv2_stitch.entrypoints.common import add_common, fraction, positive_int, resolve_device, run
-from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.errors import LostProcess, StitchError
 
 
 def leave(capsys: pytest.CaptureFixture, error: BaseException, **options) -> tuple[int, str]:
@@ -110,3 +111,37 @@ def test_device_by_default_and_by_name(monkeypatch):
     assert resolve_device("cpu").type == "cpu"
     with pytest.raises(StitchError, match="-device cpu"):
         resolve_device("cuda")
+
+
+def test_a_lost_process_is_one_line(capsys):
+    assert leave(capsys, LostProcess("gloo: connection closed by peer"), resume="--c") == (
+        1, "stopped: another process of this job has ended; the same command with --c goes on\n")
+
+
+@pytest.fixture
+def second_of_four(monkeypatch):
+    for name, value in (("RANK", 1), ("WORLD_SIZE", 4), ("LOCAL_RANK", 0), ("MASTER_ADDR", "a"), ("MASTER_PORT", 1)):
+        monkeypatch.setenv(name, str(value))
+
+
+def test_the_launcher_says_which_process_this_is(second_of_four, monkeypatch):
+    assert launched() == Place(1, 4, 0, 1)
+    monkeypatch.setenv("WORLD_SIZE", "one")
+    with pytest.raises(StitchError, match="whole numbers"):
+        launched()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(StitchError, match="RANK 1"):
+        launched()
+    monkeypatch.setenv("RANK", "0")
+    assert launched() == ALONE
+    monkeypatch.delenv("RANK")
+    assert launched() == ALONE
+
+
+def test_commands_for_one_process_refuse_to_be_one_of_several(second_of_four, capsys):
+    called = []
+    with pytest.raises(SystemExit) as caught:
+        run(lambda: called.append(1))
+    assert caught.value.code == 2 and not called and "without torchrun" in capsys.readouterr().err
+    run(lambda: called.append(1), several=True)
+    assert called

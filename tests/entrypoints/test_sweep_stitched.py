@@ -3,10 +3,13 @@
 import json
 import os
 import shutil
+import signal
+import time
 
 import pytest
 import torch
 from partner_site import command, edit, make_site, refused, use
+from stitched_model import start, stitched_env
 
 from nnunetv2_stitch.entrypoints import sweep_stitched
 
@@ -31,6 +34,36 @@ def test_the_hosts_own_dataset_gives_the_sweep_of_the_training(stitched2d, nnune
     out = capsys.readouterr().out
     assert "fold 0: 5 validation cases" in out and "plain ensemble" in out and "say little" in out
     assert "nnUNetv2_train_stitch" in out and "-sweeps sweep_Dataset801_HostBlobs.json" in out
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_without_the_cases_that_are_done(stitched2d, nnunet_env, tmp_path, monkeypatch, capsys):
+    nnunet_env(stitched2d.world)
+    monkeypatch.chdir(tmp_path)
+    out, kept = tmp_path / "out.json", tmp_path / "out.fold_0.cases_0.jsonl"
+    arguments = ["-m", str(stitched2d.folder), "-d", "801", "-f", "0", "-positions", "2,20-25", "-o", str(out),
+                 "-device", "cpu"]
+    running = start("nnUNetv2_sweep_stitched", *arguments, env=stitched_env(stitched2d.world))
+    while not (kept.exists() and kept.read_text().count('"case"') > 1):
+        assert running.process.is_alive(), running.output[-3000:]
+        time.sleep(0.002)
+    os.kill(running.process.pid, signal.SIGKILL)
+    assert running.wait(60) == -signal.SIGKILL and not out.exists()
+    lines = [json.loads(line) for line in kept.read_text().splitlines() if line]
+    assert "tr_0" not in kept.read_text()
+    for line in lines[1:]:  # forged, so that it shows whether they are computed again
+        line["dice"] = [[0.0 for _ in row] for row in line["dice"]]
+    forged = "".join(f"{json.dumps(line)}\n" for line in lines)
+    kept.write_text(forged)
+    command(sweep_stitched, *arguments, "--c")
+    assert f"{len(lines) - 1} of 5 cases are done" in capsys.readouterr().out
+    wanted = json.loads((stitched2d.folder / "fold_0" / "sweep.json").read_text())["baselines"]["host"]
+    found = json.loads(out.read_text())["sweeps"][0]["baselines"]["host"]
+    assert found == pytest.approx(wanted * (6 - len(lines)) / 5, abs=0.04)
+    kept.write_text(forged)
+    command(sweep_stitched, *arguments)
+    assert "are done" not in capsys.readouterr().out and not list(tmp_path.glob("*.jsonl"))
+    assert json.loads(out.read_text())["sweeps"][0]["baselines"]["host"] == pytest.approx(wanted, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -58,20 +60,6 @@ def test_products_in_pieces_are_the_whole_product(images, pixels, most, monkeypa
     torch.testing.assert_close(sum(v.sum((0, 2)) for v in pieces), flat.sum(1))
 
 
-def test_moments_of_two_processes_add_up():
-    torch.manual_seed(0)
-    a, b = 5 + torch.randn(4, 3, 8, 8), torch.randn(4, 2, 8, 8)
-    whole, *parts = (Moments(3, 2) for _ in range(3))
-    whole.update(a, b)
-    for part, x, y in zip(parts, a.split(2), b.split(2)):
-        part.update(x, y)
-    joined = Moments(3, 2)
-    joined.load_state(sum(p.state() for p in parts))
-    for got, wanted in zip(joined.solve(), whole.solve()):
-        torch.testing.assert_close(got.weight, wanted.weight, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(got.bias, wanted.bias, rtol=1e-4, atol=1e-4)
-
-
 def test_dead_channels_stay_finite():
     moments = Moments(2, 2)
     moments.update(torch.randn(1, 2, 4, 4), torch.zeros(1, 2, 4, 4))
@@ -116,3 +104,19 @@ def test_direct_matching_fits_every_stitch_to_the_untouched_features(partner):
         weight = net.switch(position, "host").stitch.weight
         weight.add_(0.01 * torch.randn_like(weight))
         assert (net.switch(position, "host").stitch(b) - a).square().sum() > (fitted - a).square().sum()
+
+
+def test_memory_does_not_grow_with_the_number_of_batches():
+    """What is kept is counted: bytes of all tensors that are alive."""
+    specs = spec(), spec(width=4)
+    matching = DirectMatching(ensemble(*specs, networks=[build(s, seed) for seed, s in enumerate(specs)]))
+
+    def alive() -> int:
+        gc.collect()
+        return sum(t.nbytes for t in gc.get_objects() if type(t) in (torch.Tensor, torch.nn.Parameter))
+
+    after = []
+    for seed in range(4):
+        matching.update(image(seed=seed))
+        after.append(alive())
+    assert after[0] == after[1] == after[3]

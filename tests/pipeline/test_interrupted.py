@@ -1,5 +1,6 @@
 """A kill or Ctrl-C at any moment leaves a folder from which `--c` goes on."""
 
+import json
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ from stitched_model import FOLDER, SHORT, call, start, stitched_env, tree
 
 pytestmark = pytest.mark.slow
 
+KEPT = "sweep.cases_0.jsonl"
 ARGUMENTS = ["-device", "cpu", "-epochs", "3", "-iterations", "4", "--disable_progress_bar"]
 
 
@@ -19,7 +21,9 @@ def in_epoch_1(folder):
 
 
 def in_sweep(folder):
-    return (folder / "fold_0" / "stitches_all.safetensors").exists()
+    """Some of the five cases are done and kept."""
+    kept = folder / "fold_0" / KEPT
+    return kept.exists() and kept.read_text().count('"case"') > 1
 
 
 def in_second_fold(folder):
@@ -29,6 +33,17 @@ def in_second_fold(folder):
 def in_deployment(folder):
     """All folds are trained and the choice is being deployed."""
     return (folder / "fold_1" / "sweep.json").exists()
+
+
+def forge(kept) -> int:
+    """Make the cases that are kept look like failures, so that it shows whether they are computed again."""
+    text = kept.read_text()
+    assert "tr_0" not in text, "no case may be named"
+    lines = [json.loads(line) for line in text.splitlines() if line]
+    for line in lines[1:]:
+        line["dice"] = [[0.0 for _ in row] for row in line["dice"]]
+    kept.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return len(lines) - 1
 
 
 MOMENTS = [(in_epoch_1, signal.SIGINT), (in_sweep, signal.SIGKILL), (in_second_fold, signal.SIGKILL),
@@ -58,6 +73,7 @@ def test_going_on_after_an_interruption(moment, kind, world2d, copy_world):
         assert code == -signal.SIGKILL
     assert not (folder / "stitch_selection.json").exists(), "too late to interrupt anything"
 
+    forged = forge(folder / "fold_0" / KEPT) if moment is in_sweep else 0
     call(*command, env=env, code=2)  # without --c nothing is overwritten
     output = call(*command, "--c", env=env)
     assert "Predict with" in output and "Chosen position" in output
@@ -68,6 +84,10 @@ def test_going_on_after_an_interruption(moment, kind, world2d, copy_world):
     if moment is in_epoch_1:
         logs = "".join(p.read_text() for p in sorted((folder / "fold_0").glob("training_log_*.txt")))
         assert logs.count("Epoch 0") == 1, "what was trained before the interruption was thrown away"
+    if moment is in_sweep:
+        assert f"{forged} of 5 cases are done" in output and not list(folder.rglob("*.jsonl"))
+        host = [json.loads((folder / f"fold_{f}" / "sweep.json").read_text())["baselines"]["host"] for f in (0, 1)]
+        assert host[0] == pytest.approx(0.92 * (5 - forged) / 5, abs=0.04) and host[1] > 0.85
     if moment in (in_second_fold, in_deployment):
         assert "fold 0: stitches are trained" in output
     assert tree(world.model(world.host), world.model(world.partner)) == parents

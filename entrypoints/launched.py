@@ -1,0 +1,66 @@
+"""A command as one of several processes, which torchrun or the like starts: only the first one speaks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nnunetv2_stitch.distributed import ALONE, Place, launched
+from nnunetv2_stitch.entrypoints.common import run
+from nnunetv2_stitch.errors import LostProcess
+
+
+@contextmanager
+def one_of_several() -> Iterator[Place]:
+    """This process' place. Within the context nothing but the first process prints to stdout, and SIGTERM, with which
+    launchers end the others when one is lost, raises LostProcess."""
+    places: list[Place] = []
+    run(lambda: places.append(launched()), several=True)
+    place, = places
+    if place == ALONE:
+        yield place
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch prints a C++ stack for each lost connection
+    signal.signal(signal.SIGTERM, _terminated)
+    speaker = sys.stdout
+    if not place.is_first:
+        sys.stdout = open(os.devnull, "w")
+    try:
+        yield place
+    except SystemExit as left:
+        if left.code:
+            _leave_at_once(left.code)
+        raise
+    finally:
+        sys.stdout = speaker
+
+
+@contextmanager
+def only_first_speaks(place: Place) -> Iterator[None]:
+    """For errors that all processes find alike, such as those of arguments."""
+    speaker = sys.stderr
+    if not place.is_first:
+        sys.stderr = open(os.devnull, "w")
+    try:
+        yield
+    finally:
+        sys.stderr = speaker
+
+
+def _terminated(*_) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise LostProcess("ended from outside")
+
+
+def _leave_at_once(code: int) -> None:
+    """Without torch's tidying up, which waits for lost processes."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
