@@ -153,12 +153,13 @@ def check(args) -> None:
         x = torch.empty(1, *shape[1:], device="meta")
         with torch.device("meta"):
             count, parent = len(supernet(spec, "meta").positions), build_parent(spec, 1, 3).eval()
-        row(f"{case}, one parent predicts", forward_bytes(parent, x),
+        on_cpu = args.device == "cpu"
+        row(f"{case}, one parent predicts", forward_bytes(parent, x, on_cpu),
             apart(measure_prediction, spec, shape, None, args.device, args.threads))
         for position in (0, int(0.7 * count)):
             with torch.device("meta"):
                 net = deployed(spec, position)
-            row(f"{case}, stitched at {position} predicts", forward_bytes(net, x),
+            row(f"{case}, stitched at {position} predicts", forward_bytes(net, x, on_cpu),
                 apart(measure_prediction, spec, shape, position, args.device, args.threads))
 
 

@@ -112,17 +112,19 @@ def _parent(network: StitchedEnsemble, index: int) -> nn.Module:
 
 
 def forward_need(network: nn.Module, shape: Sequence[int], half_weights: bool = False) -> Need:
-    """Bytes for one forward pass of a network on the meta device, weights included. `half_weights`: those of its
-    convolutions are stored so in mixed precision, as our predictor does."""
-    maps = forward_bytes(network, torch.empty(*shape, device="meta"))
+    """Bytes for one forward pass of a network on the meta device, weights included: in float32 on a CPU, in mixed
+    precision on CUDA. `half_weights`: those of its convolutions are stored so in mixed precision, as our predictor
+    does."""
+    x = torch.empty(*shape, device="meta")
     weights = FLOAT.itemsize * sum(p.numel() for p in network.parameters())
     convolutions = sum(p.numel() for m in network.modules() if isinstance(m, _ConvNd) for p in m.parameters())
-    return Need(maps + weights, maps // 2 + weights - HALF.itemsize * half_weights * convolutions)
+    return Need(forward_bytes(network, x, cpu_copies=True) + weights,
+                forward_bytes(network, x) // 2 + weights - HALF.itemsize * half_weights * convolutions)
 
 
 @torch.inference_mode()
-def forward_bytes(network: Callable, x: torch.Tensor) -> int:
+def forward_bytes(network: Callable, x: torch.Tensor, cpu_copies: bool = False) -> int:
     """Peak of a forward pass's maps, without weights and input."""
-    with LiveBytes() as live:
+    with LiveBytes(cpu_copies) as live:
         network(x)
     return live.peak

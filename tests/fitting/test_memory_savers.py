@@ -9,7 +9,7 @@ from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
 from nnunetv2_stitch.fitting.cutting import best_cuts, equal_cuts, stage_cuts
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups
 from nnunetv2_stitch.fitting.live_bytes import LiveBytes
-from nnunetv2_stitch.pipeline.memory import step_bytes, training_need
+from nnunetv2_stitch.pipeline.memory import forward_bytes, step_bytes, training_need
 from nnunetv2_stitch.stitching.runner import GraphRunner
 from nnunetv2_stitch.stitching.setting import Setting
 
@@ -25,6 +25,17 @@ def net():
     matching.solve()
     net.apply_setting(all_average(net))
     return net
+
+
+def allocated(call) -> int:
+    """Peak of what torch allocates on the CPU."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    peak = now = 0
+    for event in (e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
 
 
 def step(net, x, *args, **options):
@@ -115,13 +126,21 @@ def test_the_estimate_is_what_a_step_allocates(net, way):
     cuts = best_cuts(twin, shape, compared) if way == "auto" else 1
     x = image(batch=4, size=64)
     net.zero_grad()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step(net, x, cuts, compared=compared)
-    measured = now = 0
-    for event in (e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"):
-        now += event.nbytes()
-        measured = max(measured, now)
+    measured = allocated(lambda: step(net, x, cuts, compared=compared))
     assert 0.9 * measured < step_bytes(twin, shape, cuts, compared) < 1.1 * measured
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("dim", "size"), [(2, 96), (3, 32)])
+def test_the_estimate_is_what_a_prediction_allocates(dim, size):
+    net = ensemble(spec(dim=dim, width=16), spec(dim=dim, width=16))  # oneDNN pads other numbers of channels
+    x = image(dim=dim, batch=1, size=size)
+    for setting in (Setting.average_at(net.positions[0]), Setting.average_at(net.positions[-6])):
+        deployed = net.deployed(setting)
+        deployed(x)
+        measured = allocated(lambda deployed=deployed: deployed(x))
+        estimate = forward_bytes(net.without_memory().deployed_without_memory(setting), x.to("meta"), cpu_copies=True)
+        assert 0.8 * measured < estimate < 1.2 * measured
 
 
 def test_live_bytes_count_a_tensor_from_its_making_to_its_end():
