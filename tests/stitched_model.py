@@ -124,6 +124,14 @@ def forkserver():
     return context
 
 
+def hold(path: str, held, let_go) -> None:
+    """Keep a lock from the event `held` to the event `let_go`. Here, because other processes import it by name."""
+    from nnunetv2_stitch.locks import locked
+    with locked(path):
+        held.set()
+        let_go.wait(300)
+
+
 def start(command: str, *arguments: str, env: dict[str, str]) -> Running:
     """Run one of `ENTRIES` as its console script would, its streams going to a file."""
     handle, log = tempfile.mkstemp(suffix=".log")

@@ -5,19 +5,13 @@ import multiprocessing
 
 import pytest
 import torch
-from stitched_model import FOLDER, call, forkserver, start, stitch, stitched_env
+from stitched_model import FOLDER, call, forkserver, hold, start, stitch, stitched_env
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.locks import locked, try_lock
 
 OPTIONS = ["-device", "cpu", "-epochs", "1", "-iterations", "2", "-positions", "2,20,41", "--disable_progress_bar"]
-
-
-def hold(path: str, held, let_go) -> None:
-    with locked(path):
-        held.set()
-        let_go.wait(30)
 
 
 def add_own(path: str, number: int) -> None:

@@ -155,8 +155,8 @@ def test_stitches_take_turns_and_pieces_are_recomputed(world):
     plans = json.loads((world.preprocessed / world.host.dataset / "nnUNetStitchPlans.json").read_text())
     training = plans["configurations"]["2d"]["stitching"]["training"]
     assert {k: training[k] for k in options} == options
-    log = next(Path(result.model_folder, "fold_0").glob("training_log_*.txt")).read_text()
-    assert "pieces are recomputed" in log
+    logs = [p.read_text() for p in Path(result.model_folder, "fold_0").glob("training_log_*.txt")]
+    assert any("pieces are recomputed" in log for log in logs)
     trained = load_file(f"{result.model_folder}/fold_0/stitches_all.safetensors")
     direct = load_file(f"{stitch(world, fit='direct', **{**SHORT, 'iterations': 4}).model_folder}/fold_0/"
                        f"stitches_all.safetensors")

@@ -1,8 +1,10 @@
 """Training on from a merged model inside nnU-Net's loop, and what comes out: a model of nnU-Net's own."""
 
 import _thread
+import contextlib
 import os
 import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -78,7 +80,8 @@ def test_all_weights_are_taken_and_stock_nnunet_does_the_same(world):
     assert all((stock[k] == v).all() for k, v in moved.items())
 
 
-def interrupt_at(text: str, folder: Path) -> None:
+@contextlib.contextmanager
+def interrupt_at(text: str, folder: Path):
     """Ctrl-C as soon as a training log below `folder` says `text`."""
     def watch():
         deadline = time.time() + 120
@@ -86,13 +89,15 @@ def interrupt_at(text: str, folder: Path) -> None:
             if any(text in p.read_text() for p in folder.glob("**/training_log_*.txt")):
                 return _thread.interrupt_main()
             time.sleep(0.002)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     threading.Thread(target=watch, daemon=True).start()
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_going_on_after_an_interruption(world):
     fold = world.results / world.partner.dataset / f"nnUNetTrainerFromMerged__{NAME}__2d" / "fold_0"
-    interrupt_at("Epoch 1", world.results / world.partner.dataset / fold.parent.name)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupt_at("Epoch 1", fold.parent), pytest.raises(KeyboardInterrupt):
         train(world, epochs=3, iterations=8)
     assert (fold / "checkpoint_best.pth").is_file() and not (fold / "checkpoint_final.pth").exists()
     with pytest.raises(StitchError, match="already holds fold 0; add --c"):
