@@ -133,6 +133,7 @@ def test_everything_that_blocks_is_named(world, capsys):
     assert "preprocessor: host DefaultPreprocessor, partner Mine" in err and "nnUNetv2_stitch_info" in err
 
 
+@pytest.mark.slow
 def test_what_differs_is_said_before_anything_runs(world, capsys):
     change_plans(world, world.partner, lambda c: c.update(spacing=[0.5, 0.7]))
     command(801, 802, "--dry_run")

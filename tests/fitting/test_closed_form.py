@@ -106,6 +106,7 @@ def test_direct_matching_fits_every_stitch_to_the_untouched_features(partner):
         assert (net.switch(position, "host").stitch(b) - a).square().sum() > (fitted - a).square().sum()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_batches():
     """What is kept is counted: bytes of all tensors that are alive."""
     specs = spec(), spec(width=4)

@@ -191,6 +191,7 @@ def test_the_sweep_is_one_pass_per_position(star):
         torch.testing.assert_close(mean_softmax_as_logits(found[position]), star(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_graph_under_compile(star):
     first, second = shared_layer(star)
     network = star.deployed(Setting({first: (-0.2, 1.3), second: "average"}))
