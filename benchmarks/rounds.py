@@ -27,7 +27,6 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
 from nnunetv2.experiment_planning.plans_for_pretraining.move_plans_between_datasets import move_plans_between_datasets
 from study import prepare_parents, splits_of
 
-from nnunetv2_stitch.baselines.federated.randomness import seed_everything
 from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings, environment
 from nnunetv2_stitch.environment import environment_set, usable_cores
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
@@ -44,6 +43,7 @@ from nnunetv2_stitch.merging.run import FEDAVG, FISHER, GREEDY, GUIDED, UNIFORM,
 from nnunetv2_stitch.merging.site import find_site
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights
 from nnunetv2_stitch.parties.model_folder import read_model_folder
+from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.rounds import train_from_merged
 
 RECEIVED, SHARED = "Dataset900_Received", "nnUNetPlansShared"

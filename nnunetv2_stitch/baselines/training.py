@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
 import tempfile
 
-import numpy as np
 import torch
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
@@ -14,6 +12,7 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
+from nnunetv2_stitch.randomness import seed_everything
 
 START_FILE = "started_from.json"
 
@@ -41,8 +40,7 @@ def train_network(dataset: str, configuration: str, fold: int | str, trainer: st
         return folder
     _forget_broken(folder)
     resumed = any(os.path.isfile(os.path.join(folder, f"checkpoint_{n}.pth")) for n in ("latest", "best"))
-    for seeded in (random.seed, np.random.seed, torch.manual_seed):
-        seeded(seed)
+    seed_everything(seed)
     running = get_trainer_from_args(dataset, configuration, fold, trainer, plans_name, resumed, device)
     running.num_epochs = epochs or running.num_epochs
     if iterations:

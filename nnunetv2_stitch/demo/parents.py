@@ -54,6 +54,7 @@ def train_parent(dataset: str, settings: DemoSettings, device, resume: bool, see
     from nnunetv2.paths import nnUNet_results
     from nnunetv2.run.run_training import run_training
 
+    from nnunetv2_stitch.randomness import seed_everything
     folder = os.path.join(str(nnUNet_results), dataset, f"{settings.trainer}__{PLANS}__{CONFIGURATION}", f"fold_{fold}")
     kept = usable_checkpoints(folder) if resume else []
     finished = "checkpoint_final.pth" in kept
@@ -78,15 +79,3 @@ def usable_checkpoints(folder: str) -> list[str]:
         except Exception:
             os.remove(path)
     return kept
-
-
-def seed_everything(seed: int) -> None:
-    """nnU-Net sets no seed; with augmentation in the same process this makes a training on the CPU repeatable."""
-    import random
-
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)

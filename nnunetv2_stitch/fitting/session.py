@@ -22,6 +22,7 @@ from nnunetv2_stitch.fitting.cutting import AUTO, best_cuts
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups, sample_setting
 from nnunetv2_stitch.locks import locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
 from nnunetv2_stitch.stitching.plans import layout_of, load_parents
 from nnunetv2_stitch.stitching.setting import Setting
@@ -98,9 +99,7 @@ class StitchSession:
         augmentation workers race."""
         seed = self.rng_seed + self.trainer.current_epoch + 1000 * self.trainer.local_rank
         self.rng.seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        seed_everything(seed)
         self.trainer.print_to_log_file(f"nnunetv2-stitch: seed {self.rng_seed}")
 
     def load_parents(self) -> None:

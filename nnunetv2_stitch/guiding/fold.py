@@ -10,7 +10,6 @@ import torch
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
-from nnunetv2_stitch.baselines.federated.randomness import seed_everything
 from nnunetv2_stitch.environment import environment_set, our_trainers_known
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.fitting.closed_form import all_average
@@ -18,6 +17,7 @@ from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.guiding.mixing import MixingObjective, present_weights
 from nnunetv2_stitch.merging.search import SearchOptions, search
 from nnunetv2_stitch.parties.checkpoint import sha256
+from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.stitching.setting import Setting
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from nnunetv2_stitch.merging.losses import half_precision
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.setting import SIDES, Setting
-
-
-def mixing_setting(c: torch.Tensor, positions: Sequence[int], like: Setting) -> Setting:
-    """The weights `c`, `(2, P)`: the host's row first, as switch states at `positions`; output as `like`."""
-    return Setting.weighted(positions, c.T.tolist(), like.output, like.combine)
 
 
 def present_weights(network: StitchedEnsemble) -> torch.Tensor:
@@ -27,8 +20,8 @@ def present_weights(network: StitchedEnsemble) -> torch.Tensor:
 
 
 class MixingObjective:
-    """A `merging.search.Objective`. Coefficients `(2, P)`: of every position, the weight of the partner's translated
-    map in the host, and of the host's in the partner.
+    """A `merging.search.Objective` for the search by gradients. Coefficients `(2, P)`: of every position, the weight of
+    the partner's translated map in the host, and of the host's in the partner.
 
     Args:
         trainer: a stitch trainer, initialised, its stitches fitted, its data loaders made.
@@ -43,22 +36,22 @@ class MixingObjective:
         self.network.requires_grad_(False)
 
     def setting(self, c: torch.Tensor) -> Setting:
-        return mixing_setting(c, self.network.positions, self.like)
+        return Setting.weighted(self.network.positions, c.T.tolist(), self.like.output, self.like.combine)
 
     def score(self, c: torch.Tensor) -> float:
         """Mean foreground Dice on the validation cases."""
         return self.scorer.score(self.setting(c), self.cases)
 
     def loss(self, c: torch.Tensor) -> float:
+        """Of the next training batch, so unlike the search by CMA-ES wants it not the same function at every call."""
         with torch.no_grad():
             return float(self._loss(c))
 
     def loss_and_gradient(self, c: torch.Tensor) -> tuple[float, torch.Tensor]:
         """Of the next training batch, by nnU-Net's own loss of the ensemble's answer."""
         c = c.clone().requires_grad_()
-        with torch.enable_grad():
-            loss = self._loss(c)
-            loss.backward()
+        loss = self._loss(c)
+        loss.backward()
         return float(loss.detach()), c.grad
 
     def _loss(self, c: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 
-from nnunetv2_stitch.baselines.federated.randomness import seed_everything
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.finding import read_party
 from nnunetv2_stitch.merging.baselines import fisher_merge, greedy_soup, mixture, uniform
@@ -22,6 +21,7 @@ from nnunetv2_stitch.merging.output import check_target, write_merged
 from nnunetv2_stitch.merging.search import SEARCHES, SearchOptions, require_cma
 from nnunetv2_stitch.merging.site import find_site, require_configuration, require_plans_name
 from nnunetv2_stitch.parties.model_folder import FINAL
+from nnunetv2_stitch.randomness import seed_everything
 
 UNIFORM, GREEDY, FISHER = "uniform soup", "greedy soup", "Fisher merging"
 

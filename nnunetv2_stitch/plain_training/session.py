@@ -4,10 +4,8 @@ they import fast."""
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
 
 from nnunetv2_stitch.errors import StitchError
@@ -15,6 +13,7 @@ from nnunetv2_stitch.fileio import atomically, write_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
 from nnunetv2_stitch.plain_training.checkpoints import deployed, is_deployed
 from nnunetv2_stitch.plain_training.records import without_records
+from nnunetv2_stitch.randomness import seed_everything
 
 
 class PlainSession:
@@ -56,10 +55,7 @@ class PlainSession:
     def seed(self) -> None:
         """Seeds python, numpy and torch. Bit-equal repetition needs the CPU and nnUNet_n_proc_DA=0, because nnU-Net's
         augmentation workers race."""
-        seed = self.record.seed + self.trainer.current_epoch
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        seed_everything(self.record.seed + self.trainer.current_epoch)
 
     def start_from(self, path: str) -> None:
         """Take all weights of a checkpoint, heads for deep supervision included, which nnU-Net's own

@@ -96,8 +96,8 @@ def checkpoint_of(federation, name):
 @needs_flower
 @pytest.mark.slow
 def test_the_result_is_the_mean_of_the_parties_weights(federation, finished, tmp_path, monkeypatch):
-    from nnunetv2_stitch.baselines.federated.randomness import random_state, set_random_state
     from nnunetv2_stitch.baselines.federated.trainer import LocalTrainer
+    from nnunetv2_stitch.randomness import random_state, set_random_state
 
     job, threads, before = federation.job(tmp_path), torch.get_num_threads(), random_state()
     trainers, states = [], []

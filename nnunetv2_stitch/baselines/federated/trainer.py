@@ -21,10 +21,10 @@ from torch._dynamo import OptimizedModule
 
 from nnunetv2_stitch.baselines.federated import wire
 from nnunetv2_stitch.baselines.federated.job import Job, resolved
-from nnunetv2_stitch.baselines.federated.randomness import random_state, seed_everything, set_random_state
 from nnunetv2_stitch.baselines.federated.sharing import set_shared, shared, shared_arrays
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, write_json
+from nnunetv2_stitch.randomness import random_state, seed_everything, set_random_state
 
 NOTHING = float("nan")  # there is no validation, and parties may miss rounds
 LOGGED = ("train_losses", "val_losses", "mean_fg_dice", "dice_per_class_or_region", "lrs", "epoch_start_timestamps",

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunetv2_stitch.baselines.federated.randomness import seed_everything
 from nnunetv2_stitch.baselines.federated.sharing import set_shared, shared_arrays
 from nnunetv2_stitch.merging.atlas import Atlas
 from nnunetv2_stitch.merging.baselines import mixture
@@ -19,6 +18,7 @@ from nnunetv2_stitch.merging.flower.buffer import PartyModel, shares
 from nnunetv2_stitch.merging.guided import FEDAVG, guided
 from nnunetv2_stitch.merging.objective import CentreObjective
 from nnunetv2_stitch.merging.search import SearchOptions
+from nnunetv2_stitch.randomness import seed_everything
 
 PREVIOUS = "previous global model"
 

@@ -28,7 +28,6 @@ from nnunetv2_stitch.baselines.federated.launching import (
     write_files_beside,
 )
 from nnunetv2_stitch.baselines.federated.processes import Processes
-from nnunetv2_stitch.baselines.federated.randomness import seed_everything
 from nnunetv2_stitch.baselines.federated.sharing import set_shared, shared_arrays
 from nnunetv2_stitch.baselines.federated.state import WEIGHTS_FILE, State, read_state, write_state
 from nnunetv2_stitch.fileio import atomically, write_json
@@ -40,6 +39,7 @@ from nnunetv2_stitch.merging.flower.keeping import MODELS
 from nnunetv2_stitch.merging.flower.telling import told
 from nnunetv2_stitch.merging.output import save_checkpoint
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
+from nnunetv2_stitch.randomness import seed_everything
 
 RECORD_FILE = "guided_rounds.json"
 
