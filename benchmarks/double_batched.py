@@ -8,11 +8,26 @@ from common import medians, parser, peak_bytes, precision, say_ratio, start, sup
 from reference import literally_doubled_loss
 
 from nnunetv2_stitch.fitting.closed_form import all_average
+from nnunetv2_stitch.fitting.cutting import best_cuts
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss
 
 SEGMENTS = 12
+_cuts: dict[tuple[int, ...], list[int]] = {}
+
+
+def cut_for_memory(net, x) -> torch.Tensor:
+    """As `-checkpoint_segments auto`; the cuts are sought once, as in training."""
+    shape = tuple(x.shape)
+    if shape not in _cuts:
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        with torch.autocast(x.device.type, enabled=False):
+            _cuts[shape] = best_cuts(net.without_memory().to(dtype), shape, None, dtype)
+    return double_batched_loss(net, x, _cuts[shape])
+
+
 WAYS = {"doubled": literally_doubled_loss, "ours": double_batched_loss,
-        "ours, checkpointed": lambda net, x: double_batched_loss(net, x, SEGMENTS)}
+        f"ours, {SEGMENTS} pieces": lambda net, x: double_batched_loss(net, x, SEGMENTS),
+        "ours, pieces for least memory": cut_for_memory}
 
 
 def set_up(args: argparse.Namespace):

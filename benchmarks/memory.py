@@ -122,9 +122,10 @@ def apart(target, *args) -> tuple[int, int]:
     queue = context.Queue()
     process = context.Process(target=target, args=(queue, *args))
     process.start()
-    result = queue.get()
-    process.join()
-    return result
+    process.join()  # two numbers fit the queue's buffer
+    if process.exitcode:
+        raise SystemExit(f"a process left with {process.exitcode} (-9: out of memory)")
+    return queue.get()
 
 
 def row(name: str, estimate: int, measured: tuple[int, int] | None) -> None:

@@ -85,7 +85,7 @@ def tree(*folders: Path) -> dict[str, str]:
 
 def stitched_env(world: worlds.World) -> dict[str, str]:
     """nnU-Net's three folders and nothing of ours, nor of the tests' trainers, for another process."""
-    return {**world.env, "nnUNet_extTrainer": "", "OMP_NUM_THREADS": "2", "PYTHONPATH": python_path()}
+    return {**world.env, "nnUNet_extTrainer": "", "PYTHONPATH": python_path()}
 
 
 def python_path() -> str:
@@ -190,7 +190,7 @@ def as_nobody():
 def console_script(name: str, *arguments: str, world: worlds.World, **variables: str) -> str:
     """A stock command as users run it, with nnU-Net's three folders set and no variable of ours; its output."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_")}
-    env = {**keep, **{k: v for k, v in world.env.items() if k != "nnUNet_extTrainer"}, "OMP_NUM_THREADS": "2",
+    env = {**keep, **{k: v for k, v in world.env.items() if k != "nnUNet_extTrainer"},
            "PYTHONPATH": python_path(), **variables}
     done = subprocess.run([str(Path(sys.executable).parent / name), *map(str, arguments)], env=env, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

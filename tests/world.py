@@ -26,6 +26,8 @@ LABELS = {"background": 0, "a": 1, "b": 2}
 QUIET = {
     "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "false", "nnUNet_wandb_enabled": "0",
     "MPLBACKEND": "Agg", "TQDM_DISABLE": "1",
+    # For `pytest -n 2`: threads that spin while they wait for others take the cores that those others need.
+    "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
@@ -226,7 +228,7 @@ def build(root: Path, dim: int) -> World:
         folder.mkdir(parents=True)
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     with thread_pools():
         for party in PARTIES[dim]:
             start = time.time()

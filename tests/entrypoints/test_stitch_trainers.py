@@ -42,7 +42,7 @@ def run_registered(file: Path, statement: str, path: Path | None = None) -> subp
     code += f"sys.path.append({str(path)!r})\n" if path else ""
     code += f"s = u.spec_from_file_location('registered', {str(file)!r})\n"
     code += f"m = u.module_from_spec(s); s.loader.exec_module(m)\n{statement}\n"
-    return subprocess.run([sys.executable, "-I", "-S", "-B", "-c", code], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-I", "-S", "-B", "-c", code], capture_output=True, text=True, timeout=300)
 
 
 def test_prints_the_folder_and_nothing_else(monkeypatch, capsys):

@@ -48,7 +48,7 @@ def test_a_killed_sweep_goes_on_without_the_cases_that_are_done(stitched2d, nnun
         assert running.process.is_alive(), running.output[-3000:]
         time.sleep(0.002)
     os.kill(running.process.pid, signal.SIGKILL)
-    assert running.wait(60) == -signal.SIGKILL and not out.exists()
+    assert running.wait() == -signal.SIGKILL and not out.exists()
     lines = [json.loads(line) for line in kept.read_text().splitlines() if line]
     assert "tr_0" not in kept.read_text()
     for line in lines[1:]:  # forged, so that it shows whether they are computed again

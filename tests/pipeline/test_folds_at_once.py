@@ -26,7 +26,7 @@ def test_a_lock_keeps_other_processes_out_and_ends_with_its_process(tmp_path):
     held, let_go = context.Event(), context.Event()
     other = context.Process(target=hold, args=(path, held, let_go))
     other.start()
-    assert held.wait(30) and try_lock(path) is None
+    assert held.wait(300) and try_lock(path) is None
     other.kill()
     other.join()
     lock = try_lock(path)  # the file is left over, the lock is not
@@ -55,7 +55,7 @@ def test_a_fold_that_another_command_writes_is_left_alone(stitched2d, copy_world
     held, let_go = context.Event(), context.Event()
     other = context.Process(target=hold, args=(str(folder / ".fold_1.lock"), held, let_go))
     other.start()
-    assert held.wait(60)
+    assert held.wait(300)
     before = (folder / "fold_1" / "checkpoint_final.pth").read_bytes()
     asked = {"epochs": 2, "iterations": 4, "continue_training": True}
     with pytest.raises(StitchError, match="fold 1 of .* is being written by another command"):

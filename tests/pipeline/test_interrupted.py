@@ -64,7 +64,7 @@ def test_going_on_after_an_interruption(moment, kind, world2d, copy_world):
         assert running.process.is_alive() and time.time() < deadline, running.output[-3000:]
         time.sleep(0.002)
     os.kill(running.process.pid, kind)
-    code = running.wait(60)
+    code = running.wait()
     output = running.output
     if kind == signal.SIGINT:
         assert code == 130
@@ -107,7 +107,7 @@ def test_a_kill_while_a_finished_model_is_deployed_anew(stitched2d, copy_world):
         assert running.process.is_alive(), running.output[-3000:]
         time.sleep(0.001)
     os.kill(running.process.pid, signal.SIGKILL)
-    assert running.wait(60) == -signal.SIGKILL
+    assert running.wait() == -signal.SIGKILL
     for path in folder.rglob("checkpoint_*.pth"):
         if not path.name.startswith("."):
             torch.load(path, weights_only=True)

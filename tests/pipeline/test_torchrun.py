@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from nnunetv2.run.run_training import find_free_network_port
+from safetensors.torch import load_file
 from stitched_model import FOLDER, start, stitch, stitched_env
 
 pytestmark = pytest.mark.slow
@@ -33,9 +34,9 @@ def kill_in(moment, running, victim: int) -> None:
         assert all(r.process.is_alive() for r in running) and time.time() < deadline, running[0].output[-3000:]
         time.sleep(0.005)
     os.kill(running[victim].process.pid, signal.SIGKILL)
-    assert running[victim].wait(60) == -signal.SIGKILL
+    assert running[victim].wait() == -signal.SIGKILL
     other, = (r for r in running if r is not running[victim])
-    assert other.wait(60) == 1, other.output[-3000:]
+    assert other.wait() == 1, other.output[-3000:]
     assert other.output.splitlines()[-1] == STOPPED and "Traceback" not in other.output
 
 
@@ -80,6 +81,23 @@ def test_a_killed_process_ends_the_job_and_torchrun_goes_on(world2d, copy_world,
     assert {k: together[k] for k in ("cases", "names", "r2")} == {k: alone[k] for k in ("cases", "names", "r2")}
 
 
+def test_stitches_whose_turn_it_is_not_rest_in_every_process(world2d, copy_world, nnunet_env):
+    """Of two steps the first trains position 2, the second position 20, and no step position 41."""
+    world = nnunet_env(copy_world(world2d))
+    made = {}
+    for fit in (["-fit", "direct"], ["-positions_per_pass", "1"]):
+        plans = f"nnUNetTurns{len(made)}Plans"
+        command = ["nnUNetv2_train_stitch", str(world.host.dataset_id), str(world.partner.dataset_id), "-device", "cpu",
+                   "-f", "0", "-epochs", "1", "-iterations", "2", "-positions", "2,20,41", "-o_p", plans, *fit]
+        running = launch(*command, "--disable_progress_bar", env=stitched_env(world))
+        assert [r.wait() for r in running] == [0] * SIZE, running[0].output[-3000:]
+        fold, = (world.results / world.host.dataset).glob(f"*__{plans}__*/fold_0")
+        made[fit[0]] = load_file(fold / "stitches_all.safetensors")
+    direct, trained = made.values()
+    changed = {int(name.split(".")[1]) for name, value in trained.items() if not torch.equal(value, direct[name])}
+    assert len(direct) == len(trained) and changed == {2, 20}
+
+
 def test_a_bad_call_is_one_line_and_the_same_code_everywhere(world2d):
     env = stitched_env(world2d)
     command = ["nnUNetv2_train_stitch", "-device", "cpu", str(world2d.host.dataset_id)]
@@ -88,7 +106,7 @@ def test_a_bad_call_is_one_line_and_the_same_code_everywhere(world2d):
                             ([partner], 5, "a batch of 4 cannot be shared out over 5 processes"),
                             ([partner, "-rule", "9"], 2, "invalid choice")):
         first, *others = running = launch(*command, *bad, env=env, size=size)
-        assert [r.wait(60) for r in running] == [2] * size, [r.output for r in running]
+        assert [r.wait() for r in running] == [2] * size, [r.output for r in running]
         assert said in first.output.splitlines()[-1] and not any(r.output for r in others)
         assert "Traceback" not in first.output and (bad[-1] == "9" or len(first.output.splitlines()) == 1)
         assert not list((world2d.results / world2d.host.dataset).glob("nnUNetTrainerStitch*"))
