@@ -116,10 +116,10 @@ def residual_unet(dim: int, widths: Sequence[int], blocks: Sequence[int]) -> dic
                             "n_conv_per_stage_decoder": [1] * (len(widths) - 1)}}
 
 
-def supernet(spec: dict, device: str, parents: int = 2) -> StitchedEnsemble:
+def supernet(spec: dict, device: str, parents: int = 2, positions: str = "all") -> StitchedEnsemble:
     torch.manual_seed(0)
     nodes = layer_nodes(trace(build_parent(spec, 1, 3)), 1)
-    matches = [asdict(m) for m in match_star(dict.fromkeys(party_names(parents), nodes))]
+    matches = [asdict(m) for m in match_star(dict.fromkeys(party_names(parents), nodes), positions)]
     return StitchedEnsemble(1, 3, [spec] * parents, matches, supernet=True).to(device)
 
 

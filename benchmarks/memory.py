@@ -18,7 +18,6 @@ import torch
 from common import machine, parser, plain_unet, residual_unet, supernet
 from torch.profiler import ProfilerActivity, profile
 
-from nnunetv2_stitch.fitting.closed_form import all_average
 from nnunetv2_stitch.fitting.cutting import best_cuts, stage_cuts
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups
 from nnunetv2_stitch.pipeline.memory import forward_bytes, step_bytes, training_need
@@ -179,36 +178,37 @@ def positions(spec: dict, shape, every: int) -> None:
 def resenc_l(args) -> None:
     spec, shape = residual_unet(3, **RESENC_L), (2, 1, 128, 128, 128)
     with torch.device("meta"):
-        net = supernet(spec, "meta")
-    net.apply_setting(all_average(net))
+        net, blocks = supernet(spec, "meta"), supernet(spec, "meta", positions="blocks")
     count = len(net.positions)
     print(f"{count} positions, parameters: parents {sum(p.numel() for p in net.parameters()) / 1e6:.0f} M with "
           f"stitches, stitches {sum(p.numel() for p in net.stitch_parameters()) / 1e6:.0f} M")
-    header("training, GiB, float32, mixed" + (", measured mixed" if args.device == "cuda" else ""))
+    header("training (GiB), float32, mixed" + (", measured mixed" if args.device == "cuda" else ""))
     ways = {"plain": (1, None), "12 pieces": (12, None), "40 pieces": (40, None),
             "a piece per stage": (stage_cuts(GraphRunner(net.joined)), None), "auto": ("auto", None),
             **{f"auto, {math.ceil(count / n)} positions per pass": ("auto", math.ceil(count / n)) for n in (4, 16)},
             **{f"{math.ceil(count / n)} positions per pass": (1, math.ceil(count / n)) for n in (4, 16)},
             "auto, half targets": ("auto", None, True)}
-    for name, way in ways.items():
-        need = training_need(net, shape, *way)
+    few = f"positions blocks ({len(blocks.positions)})"
+    for name, trained, way in (*((name, net, way) for name, way in ways.items()),
+                               (few, blocks, ways["plain"]), (f"auto, {few}", blocks, ways["auto"])):
+        need = training_need(trained, shape, *way)
         line = f"| {name} | {need.full / 2**30:.1f} | {need.mixed / 2**30:.1f} |"
         if args.device == "cuda":
-            line += f" {measured_resenc(spec, shape, way) / 2**30:.1f} |"
+            line += f" {measured_resenc(spec, shape, way, 'all' if trained is net else 'blocks') / 2**30:.1f} |"
         print(line, flush=True)
     positions(spec, shape, args.every)
 
 
-def measured_resenc(spec, shape, way) -> int:
+def measured_resenc(spec, shape, way, positions: str) -> int:
     """Peak of a whole step on CUDA, weights and AdamW's state included."""
     segments, per_pass, *half = way
     with torch.device("meta"):
-        twin = supernet(spec, "meta").to(HALF)
+        twin = supernet(spec, "meta", positions=positions).to(HALF)
     group = groups(twin.positions, per_pass)[0]
     twin.apply_setting(Setting.average_at(*group))
     compared = set(group) if per_pass else None
     cuts = best_cuts(twin, shape, compared, HALF) if segments == "auto" else segments
-    net = supernet(spec, "cuda")
+    net = supernet(spec, "cuda", positions=positions)
     net.apply_setting(Setting.average_at(*group))
     optimizer = torch.optim.AdamW(net.stitch_parameters(), 1e-4)
     x = torch.randn(*shape, device="cuda")

@@ -82,8 +82,10 @@ def test_prediction_needs_the_maps_of_about_one_parent():
     with torch.device("meta"):
         alone = forward_bytes(build_parent(spec(stages=4), CHANNELS, CLASSES).eval(), x)
         net = ensemble(*[spec(stages=4)] * 2)
+        # Most maps wait for one another where they are largest: at the last concatenation.
+        largest = next(p for p in net.positions[::-1] if net.matches[p]["host"].startswith("cat"))
         needs = [forward_bytes(net.deployed_without_memory(Setting.average_at(p)), x)
-                 for p in net.positions[::8]]
+                 for p in (*net.positions[::8], largest)]
     assert max(needs) <= 1.15 * alone
 
 
