@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from nnunetv2_stitch.fitting.cutting import best_cuts, stage_cuts
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups
-from nnunetv2_stitch.pipeline.memory import forward_bytes, step_bytes, training_need
+from nnunetv2_stitch.pipeline.memory import Need, forward_bytes, forward_need, step_bytes, training_need
 from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
 from nnunetv2_stitch.stitching.runner import GraphRunner
 from nnunetv2_stitch.stitching.setting import Setting
@@ -164,15 +164,27 @@ def check(args) -> None:
 
 
 def positions(spec: dict, shape, every: int) -> None:
-    """Maps that prediction needs at each position, relative to one parent's."""
+    """Maps that prediction needs at each position, relative to one parent's; with weights at some."""
     x = torch.empty(1, *shape[1:], device="meta")
     with torch.device("meta"):
-        alone = forward_bytes(build_parent(spec, 1, 3).eval(), x)
+        parent = build_parent(spec, 1, 3).eval()
+        alone = forward_bytes(parent, x)
         count = len(supernet(spec, "meta").positions)
         found = {p: forward_bytes(deployed(spec, p), x) / alone for p in range(0, count, every)}
     worst = max(found, key=found.get)
     print(f"\nprediction, maps at {len(found)} of {count} positions over those of one parent "
-          f"({alone / 2**30:.2f} GiB in float32): {min(found.values()):.2f} to {found[worst]:.2f}, at {worst}")
+          f"({alone / 2**30:.2f} GiB in float32): {min(found.values()):.2f} to {found[worst]:.2f}, at {worst}; above 1.15 "
+          f"at {[p for p, share in found.items() if share > 1.15]}")
+    header("one patch with weights (GiB), float32, mixed")
+    row_of_need("one parent", forward_need(parent, x.shape))
+    for name, position in (("first layer", 0), ("middle", count // 2), ("worst of all", worst)):
+        with torch.device("meta"):
+            net = deployed(spec, position)
+        row_of_need(f"stitched, {name} ({position})", forward_need(net, x.shape, half_weights=True))
+
+
+def row_of_need(name: str, need: Need) -> None:
+    print(f"| {name} | {need.full / 2**30:.2f} | {need.mixed / 2**30:.2f} |", flush=True)
 
 
 def resenc_l(args) -> None:
