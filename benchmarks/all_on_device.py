@@ -8,7 +8,9 @@ A script that fails or takes too long becomes a line of its own and does not sto
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -58,13 +60,16 @@ def rows_of(output: str, command: str) -> list[str]:
 def run(arguments: list[str], limit: float) -> tuple[str, str]:
     """What a script printed, and why it ended early if it did."""
     command = [sys.executable, str(HERE / f"{arguments[0]}.py"), *arguments[1:]]
+    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               start_new_session=True)
     try:
-        done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=limit)
-    except subprocess.TimeoutExpired as late:
-        out = late.stdout or b""
-        return out.decode() if isinstance(out, bytes) else out, f"stopped after {limit:.0f} s"
-    lines = done.stdout.strip().splitlines() or [""]
-    return done.stdout, "" if done.returncode == 0 else f"failed: {lines[-1][:200]}"
+        out, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
+        out, _ = process.communicate()
+        return out, f"stopped after {limit:.0f} s"
+    lines = out.strip().splitlines() or [""]
+    return out, "" if process.returncode == 0 else f"failed: {lines[-1][:200]}"
 
 
 def main() -> None:

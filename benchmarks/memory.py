@@ -172,9 +172,10 @@ def positions(spec: dict, shape, every: int) -> None:
         count = len(supernet(spec, "meta").positions)
         found = {p: forward_bytes(deployed(spec, p), x) / alone for p in range(0, count, every)}
     worst = max(found, key=found.get)
+    beyond = [p for p, share in found.items() if share > 1.15]
     print(f"\nprediction, maps at {len(found)} of {count} positions over those of one parent "
-          f"({alone / 2**30:.2f} GiB in float32): {min(found.values()):.2f} to {found[worst]:.2f}, at {worst}; above 1.15 "
-          f"at {[p for p, share in found.items() if share > 1.15]}")
+          f"({alone / 2**30:.2f} GiB in float32): {min(found.values()):.2f} to {found[worst]:.2f}, "
+          f"above 1.15 at {beyond}")
     header("one patch with weights (GiB), float32, mixed")
     row_of_need("one parent", forward_need(parent, x.shape))
     for name, position in (("first layer", 0), ("middle", count // 2), ("worst of all", worst)):

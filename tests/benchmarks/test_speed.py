@@ -86,3 +86,12 @@ def test_the_runner_makes_a_table_of_what_is_printed(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("import sys; print('ratio 0.5: x'); sys.exit('no ' + sys.argv[1])")
     monkeypatch.setattr(runner, "HERE", tmp_path)
     assert runner.run(["broken", "memory"], 60) == ("ratio 0.5: x\nno memory\n", "failed: no memory")
+
+
+@pytest.mark.slow
+def test_the_runner_ends_what_takes_too_long_with_all_its_processes(tmp_path, monkeypatch):
+    runner = importlib.import_module("all_on_device")
+    sleeps = "import subprocess, sys; print('ratio 1: y', flush=True); subprocess.run(['sleep', '600'])"
+    (tmp_path / "late.py").write_text(sleeps)
+    monkeypatch.setattr(runner, "HERE", tmp_path)
+    assert runner.run(["late"], 5) == ("ratio 1: y\n", "stopped after 5 s")  # and not 600 s later
