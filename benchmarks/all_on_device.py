@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("-clock", default="wall", choices=("wall", "processor"))
     parser.add_argument("-size", help="as the scripts take it; default theirs for the device")
     parser.add_argument("-only", nargs="+", help="scripts, by name")
-    parser.add_argument("-limit", type=float, default=590, help="seconds for all")
+    parser.add_argument("-limit", type=float, default=590, help="seconds for all; a script gets half of what is left")
     parser.add_argument("-o", help="markdown file; the table is printed in any case")
     args = parser.parse_args()
     begin, table = time.monotonic(), ["| what | value | command |", "|---|---|---|"]
@@ -89,7 +89,7 @@ def main() -> None:
             continue
         command = f"python benchmarks/{arguments[0]}.py {' '.join(arguments[1:])}".strip()
         left = args.limit - (time.monotonic() - begin)
-        output, why = run(arguments, left) if left > 1 else ("", "no time left")
+        output, why = run(arguments, left / 2) if left > 1 else ("", "no time left")
         table += rows_of(output, command) + ([f"| {why} | | `{command}` |"] if why else [])
         print(f"{time.monotonic() - begin:.0f} s: {command}\n{output}", flush=True)
         if args.o:  # every time, so that a kill leaves what is done
