@@ -13,6 +13,7 @@ from nnunetv2_stitch.fitting.closed_form import all_average
 from nnunetv2_stitch.fitting.cutting import AUTO, best_cuts
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups
 from nnunetv2_stitch.fitting.live_bytes import LiveBytes
+from nnunetv2_stitch.graph import layer_nodes, trace
 from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
 from nnunetv2_stitch.stitching.plans import supernet_from_plans
 from nnunetv2_stitch.stitching.setting import Setting
@@ -54,13 +55,28 @@ def estimate_memory(configuration: Mapping, input_channels: int, num_classes: in
     image = (input_channels, *configuration["patch_size"])
     shape = (configuration["batch_size"], *image)
     asked = training["checkpoint_segments"], training.get("positions_per_pass"), training.get("half_targets", False)
-    few = -(-len(network.positions) // 4)
-    others = {"-checkpoint_segments auto": (AUTO, None, False),
-              f"-checkpoint_segments auto -positions_per_pass {few}": (AUTO, few, False)}
+    auto = AUTO, None, False
+    others = {"-checkpoint_segments auto": network} if asked != auto else {}
+    if (blocks := block_positions(network)) and len(blocks) < len(network.positions):
+        others["-checkpoint_segments auto -positions blocks"] = _supernet_of(network, blocks)
     return MemoryEstimate(
         training_need(network, shape, *asked),
-        {flags: training_need(network, shape, *options) for flags, options in others.items() if options != asked},
+        {flags: training_need(other, shape, *auto) for flags, other in others.items()},
         *prediction_needs(network, (1, *image), fixed_positions))
+
+
+def block_positions(network: StitchedEnsemble) -> list[int]:
+    """Positions of a supernet at which the layers of both parties end a block, nearly those of `-positions blocks`."""
+    ends = {party: {n.name for n in layer_nodes(trace(_parent(network, i)), network.shape_of(party)[0]) if n.activation}
+            for i, party in enumerate(network.parties)}
+    return [p for p in network.positions if network.matches[p]["host"] in ends["host"]
+            and network.matches[p]["partner"] in ends[network.party_at(p)]]
+
+
+def _supernet_of(network: StitchedEnsemble, positions: Sequence[int]) -> StitchedEnsemble:
+    with torch.device("meta"):
+        return StitchedEnsemble(network.input_channels, network.num_classes, network.parents, network.matches, None,
+                                positions, network.regions, True, network.bridges)
 
 
 def training_need(network: StitchedEnsemble, shape: Sequence[int], segments: int | str | Sequence[int] = 1,

@@ -233,7 +233,12 @@ def test_dry_run_prints_the_matches_and_writes_nothing(world, capsys):
     assert [int(r[0]) for r in rows] == list(range(len(rows))) and len(rows) > 40
     assert rows[0][-1] == "encoder.stages.0.0.convs.0.conv"
     assert "8 / 6" in lines[[line.strip()[:2] for line in lines].index("0 ")]
-    assert "parameters" in out and "GiB" in out and "Nothing was written" in out
+    assert "parameters" in out and "Nothing was written" in out
+    needs = {line.split("   ")[0]: float(line.split()[-4]) for line in lines if line.startswith("training, ")}
+    asked, auto, blocks = needs.values()
+    assert list(needs)[1:] == ["training, -checkpoint_segments auto",
+                               "training, -checkpoint_segments auto -positions blocks"]
+    assert asked >= auto >= blocks > 0
     network = torch.load(world.model(world.host) / "fold_0/checkpoint_final.pth", weights_only=False)
     unique = {t.data_ptr(): t.numel() for k, t in network["network_weights"].items()}
     auxiliary = {t.data_ptr() for k, t in network["network_weights"].items() if "seg_layers" in k and ".2." not in k}
