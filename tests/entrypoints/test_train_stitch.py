@@ -223,6 +223,7 @@ def test_no_write_permission(world2d, nnunet_env, capsys):
             assert f"no permission to write into {closed}" in err
 
 
+@pytest.mark.slow
 def test_dry_run_prints_the_matches_and_writes_nothing(world, capsys):
     before = tree(world.root)
     command(801, 802, "--dry_run")
@@ -246,6 +247,7 @@ def test_dry_run_prints_the_matches_and_writes_nothing(world, capsys):
     assert tree(world.root) == before
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_a_table_and_the_commands_that_predict(world, capsys, thread_pools):
     command(801, 802, "-fit", "direct", "-f", 0, "-positions", "2,20-21", "-iterations", 2, "-device", "cpu",
             "--disable_progress_bar")
