@@ -8,7 +8,7 @@ from common import medians, parser, peak_bytes, precision, say_ratio, start, sup
 from reference import literally_doubled_loss
 
 from nnunetv2_stitch.fitting.closed_form import all_average
-from nnunetv2_stitch.fitting.cutting import best_cuts
+from nnunetv2_stitch.fitting.cutting import cuts_of_step
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss
 
 SEGMENTS = 12
@@ -19,9 +19,7 @@ def cut_for_memory(net, x) -> torch.Tensor:
     """As `-checkpoint_segments auto`; the cuts are sought once, as in training."""
     shape = tuple(x.shape)
     if shape not in _cuts:
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        with torch.autocast(x.device.type, enabled=False):
-            _cuts[shape] = best_cuts(net.without_memory().to(dtype), shape, None, dtype)
+        _cuts[shape] = cuts_of_step(net, x)
     return double_batched_loss(net, x, _cuts[shape])
 
 

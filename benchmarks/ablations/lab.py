@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import io
 import os
-import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
@@ -27,6 +26,7 @@ from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.pipeline.prepare import Request, prepare
+from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.selection.scoring import SettingScorer, labelled_test_cases
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.plans import load_parents, supernet_from_plans
@@ -78,8 +78,7 @@ class Lab:
     def batches(self, party: ModelFolder, seed: int = 0) -> Iterator[torch.Tensor]:
         """Augmented training batches `(B, C, *spatial)` of a party, by nnU-Net's loader, in the host's patch size."""
         name = "nnUNetStitchLabPlans"
-        for seeded in (random.seed, np.random.seed, torch.manual_seed):
-            seeded(self.args.seed + seed)
+        seed_everything(self.args.seed + seed)
         with tempfile.TemporaryDirectory() as results, contextlib.redirect_stdout(io.StringIO()):
             path = borrow_plans(self.host, party, name)
             try:

@@ -46,6 +46,14 @@ def best_cuts(network, shape: Sequence[int], compared: Collection[int] | None = 
     return best
 
 
+def cuts_of_step(network, x: torch.Tensor, compared: Collection[int] | None = None) -> list[int]:
+    """`best_cuts` of a supernet anywhere, for a step on the batch `x` in the precision that autocast gives it now."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    with torch.autocast(device, enabled=False):
+        return best_cuts(network.without_memory().to(dtype), tuple(x.shape), compared, dtype)
+
+
 def _kept_by_node(network, runner: GraphRunner, x: torch.Tensor, compared, stop: int) -> tuple[np.ndarray, dict]:
     """Bytes that the stitched stream keeps for the backward pass before each node, and every value's bytes."""
     kept, sizes = np.zeros(stop + 1), {runner.input: x.nbytes}

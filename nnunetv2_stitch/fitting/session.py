@@ -18,7 +18,7 @@ from nnunetv2_stitch.distributed import device_here
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, read_json, write_json
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
-from nnunetv2_stitch.fitting.cutting import AUTO, best_cuts
+from nnunetv2_stitch.fitting.cutting import AUTO, cuts_of_step
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups, sample_setting
 from nnunetv2_stitch.locks import locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
@@ -153,9 +153,7 @@ class StitchSession:
             return []
         shape = tuple(x.shape)
         if shape not in self.cuts:
-            dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-            with torch.autocast(x.device.type, enabled=False):
-                self.cuts[shape] = best_cuts(network.without_memory().to(dtype), shape, self.compared, dtype)
+            self.cuts[shape] = cuts_of_step(network, x, self.compared)
             self.trainer.print_to_log_file(f"nnunetv2-stitch: {len(self.cuts[shape])} of "
                                            f"{len(self.cuts[shape]) + 1} pieces are recomputed in the backward pass")
         return self.cuts[shape]

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,7 +70,8 @@ def test_no_byte_names_a_case_a_computer_or_a_folder(stock, world2d, tmp_path):
     model = read_model_folder(str(world2d.model(world2d.host)))
     sent = export_party(model, str(tmp_path / "party.zip"), name="Blobs", stock=stock)
     secrets = [f"tr_{i:03d}" for i in range(10)] + [f"ts_{i:03d}" for i in range(3)]
-    secrets += [f'"{socket.gethostname()}"', str(world2d.root), str(tmp_path), "HostBlobs", "/tmp/", "/home/", "/work/"]
+    secrets += [f'"{socket.gethostname()}"', str(world2d.root), str(tmp_path), "HostBlobs", "/tmp/", "/home/",
+                f"{Path(__file__).resolve().parents[2]}/"]
     found = {"debug.json": "", "summary.json": ""}
     for name in found:  # the search does find them where they are
         found[name] = next(world2d.model(world2d.host).rglob(name)).read_text()
