@@ -1,9 +1,9 @@
 """Memory of training and of prediction: the estimate that --dry_run prints, against the measured peak.
 
-On CUDA the peak is torch's. On the CPU it is that of torch's own allocations in one run (`allocated`), and how much the
-process grew beside it (`process`, one process per row), which also holds what libraries take inside an operation.
-`-resenc_l` takes two U-Nets as nnU-Net's ResEnc-L planner makes them, with a patch of 128^3 and batches of 2; on the
-CPU it only estimates.
+On CUDA the peak is torch's, of one row after the other. On the CPU it is that of torch's own allocations in one run
+(`allocated`), and how much the process grew beside it (`process`, one process per row), which also holds what libraries
+take inside an operation. `-resenc_l` takes two U-Nets as nnU-Net's ResEnc-L planner makes them, with a patch of 128^3
+and batches of 2; on the CPU it only estimates.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import queue
 import resource
 from contextlib import nullcontext
 
@@ -48,19 +49,19 @@ def prepare(spec: dict, shape, way: str, mixed: bool):
     return net, best_cuts(net, shape, compared, HALF if mixed else FLOAT) if segments == "auto" else segments, compared
 
 
-def measure(call, device: str, queue) -> None:
+def measure(call, device: str, found) -> None:
     """Peak of torch's allocations and growth of the process during `call`, which ran once before on something small."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         call()
-        queue.put((torch.cuda.max_memory_allocated() - before,) * 2)
+        found.put((torch.cuda.max_memory_allocated() - before,) * 2)
         return
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     call()
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    queue.put((allocated(call), grown))
+    found.put((allocated(call), grown))
 
 
 def allocated(call) -> int:
@@ -75,7 +76,7 @@ def allocated(call) -> int:
     return peak
 
 
-def measure_training(queue, spec, shape, cuts, compared, device: str, mixed: bool, threads: int) -> None:
+def measure_training(found, spec, shape, cuts, compared, device: str, mixed: bool, threads: int) -> None:
     torch.set_num_threads(threads)
     net = supernet(spec, device)
     group = net.positions if compared is None else sorted(compared)
@@ -90,10 +91,10 @@ def measure_training(queue, spec, shape, cuts, compared, device: str, mixed: boo
     step(torch.randn(1, 1, *([64] * 2 if len(shape) == 4 else [24] * 3), device=device))
     net.zero_grad()
     x = torch.randn(*shape, device=device)
-    measure(lambda: step(x), device, queue)
+    measure(lambda: step(x), device, found)
 
 
-def measure_prediction(queue, spec, shape, position: int | None, device: str, threads: int) -> None:
+def measure_prediction(found, spec, shape, position: int | None, device: str, threads: int) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     net = build_parent(spec, 1, 3).eval() if position is None else deployed(spec, position)
@@ -105,7 +106,7 @@ def measure_prediction(queue, spec, shape, position: int | None, device: str, th
 
     predict(torch.randn(1, 1, *([64] * 2 if len(shape) == 4 else [24] * 3), device=device))
     x = torch.randn(1, *shape[1:], device=device)
-    measure(lambda: predict(x), device, queue)
+    measure(lambda: predict(x), device, found)
 
 
 def deployed(spec: dict, position: int) -> StitchedEnsemble:
@@ -115,16 +116,20 @@ def deployed(spec: dict, position: int) -> StitchedEnsemble:
 
 
 def apart(target, *args) -> tuple[int, int]:
-    """In a process of its own, because a process never gives back its high-water mark."""
+    """In a process of its own on the CPU, because a process never gives back its high-water mark."""
+    if "cuda" in args:
+        found = queue.SimpleQueue()
+        target(found, *args)
+        return found.get()
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # else glibc keeps what is freed, and the mark says little
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=target, args=(queue, *args))
+    measured = context.Queue()
+    process = context.Process(target=target, args=(measured, *args))
     process.start()
     process.join()  # two numbers fit the queue's buffer
     if process.exitcode:
         raise SystemExit(f"a process left with {process.exitcode} (-9: out of memory)")
-    return queue.get()
+    return measured.get()
 
 
 def row(name: str, estimate: int, measured: tuple[int, int] | None) -> None:
