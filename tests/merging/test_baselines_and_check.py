@@ -1,5 +1,7 @@
 """Soups, and the judgement whether to merge or to stitch, on numbers known in advance."""
 
+import math
+
 import pytest
 import torch
 from points import SIZES, members
@@ -8,7 +10,7 @@ from nnunetv2_stitch.merging.atlas import Atlas
 from nnunetv2_stitch.merging.baselines import greedy_soup, mixture, uniform
 from nnunetv2_stitch.merging.check import ALL_PAIRS, Line, check_merge, judge, ridge
 from nnunetv2_stitch.merging.losses import divergence
-from nnunetv2_stitch.merging.objective import mean_dice
+from nnunetv2_stitch.selection.dice import mean_dice
 
 
 def test_uniform_and_weighted_mixtures():
@@ -44,7 +46,7 @@ def test_judgement():
     good = judge([line(losses=(0, 0, 0, 0, 0))])
     assert good.verdict == "merge" and good.sentence.startswith("Merge: ") and good.sentence.count("\n") == 0
     assert judge([line(), line(ridge=0.5)]).verdict == "stitch"
-    assert judge([line(ridge=float("nan"))]).verdict == "stitch"
+    assert judge([line(ridge=float("nan"))]).verdict == judge([line(), line(ridge=float("nan"))]).verdict == "stitch"
     assert "nothing in common" in judge([line(alike=0.02)]).sentence
     assert "no data" in judge([line()]).sentence
 
@@ -78,4 +80,4 @@ def test_divergence_is_torchs_kl_and_zero_at_the_target(regions):
 def test_mean_dice_leaves_out_what_no_case_has():
     nan = float("nan")
     assert mean_dice(torch.tensor([[0.5, nan, 1.0], [nan, nan, 0.0]]).numpy()) == pytest.approx(0.5)
-    assert mean_dice(torch.full((2, 2), nan).numpy()) == 0.0
+    assert math.isnan(mean_dice(torch.full((2, 2), nan).numpy()))
