@@ -1,4 +1,7 @@
-"""Whether two ways of computing the same thing agree: the scale of the values decides what is the same."""
+"""Whether two ways of computing the same thing agree: precision and the scale of the values decide what is the same.
+
+Where it can be had, double precision is better: then a wrong result and rounding are many digits apart.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,15 @@ import torch
 UNITS = 1000
 
 
-def assert_same(got, wanted, units: float = UNITS, message: str = "") -> None:
-    """`got` equals `wanted` to `units` times the precision of the coarser of both types, relative to the largest of the
-    values: what is left of a difference of large numbers is no better than that."""
+def assert_same(got, wanted, units: float = UNITS, precision: torch.dtype | None = None, message: str = "") -> None:
+    """`got` equals `wanted` to `units` of the last place of the largest of the values: what is left of a difference of
+    large numbers is no better than that. `precision`: that something on the way was computed in; default: the coarser
+    of both."""
     got, wanted = (v.detach().cpu() if isinstance(v, torch.Tensor) else torch.as_tensor(np.asarray(v))
                    for v in (got, wanted))
     assert got.shape == wanted.shape, f"{tuple(got.shape)} is not {tuple(wanted.shape)} {message}"
-    exact = max(torch.finfo(v.dtype).eps if v.dtype.is_floating_point else 0.0 for v in (got, wanted))
+    last = max(torch.finfo(dtype).eps for dtype in (precision or got.dtype, got.dtype, wanted.dtype))
     got, wanted = got.double(), wanted.double()
     assert torch.isfinite(wanted).all() and torch.isfinite(got).all(), f"not finite {message}"
-    scale = float(wanted.abs().max()) if wanted.numel() else 0.0
-    off = float((got - wanted).abs().max()) if wanted.numel() else 0.0
-    assert off <= units * exact * scale, f"off by {off:.3g}, {units * exact * scale:.3g} is allowed {message}"
+    off, allowed = float((got - wanted).abs().max()), units * last * float(wanted.abs().max())
+    assert off <= allowed, f"off by {off:.3g}, {allowed:.3g} is allowed {message}"

@@ -105,17 +105,18 @@ def test_memory_grows_with_the_room_and_not_with_the_rows_or_the_length_of_the_i
         list(sweep._answers(torch.zeros(1, 1, 8, 16, 16), rows))
     network, peaks = live.peak, {}
     for length in (24, 64):
-        data, reference = case((length, 24, 24))
-        each = bands.bytes_per_answer(sweep.banded.bands((length, 24, 24)), 3, (length, 24, 24))
+        shape = length, 16, 16
+        data, reference = case(shape)
+        each = bands.bytes_per_answer(sweep.banded.bands(shape), 3, shape)
         for room in (1, len(rows)):
             monkeypatch.setattr(bands, "PIECE", 1000)
             with LiveBytes() as live:
                 count(sweep, data, reference, rows, room)
             peaks[length, room] = live.peak
-            small = 2 * data.nbytes + 2**17  # the image itself, weights, and what a piece takes
+            small = 2 * data.nbytes + 2**16  # the image itself, weights, and what a piece takes
             assert live.peak <= network + (room + 2) * each + small
     assert peaks[64, 1] < peaks[64, len(rows)]
-    whole_maps = 2 * 3 * 64 * 24 * 24 * len(rows)
+    whole_maps = 2 * 3 * 64 * 16 * 16 * len(rows)
     assert peaks[64, len(rows)] - peaks[64, 1] < whole_maps / 4
 
 
