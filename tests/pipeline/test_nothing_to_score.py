@@ -12,6 +12,7 @@ from stitched_model import stitch
 from nnunetv2_stitch.baselines.stitched import weighted_shares
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import write_json
+from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
 from nnunetv2_stitch.selection.dice import NothingToScore
 from nnunetv2_stitch.selection.rules import choose
 from nnunetv2_stitch.selection.sweep import Sweep
@@ -27,6 +28,8 @@ def blank(world, fold: int) -> None:
     for case in cases:
         data, segmentation, _, properties = dataset.load_case(case)
         data, segmentation = data[:], 0 * segmentation[:]
+        for old in Path(data_folder).glob(f"{case}*"):
+            old.unlink()
         kind.save_case(data, segmentation, properties, str(Path(data_folder, case)))
 
 
@@ -59,6 +62,10 @@ def test_a_fold_without_foreground_takes_no_part_in_any_choice(stitched2d, copy_
     assert weighted_shares(*shares, [0, 1], *where) == weighted_shares(*shares, [1], *where)
     with pytest.raises(NothingToScore, match="validation cases of fold 0 hold no foreground label"):
         weighted_shares(*shares, [0], *where)
+
+    model = str(world.model(world.host))
+    with pytest.raises(NothingToScore, match="validation cases of fold 0 of Dataset801_HostBlobs hold no foreground"):
+        merge_guided(MergeRequest([model, model], 801, "2d", 0, "Merged", steps=1), "cpu")
 
     write_json(str(folder / "fold_1" / "sweep.json"), {**sweeps[0], "fold": 1})
     before = (folder / "plans.json").read_text()

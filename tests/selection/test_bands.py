@@ -12,8 +12,10 @@ from networks import build, ensemble, spec
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from nnunetv2_stitch.environment import _left_of_group, free_memory
 from nnunetv2_stitch.fitting.closed_form import DirectMatching
 from nnunetv2_stitch.fitting.live_bytes import LiveBytes
+from nnunetv2_stitch.pipeline.memory import sweep_need
 from nnunetv2_stitch.selection import bands
 from nnunetv2_stitch.selection.dice import counts_by_label
 from nnunetv2_stitch.selection.sweep import PositionSweep
@@ -104,7 +106,7 @@ def test_memory_grows_with_the_room_and_not_with_the_rows_or_the_length_of_the_i
     with torch.inference_mode(), LiveBytes() as live:
         list(sweep._answers(torch.zeros(1, 1, 8, 16, 16), rows))
     network, peaks = live.peak, {}
-    for length in (24, 64):
+    for length in (24, 48):
         shape = length, 16, 16
         data, reference = case(shape)
         each = bands.bytes_per_answer(sweep.banded.bands(shape), 3, shape)
@@ -115,9 +117,9 @@ def test_memory_grows_with_the_room_and_not_with_the_rows_or_the_length_of_the_i
             peaks[length, room] = live.peak
             small = 2 * data.nbytes + 2**16  # the image itself, weights, and what a piece takes
             assert live.peak <= network + (room + 2) * each + small
-    assert peaks[64, 1] < peaks[64, len(rows)]
-    whole_maps = 2 * 3 * 64 * 16 * 16 * len(rows)
-    assert peaks[64, len(rows)] - peaks[64, 1] < whole_maps / 4
+    assert peaks[48, 1] < peaks[48, len(rows)]
+    whole_maps = 2 * 3 * 48 * 16 * 16 * len(rows)
+    assert peaks[48, len(rows)] - peaks[48, 1] < whole_maps / 4
 
 
 def test_an_answer_that_is_not_finite_counts_as_wrong():
@@ -131,3 +133,23 @@ def test_an_answer_that_is_not_finite_counts_as_wrong():
     assert dice[f"host@{POSITIONS[0]}"][0] == dice[f"ensemble@{POSITIONS[0]}"][0] == 0
     assert dice["host"][0] > 0 and dice[f"host@{POSITIONS[1]}"][0] > 0
     assert dice["reference"][0] == 1 and np.isnan(dice["reference"][1])
+
+
+@pytest.mark.parametrize("dim, median, patch, shape", [
+    (2, (20.0, 16.0), (8, 8), (2, 20, 16)), (3, (40.0, 6.0, 20.0), (8, 8, 8), (40, 8, 20))])
+def test_what_a_dry_run_says_is_what_a_sweep_of_a_median_case_takes(dim, median, patch, shape):
+    sweep = sweeper(dim, patch, batch=2)
+    need = sweep_need({"patch_size": patch, "batch_size": 2, "median_image_size_in_voxels": median}, sweep.network)
+    assert need.each == bands.bytes_per_answer(sweep.banded.bands(shape), 3, shape)
+    assert need.answers == 3 + 3 * len(sweep.network.positions) and need.room > 0
+
+
+def test_the_limit_of_a_container_counts_and_files_that_are_cached_make_room(tmp_path):
+    for folder, limit, used in ((".", "max", 900), ("job", "1000", 700), ("job/step", "max", 600)):
+        inside = tmp_path / folder
+        inside.mkdir(exist_ok=True)
+        (inside / "memory.max").write_text(f"{limit}\n")
+        (inside / "memory.current").write_text(f"{used}\n")
+        (inside / "memory.stat").write_text("anon 500\ninactive_file 50\n")
+    assert _left_of_group(str(tmp_path), "/job/step", "memory.max", "memory.current", "inactive_file") == [350]
+    assert 0 < free_memory() < 2**50
