@@ -71,7 +71,7 @@ class Sweep:
         known = {h: [_number(v) for v in value[h]] for h in HEADS if isinstance(value.get(h), list)}
         if isinstance(value.get("baselines"), dict):
             known["baselines"] = {k: _number(v) for k, v in value["baselines"].items()}
-        return cls(**{**value, **known, "r2": [tuple(r) for r in value.get("r2", [])]})
+        return cls(**{**value, **known, "r2": [tuple(map(_number, r)) for r in value.get("r2", [])]})
 
 
 def _number(value):
