@@ -161,3 +161,9 @@ def set_threads(device: str, place: Place = ALONE) -> None:
     """As nnU-Net: all cores on the CPU, one thread beside a GPU. Processes on one machine share its cores."""
     import torch
     torch.set_num_threads(max(1, usable_cores() // place.local_size) if device == "cpu" else 1)
+
+
+def validation_line(fold: int | str, dice: float) -> str:
+    """nnU-Net's mean of Dice is NaN where no validation case has a label, in the reference or in the prediction."""
+    return f"fold {fold}: mean validation Dice " + (f"{dice:.3f}" if math.isfinite(dice) else
+                                                    "of nothing, no validation case has a label")

@@ -13,6 +13,7 @@ from nnunetv2_stitch.entrypoints.common import (
     run,
     run_trusting,
     set_threads,
+    validation_line,
 )
 from nnunetv2_stitch.entrypoints.parties import fold
 
@@ -82,7 +83,7 @@ def print_result(result) -> None:
     student, teacher = result.parameters
     print(f"\nStudent: {student:,} parameters, teacher: {teacher:,}; started from {result.start}")
     for name, dice in result.validation_dice.items():
-        print(f"fold {name}: mean validation Dice {dice:.3f}")
+        print(validation_line(name, dice))
     folds = " ".join(map(str, result.folds))
     print(f"\nPredict with stock nnU-Net, anywhere:\n  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER "
           f"-d {result.dataset} -c {result.configuration} -tr {result.trainer} -p {result.plans_name} -f {folds}")

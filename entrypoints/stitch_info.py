@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 
 from nnunetv2_stitch.entrypoints.common import add_trust, run, run_trusting
@@ -35,6 +34,7 @@ def main(args: argparse.Namespace) -> None:
     from nnunetv2_stitch.bridging.report import compare_parties
     from nnunetv2_stitch.errors import StitchError
     from nnunetv2_stitch.exchange.finding import find_parties
+    from nnunetv2_stitch.fileio import json_text
     from nnunetv2_stitch.pipeline import Request
 
     request = Request(**parties_of(args))
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
     if args.json:
         more = {} if check is None else {"merge_check": check.to_json()}
         found = [{"host": host.path, "partner": p.path, **r.to_json(), **more} for p, r in zip(partners, reports)]
-        print(json.dumps(found[0] if len(found) == 1 else found, indent=4))
+        print(json_text(found[0] if len(found) == 1 else found))
     else:
         for number, (partner, report) in enumerate(zip(partners, reports)):
             print("\n" * (number > 0) + f"host     {host.dataset_name}  {host.path}\n"

@@ -13,6 +13,7 @@ from nnunetv2_stitch.entrypoints.common import (
     run,
     run_trusting,
     set_threads,
+    validation_line,
 )
 from nnunetv2_stitch.entrypoints.parties import fold
 
@@ -65,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
 def print_result(result) -> None:
     print()
     for name, dice in result.validation_dice.items():
-        print(f"fold {name}: mean validation Dice {dice:.3f}")
+        print(validation_line(name, dice))
     folds = " ".join(map(str, result.folds))
     which = f"-d {result.dataset} -c {result.configuration} -tr {result.trainer} -p {result.plans_name} -f {folds}"
     print(f"\nSend it to the centre, and predict with stock nnU-Net:\n  nnUNetv2_export_party {which} -o FILE.zip\n"

@@ -200,7 +200,10 @@ def print_memory(memory) -> None:
     for name, need in rows.items():
         full, mixed = (f"{size / 2**30:.2f} GiB" for size in (need.full, need.mixed))
         print(f"{name:<{width}}  {full:>11}  {mixed:>12}")
-    print()
+    each, count, room = memory.sweep.each / 2**30, memory.sweep.answers, memory.sweep.room
+    at_once = min(count, max(1, room // memory.sweep.each))
+    print(f"sweep of a case of median size: {each * at_once:.2f} GiB of main memory for {at_once} of {count} answers "
+          f"at once ({each:.3f} GiB each; {room / 2**30:.1f} GiB may be taken now)\n")
 
 
 def print_choice(choice) -> None:

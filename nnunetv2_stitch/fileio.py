@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Callable
@@ -39,11 +40,22 @@ def _umask() -> int:
 
 
 def write_json(path: str, value: Any) -> None:
-    """JSON as nnU-Net writes it: indented, keys in order of insertion."""
-    def write(temporary):
-        with open(temporary, "w") as f:
-            json.dump(value, f, indent=4)
-    atomically(path, write)
+    """JSON as nnU-Net writes it: indented, keys in order of insertion. What is no number becomes null, because JSON has
+    neither NaN nor infinity and strict readers refuse the file; who reads such a number back must expect null."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(_strict(value), indent=4, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: _strict(v) for k, v in value.items()}
+    return [_strict(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def write_text(path: str, text: str) -> None:

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 import venv
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,13 +202,8 @@ def test_the_pytest_command_tests_what_is_installed(environment):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_quick(environment, command):
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        assert f"usage: {command}" in environment.run(command, "--help")
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 2
+def test_every_command_is_installed(environment, command):
+    assert f"usage: {command}" in environment.run(command, "--help")
 
 
 def sources(folder: Path) -> dict[str, bytes]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.selection.dice import NothingToScore
 from nnunetv2_stitch.selection.rules import choose, label_free_choice, position_at_progress
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.selection.sweep import Sweep
@@ -39,6 +41,9 @@ def weighted_shares(model_folder: str, configuration: str, folds: Sequence[int |
 
     Returns:
         The share (of equally good ones the nearest to one half) and the Dice of every share tried.
+
+    Raises:
+        NothingToScore: no fold's validation cases hold any foreground label.
     """
     plans, dataset_json = (read_json(os.path.join(model_folder, f)) for f in ("plans.json", "dataset.json"))
     manager = PlansManager(plans)
@@ -46,8 +51,11 @@ def weighted_shares(model_folder: str, configuration: str, folds: Sequence[int |
     for fold in folds:
         scorer = SettingScorer.of_fold(plans, configuration, dataset_json, fold, model_folder, results, device)
         cases = scorer.validation_cases(os.path.join(preprocessed, manager.dataset_name), fold)
-        for share in SHARES:
-            dice[share].append(scorer.score(Setting(host_share=share), cases))
+        with suppress(NothingToScore):  # such a fold takes no part
+            for share, value in zip(SHARES, scorer.score_shares(SHARES, cases)):
+                dice[share].append(value)
+    if not any(dice.values()):
+        raise NothingToScore(f"the validation cases of fold {', '.join(map(str, folds))}")
     means = {share: float(np.mean(values)) for share, values in dice.items()}
     return best_share(means), means
 

@@ -80,7 +80,7 @@ def check_merge(atlas: Atlas, loss_of: Callable[[dict[str, torch.Tensor]], float
 def judge(lines: Sequence[Line]) -> MergeCheck:
     """The verdict over all lines; the worst one counts."""
     unlike = min(lines, key=lambda x: x.alike)
-    steep = max(lines, key=lambda x: x.ridge)
+    steep = max(lines, key=lambda x: x.ridge if x.ridge == x.ridge else float("inf"))  # NaN is the worst
     if unlike.alike < ALIKE_LIMIT:
         return MergeCheck(STITCH, f"Stitch, do not merge: the weights of {unlike.first} and {unlike.second} have "
                           f"nothing in common (cosine {unlike.alike:.2f}), so they were not trained from one common "

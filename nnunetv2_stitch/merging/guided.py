@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
+from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging.baselines import mixture
 from nnunetv2_stitch.merging.objective import CentreObjective
 from nnunetv2_stitch.merging.search import SearchOptions, SearchResult, search
@@ -24,7 +26,13 @@ def guided(objective: CentreObjective, shares: Sequence[float], scores: dict[str
 
     Returns:
         What was found, the name of what is in the network now, and the best of the models alone.
+
+    Raises:
+        StitchError: no score is a number.
     """
+    if not any(map(math.isfinite, scores.values())):
+        raise StitchError("no model gives finite values on the centre's validation cases, so nothing can be chosen; "
+                          "look at the models with nnUNetv2_predict")
     atlas = objective.atlas
     found = search(objective, atlas.coefficients(shares), options, method, say, scores[FEDAVG])
     scores[GUIDED] = found.score

@@ -19,7 +19,7 @@ from nnunetv2_stitch.merging.losses import SurrogateLoss, TaskLoss
 from nnunetv2_stitch.merging.members import Member
 from nnunetv2_stitch.merging.site import Site
 from nnunetv2_stitch.parties.checkpoint import load_weights
-from nnunetv2_stitch.selection.sweep import dice_by_label
+from nnunetv2_stitch.selection.dice import counts_by_label, foreground_dice
 
 SURROGATES = ("auto", "task", "kl")
 FIXED_BATCHES = 4  # for the line between members, for CMA-ES, Fisher information and statistics of BatchNorm
@@ -121,18 +121,23 @@ class CentreObjective:
 
     @torch.inference_mode()
     def score_present(self) -> float:
-        """Of what is in the network as it is, mean over cases per label, then over labels."""
+        """Of what is in the network as it is, mean over cases per label, then over labels.
+
+        Raises:
+            NothingToScore: no validation case holds any foreground label.
+        """
         self.network.eval()
         self.centre.deep_supervision(False)
         if self.validation is not None:
             value = -float(np.mean([float(self.measure(b)) for b in self.validation]))
             return value if math.isfinite(value) else -math.inf
-        per_case = []
+        counts = []
         for data, segmentation in self.centre.validation_cases():
             logits = self.tiler.predict_sliding_window_return_logits(torch.from_numpy(data).float())
             predicted = self.labels.convert_logits_to_segmentation(logits.float().cpu())
-            per_case.append(dice_by_label(self.labels, np.asarray(predicted), segmentation[0]))
-        return mean_dice(np.array(per_case))
+            counts.append(counts_by_label(self.labels, np.asarray(predicted), segmentation[0]))
+        site = self.centre.site
+        return foreground_dice(counts, f"the validation cases of fold {site.fold} of {site.dataset_name}")
 
 
 def require_labels(surrogate: str, site: Site) -> None:
@@ -140,13 +145,3 @@ def require_labels(surrogate: str, site: Site) -> None:
     if surrogate == "task" and not site.same_labels:
         raise StitchError(f"the labels of {site.dataset_name} are not those of the models, so nnU-Net's own loss "
                           f"cannot be used; give -surrogate kl")
-
-
-def mean_dice(per_case: np.ndarray) -> float:
-    """Mean over cases per label, then over labels, of `(cases, labels)`, as nnU-Net's foreground mean; what no case has
-    is left out."""
-    counts = (~np.isnan(per_case)).sum(0)
-    seen = counts > 0
-    if not seen.any():
-        return 0.0
-    return float(np.mean(np.nansum(per_case, 0)[seen] / counts[seen]))

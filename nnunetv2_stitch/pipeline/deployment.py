@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import string
 from collections.abc import Callable, Sequence
@@ -101,9 +102,9 @@ def select_and_deploy(job: Job, device: torch.device, deploy: bool = True, files
                *(_pareto_figure(job, i) for i in range(len(choices)))]
     measured = {f: g.score for f, g in guided.items()}
     if not guided and (weighted or len(job.partners) > 1):
-        measured = _measured(job, settings, device, deploy)
+        measured = _measured(job, sweeps, settings, device, deploy)
     table = _table(job, sweeps, {} if weighted else positions, settings[job.folds[0]].output, measured)
-    remarks = [*said, *_remarks(table), *(line for c in choices for line in c.remarks)]
+    remarks = [*said, *_unscored(sweeps), *_remarks(table), *(line for c in choices for line in c.remarks)]
     if len(choices) > 1:
         remarks.append("Partners' numbers are of one position at a time; all together were tried on A's validation "
                        "cases only.")
@@ -133,7 +134,11 @@ def select_and_deploy(job: Job, device: torch.device, deploy: bool = True, files
     })
     text = stitched_card(read_json(job.plans_file), job.host.configuration, job.host.dataset_json, table, remarks)
     write_text(os.path.join(job.model_folder, CARD), text)
-    dice_over_position([s.to_json() for s in sweeps], marked, figures[0])
+    scored = [s.to_json() for s in sweeps if s.scorable]
+    if scored:
+        dice_over_position(scored, marked, figures[0])
+    else:
+        _remove(figures.pop(0))
     figures += matches_by_partner(job.layout, job.model_folder, marked)
     if guided:
         mixing_weights([g.positions for g in guided.values()], [g.weights for g in guided.values()],
@@ -170,13 +175,16 @@ def _supernet(job: Job, fold) -> StitchedEnsemble:
                          job.model_folder, str(nnUNet_results))
 
 
-def _measured(job: Job, settings: dict, device: torch.device, deploy: bool) -> dict[int | str, float]:
-    """Dice of each fold's setting where no sweep tells it, because more than one position is active."""
+def _measured(job: Job, sweeps: Sequence[Sweep], settings: dict, device: torch.device, deploy: bool,
+              ) -> dict[int | str, float]:
+    """Dice of each fold's setting where no sweep tells it, because more than one position is active; NaN where no
+    validation case holds foreground."""
     selection = os.path.join(job.model_folder, SELECTION_FILE)
     if not deploy and os.path.isfile(selection):
-        return {row["fold"]: row["chosen"] for row in read_json(selection)["validation_dice"]}
-    found = {}
-    for fold, setting in settings.items():
+        return {row["fold"]: math.nan if row["chosen"] is None else row["chosen"]
+                for row in read_json(selection)["validation_dice"]}
+    found = {s.fold: math.nan for s in sweeps if not s.scorable}
+    for fold, setting in ((f, s) for f, s in settings.items() if f not in found):
         manager = PlansManager(read_json(job.plans_file))
         scorer = SettingScorer(_supernet(job, fold), manager, manager.get_configuration(job.host.configuration),
                                job.host.dataset_json, device)
@@ -185,7 +193,8 @@ def _measured(job: Job, settings: dict, device: torch.device, deploy: bool) -> d
 
 
 def _table(job: Job, sweeps: list[Sweep], chosen: dict, output: str, measured: dict) -> list[dict]:
-    rules = ["1", "2"] + (["loo"] if len(sweeps) > 1 else [])
+    scored = sum(s.scorable for s in sweeps)
+    rules = (["1", "2"] if scored else []) + (["loo"] if scored > 1 else [])
     choices = {f"rule {r}": choose_each(sweeps, r) for r in rules} if len(job.partners) == 1 else {}
     if job.request.rule == "3" and not measured:
         choices["rule 3"] = chosen
@@ -199,13 +208,27 @@ def _table(job: Job, sweeps: list[Sweep], chosen: dict, output: str, measured: d
         for position in chosen.get(sweep.fold, ()) if measured else ():
             party = list(job.layout.nodes).index(job.layout.matches[position].party)
             row[f"with {PARTY_NAMES[party]} only"] = values[position]
-        row["chosen"] = measured.get(sweep.fold) if measured else values[chosen[sweep.fold][0]]
+        row["chosen"] = measured.get(sweep.fold) if measured else _at(sweep, values, chosen)
         rows.append(row)
     return rows
 
 
+def _at(sweep: Sweep, values: dict[int, float], chosen: dict) -> float:
+    """Dice at the chosen position; of no position that of the plain ensemble."""
+    return values[chosen[sweep.fold][0]] if chosen.get(sweep.fold) else sweep.baselines["ensemble"]
+
+
+def _unscored(sweeps: Sequence[Sweep]) -> list[str]:
+    folds = [str(s.fold) for s in sweeps if not s.scorable]
+    return [f"The validation cases of fold {', '.join(folds)} hold no foreground label, so they took no part in the "
+            f"choice."] if folds else []
+
+
 def _remarks(table: list[dict]) -> list[str]:
     """Plain words where the chosen setting is no better on validation than doing less."""
+    table = [row for row in table if all(map(math.isfinite, (row["A"], row["plain ensemble"], row["chosen"])))]
+    if not table:
+        return []
     mean = {k: float(np.mean([row[k] for row in table])) for k in ("A", "plain ensemble", "chosen")}
     return [f"On A's validation cases the stitched ensemble ({mean['chosen']:.3f}) is worse than {what} "
             f"({mean[key]:.3f})." for key, what in (("A", "A alone"), ("plain ensemble", "the plain ensemble"))

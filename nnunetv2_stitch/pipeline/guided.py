@@ -9,6 +9,7 @@ import torch
 
 from nnunetv2_stitch.guiding import Guided, guide_fold
 from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.selection.dice import NothingToScore
 from nnunetv2_stitch.selection.rules import choose_each
 from nnunetv2_stitch.selection.sweep import Sweep
 
@@ -19,8 +20,15 @@ FALLBACK = "2"
 def guide(job: Job, sweeps: Sequence[Sweep], device: torch.device,
           say: Callable[[str], None] = lambda line: None) -> tuple[dict[int | str, Guided], list[str]]:
     """Mixing weights of all folds, and what to say of them. None at all where rule 2 is better on the mean of the
-    folds' validation cases, so that all folds answer in one way."""
+    folds' validation cases, so that all folds answer in one way.
+
+    Raises:
+        NothingToScore: a fold whose validation cases hold no foreground, so that its search could not be stopped.
+    """
     request = job.request
+    nothing = [str(s.fold) for s in sweeps if not s.scorable]
+    if nothing:
+        raise NothingToScore(f"the validation cases of fold {', '.join(nothing)}")
     found = {f: guide_fold(job.model_folder, job.host.dataset_name, job.host.configuration, f, job.trainer,
                            request.plans_name, device, request.output, request.combine, request.guided_steps,
                            request.seed, say) for f in job.folds}

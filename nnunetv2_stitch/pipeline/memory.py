@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -14,6 +16,7 @@ from nnunetv2_stitch.fitting.cutting import AUTO, best_cuts
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups
 from nnunetv2_stitch.fitting.live_bytes import LiveBytes
 from nnunetv2_stitch.graph import layer_nodes, trace
+from nnunetv2_stitch.selection.bands import Bands, bytes_per_answer, room_for_sums
 from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
 from nnunetv2_stitch.stitching.plans import supernet_from_plans
 from nnunetv2_stitch.stitching.setting import Setting
@@ -33,15 +36,27 @@ class Need:
 
 
 @dataclass(frozen=True)
+class SweepNeed:
+    """Bytes for each of the sweep's answers to a case of the median size, and how many answers there are. As many are
+    held at once as fit into `room` (now), at least one: the fewer, the more often parts of the network run again."""
+
+    each: int
+    answers: int
+    room: int
+
+
+@dataclass(frozen=True)
 class MemoryEstimate:
     """Weights, gradients, the optimiser's state and feature maps at their peak: of one training step as asked for; of
     the same with other `options`, by their flags; of predicting one patch; of predicting it with the larger parent
-    alone. What libraries take for themselves, nnU-Net's buffers for a whole image and the CUDA context come on top."""
+    alone; of the position sweep, in main memory. What libraries take for themselves, nnU-Net's buffers for a whole
+    image and the CUDA context come on top."""
 
     training: Need
     options: Mapping[str, Need]
     prediction: Need
     parent: Need
+    sweep: SweepNeed
 
 
 def estimate_memory(configuration: Mapping, input_channels: int, num_classes: int,
@@ -62,7 +77,8 @@ def estimate_memory(configuration: Mapping, input_channels: int, num_classes: in
     return MemoryEstimate(
         training_need(network, shape, *asked),
         {flags: training_need(other, shape, *auto) for flags, other in others.items()},
-        *prediction_needs(network, (1, *image), fixed_positions))
+        *prediction_needs(network, (1, *image), fixed_positions),
+        sweep_need(configuration, network))
 
 
 def block_positions(network: StitchedEnsemble) -> list[int]:
@@ -120,6 +136,20 @@ def prediction_needs(network: StitchedEnsemble, shape: Sequence[int],
                 for at in settings]
     parents = [forward_need(_parent(network, i), shape) for i in range(len(network.parents))]
     return tuple(max(needs, key=lambda need: need.full) for needs in (deployed, parents))
+
+
+def sweep_need(configuration: Mapping, network: StitchedEnsemble) -> SweepNeed:
+    """Of a supernet's sweep over all its positions."""
+    patch, batch = configuration["patch_size"], configuration["batch_size"]
+    median = configuration.get("median_image_size_in_voxels") or patch
+    shape = [max(round(m), p) for m, p in zip(median[-len(patch):], patch)]
+    if len(shape) == 2:  # slices, of which a batch is looked at together
+        shape = [batch, *shape]
+    tiler = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    tiler.configuration_manager = ConfigurationManager(dict(configuration))
+    bands = Bands.of(tiler._internal_get_sliding_window_slicers(tuple(shape)), batch)
+    return SweepNeed(bytes_per_answer(bands, network.num_classes, shape),
+                     len(network.parties) + 1 + 3 * len(network.positions), room_for_sums())
 
 
 def _parent(network: StitchedEnsemble, index: int) -> nn.Module:

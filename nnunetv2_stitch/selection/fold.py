@@ -11,6 +11,7 @@ from nnunetv2_stitch.fileio import atomically, write_json
 from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.selection.deploy import deploy_fold
+from nnunetv2_stitch.selection.dice import NothingToScore
 from nnunetv2_stitch.selection.rules import choose_each
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, digest_of, score_cases
 from nnunetv2_stitch.selection.sweep import PositionSweep, Sweep
@@ -21,7 +22,8 @@ SWEEP_FILE = "sweep.json"
 
 def finish_fold(trainer) -> None:
     """Sweep and deploy the fold of a stitch trainer. The setting is the one fixed in the plans or else the fold's
-    best position with each partner (rule 1); nnUNetv2_train_stitch chooses again once all folds are there."""
+    best position with each partner (rule 1), or the plain ensemble where nothing can be chosen by;
+    nnUNetv2_train_stitch chooses again once all folds are there."""
     from safetensors.torch import save_file
     network, folder = trainer.stitched, trainer.output_folder
     if trainer.local_rank == 0:
@@ -30,7 +32,12 @@ def finish_fold(trainer) -> None:
     sweep, kept = sweep_fold(trainer)
     session = trainer.session
     if session.fixed_setting is None:
-        best = choose_each([sweep], "1")[sweep.fold]
+        best = ()
+        if sweep.scorable:
+            best = choose_each([sweep], "1")[sweep.fold]
+        else:
+            trainer.print_to_log_file(f"WARNING: {NothingToScore(f'the validation cases of fold {sweep.fold}')}. "
+                                      f"Until a position is chosen, the plain ensemble without stitches is deployed.")
         session.setting = Setting.average_at(*best, output=session.setting.output, combine=session.setting.combine)
     if trainer.local_rank == 0:
         write_json(os.path.join(folder, SWEEP_FILE), sweep.to_json())
@@ -49,7 +56,8 @@ def sweep_fold(trainer) -> tuple[Sweep, ScoredCases]:
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, list(keys))
     stitches = share(sha256(os.path.join(folder, STITCHES_FILE)) if trainer.local_rank == 0 else None)
     kept = ScoredCases(os.path.join(folder, os.path.splitext(SWEEP_FILE)[0]),
-                       {"stitches": stitches, "positions": sweeper.positions, "cases": digest_of(keys)})
+                       {"stitches": stitches, "positions": sweeper.positions, "cases": digest_of(keys),
+                        "rows": len(sweeper.rows)})
 
     def score(case: int) -> np.ndarray:
         data, segmentation, _, _ = dataset.load_case(keys[case])

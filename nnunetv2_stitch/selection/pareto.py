@@ -10,6 +10,7 @@ import numpy as np
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.plane import pareto_front
+from nnunetv2_stitch.selection.rules import with_scores
 from nnunetv2_stitch.selection.sweep import Sweep
 
 PREFERENCES = ("own", "balanced", "partner")
@@ -58,7 +59,12 @@ class Front:
 def mean_over_folds(party: str, sweeps: Sequence[Sweep], positions: Sequence[int], output: str = "ensemble",
                     ) -> PartyScores:
     """One party's scores at `positions`, which every sweep must cover and which join the host with the same partner.
-    `output`: whose head answers."""
+    `output`: whose head answers. Folds whose cases hold no foreground take no part.
+
+    Raises:
+        NothingToScore: no fold's cases hold any.
+    """
+    sweeps = with_scores(sweeps)
     by_fold = [[s.values(output)[s.positions.index(p)] for p in positions] for s in sweeps]
     values = tuple(_mean(column) for column in zip(*by_fold))
     partner = sweeps[0].parties[sweeps[0].positions.index(positions[0])]

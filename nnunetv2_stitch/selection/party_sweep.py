@@ -72,7 +72,15 @@ def sweep_party(model_folder: str, dataset: int | str, *, folds: Sequence[int | 
     made_of = {f: {"stitches": digests[str(f)], "cases": digest_of(files[f], terms)} for f in folds}
     sweeps = tuple(_sweep(model, f, files[f], terms, positions, device, progress,
                           ScoredCases(keep and f"{keep}.fold_{f}", made_of[f]), say) for f in folds)
-    return PartySweeps(party, digests, sweeps)
+    found = tuple(s for s in sweeps if s.scorable)
+    if not found:
+        listed = ", ".join(map(str, folds))
+        raise StitchError(f"none of the {sum(s.cases for s in sweeps)} cases of fold {listed} holds any of the model's "
+                          f"labels, so there is nothing to compare; check the dataset's labels and -label_map")
+    for sweep in sweeps:
+        if sweep not in found:
+            say(f"fold {sweep.fold} is left out: none of its cases holds any of the model's labels")
+    return PartySweeps(party, {str(s.fold): digests[str(s.fold)] for s in found}, found)
 
 
 def forget(keep: str) -> None:
@@ -168,7 +176,7 @@ def _sweep(model: ModelFolder, fold: int | str, files: Sequence[CaseFiles], term
                           f"{network.positions[0]} to {network.positions[-1]}")
     sweeper = PositionSweep(network, model.plans_manager, model.configuration_manager, terms.dataset_json, device,
                             None if positions is None else sorted(set(positions)))
-    kept.made_of["positions"] = sweeper.positions
+    kept.made_of |= {"positions": sweeper.positions, "rows": len(sweeper.rows)}
 
     def score(case: int) -> np.ndarray:
         values = sweeper.score_case(*preprocess(files[case], terms, model.plans_manager, model.configuration_manager))
@@ -176,7 +184,4 @@ def _sweep(model: ModelFolder, fold: int | str, files: Sequence[CaseFiles], term
         return values
 
     scores = score_cases(score, len(files), kept, f"fold {fold}: {len(sweeper.positions)} positions", progress, say)
-    if np.isnan(scores).all():
-        raise StitchError(f"none of the {len(files)} cases of fold {fold} holds any of the model's labels, so there is "
-                          f"nothing to compare; check the dataset's labels and -label_map")
     return sweeper.summarise(fold, scores, [network.matches[p]["host_path"] for p in sweeper.positions])

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import rankdata, spearmanr
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.selection.dice import NothingToScore
 from nnunetv2_stitch.selection.sweep import Sweep
 
 RULES = ("1", "2", "3", "loo")
@@ -20,9 +21,11 @@ def choose(sweeps: Sequence[Sweep], rule: str, position: int | None = None) -> d
     Rule 1 takes each fold's best, rule 2 the lowest mean rank over folds, rule 3 the given position, `loo` the lowest
     mean rank over the *other* folds, because rule 2 judges a fold by its own validation cases. The paper ranks by
     these rules; ours: the ranked metric is the mean foreground Dice of both heads, equal values share their mean
-    rank, and of equally good positions the earliest wins.
+    rank, and of equally good positions the earliest wins. Folds whose validation cases hold no foreground take no part,
+    and by rule 1 such a fold gets what rule 2 takes.
 
     Raises:
+        NothingToScore: no fold's cases hold any foreground.
         StitchError: no position given for rule 3, `loo` with one fold, sweeps over different positions.
     """
     positions = common_positions(sweeps)
@@ -31,17 +34,34 @@ def choose(sweeps: Sequence[Sweep], rule: str, position: int | None = None) -> d
             raise StitchError(f"rule 3 needs -position with one of the trained positions "
                               f"{positions[0]} to {positions[-1]}, not {position}")
         return {s.fold: position for s in sweeps}
-    ranks = fold_ranks(sweeps)
-    if rule == "1":
-        return {s.fold: positions[int(np.argmin(r))] for s, r in zip(sweeps, ranks)}
-    if rule == "2":
-        best = positions[int(np.argmin(ranks.mean(0)))]
-        return {s.fold: best for s in sweeps}
-    if rule != "loo":
+    if rule not in RULES:
         raise StitchError(f"rule {rule!r} is not one of {', '.join(RULES)}")
-    if len(sweeps) < 2:
-        raise StitchError("-rule loo needs at least two folds; use -rule 2 with one")
-    return {s.fold: positions[int(np.argmin(np.delete(ranks, i, 0).mean(0)))] for i, s in enumerate(sweeps)}
+    scored = with_scores(sweeps)
+    ranks = {s.fold: r for s, r in zip(scored, fold_ranks(scored))}
+
+    def best(folds: Sequence[int | str]) -> int:
+        return positions[int(np.argmin(np.mean([ranks[f] for f in folds], 0)))]
+
+    if rule == "1":
+        return {s.fold: best([s.fold] if s.fold in ranks else [*ranks]) for s in sweeps}
+    if rule == "2":
+        return {s.fold: best([*ranks]) for s in sweeps}
+    if len(ranks) < 2:
+        raise StitchError("-rule loo needs at least two folds with foreground in their validation cases; use -rule 2")
+    return {s.fold: best([f for f in ranks if f != s.fold]) for s in sweeps}
+
+
+def with_scores(sweeps: Sequence[Sweep]) -> list[Sweep]:
+    """Those that something can be chosen by.
+
+    Raises:
+        NothingToScore: none is.
+    """
+    scored = [s for s in sweeps if s.scorable]
+    if not scored:
+        folds = ", ".join(str(s.fold) for s in sweeps)
+        raise NothingToScore(f"the validation cases of fold {folds}")
+    return scored
 
 
 def choose_each(sweeps: Sequence[Sweep], rule: str, positions: Sequence[int] = (),
@@ -90,9 +110,17 @@ def label_free_scores(sweep: Sweep) -> list[float]:
 
 
 def label_free_choice(sweeps: Sequence[Sweep]) -> dict[int | str, int]:
-    """The position of the lowest mean rank over folds by `label_free_scores`, the same for every fold."""
+    """The position of the lowest mean rank over folds by `label_free_scores`, the same for every fold.
+
+    Raises:
+        StitchError: no scores, or some that are no numbers.
+    """
     positions = common_positions(sweeps)
-    ranks = np.stack([rankdata(-np.round(label_free_scores(s), 6)) for s in sweeps])
+    scores = [label_free_scores(s) for s in sweeps]
+    if not all(len(s) == len(positions) and np.isfinite(s).all() for s in scores):
+        raise StitchError("the folds' sweeps hold no R^2 at some position, so none can be chosen without labels; train "
+                          "the stitches again")
+    ranks = np.stack([rankdata(-np.round(s, 6)) for s in scores])
     best = positions[int(np.argmin(ranks.mean(0)))]
     return {s.fold: best for s in sweeps}
 
@@ -100,6 +128,6 @@ def label_free_choice(sweeps: Sequence[Sweep]) -> dict[int | str, int]:
 def label_free_agreement(sweep: Sweep) -> float | None:
     """Spearman correlation between the label-free score and the ensemble's Dice over positions; None if undefined."""
     scores = label_free_scores(sweep)
-    if len(scores) < 3 or len(set(scores)) < 2 or len(set(sweep.ensemble)) < 2:
+    if not sweep.scorable or len(scores) < 3 or len(set(scores)) < 2 or len(set(sweep.ensemble)) < 2:
         return None
     return float(spearmanr(scores, sweep.ensemble).statistic)

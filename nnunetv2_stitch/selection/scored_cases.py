@@ -51,7 +51,7 @@ class ScoredCases:
         path = f"{self.prefix}.cases_{rank_and_size()[0]}.jsonl"
         values = [[None if np.isnan(v) else float(v) for v in row] for row in scores]
         lines = [] if os.path.isfile(path) else [{"made_of": self.made_of}]
-        text = "".join(f"{json.dumps(line)}\n" for line in (*lines, {"case": case, "dice": values}))
+        text = "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in (*lines, {"case": case, "dice": values}))
         with open(path, "a") as f:  # it begins with a line break, which ends a line that a kill cut short
             f.write(f"\n{text}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.selection.deploy import load_supernet
+from nnunetv2_stitch.selection.dice import counts_by_label, foreground_dice
 from nnunetv2_stitch.selection.party_cases import Case, preprocess, test_files
 from nnunetv2_stitch.selection.party_terms import PartyTerms
-from nnunetv2_stitch.selection.sweep import PositionSweep
+from nnunetv2_stitch.selection.sweep import PositionSweep, sweep_heads
 from nnunetv2_stitch.stitching.setting import Setting
 
 
@@ -24,7 +25,8 @@ class SettingScorer(PositionSweep):
 
     def __init__(self, network, plans_manager, configuration_manager, dataset_json: dict, device: torch.device):
         super().__init__(network, plans_manager, configuration_manager, dataset_json, device)
-        self.tiler.network, self.tiler.label_manager = network, self.label_manager
+        self.tiler = self.banded.tiler
+        self.tiler.network = network
         self.data_identifier = configuration_manager.data_identifier
 
     @classmethod
@@ -39,8 +41,8 @@ class SettingScorer(PositionSweep):
         network = load_supernet(plans, configuration, dataset_json, fold, model_folder, results)
         return cls(network, manager, manager.get_configuration(configuration), dataset_json, device)
 
-    def validation_cases(self, preprocessed_folder: str, fold: int | str) -> list[Case]:
-        """The preprocessed validation cases of a fold, in order of their names.
+    def validation_cases(self, preprocessed_folder: str, fold: int | str) -> Sequence[Case]:
+        """The preprocessed validation cases of a fold, in order of their names, read one at a time.
 
         Raises:
             StitchError: the dataset has no such fold.
@@ -55,20 +57,60 @@ class SettingScorer(PositionSweep):
             if not 0 <= int(fold) < len(splits):
                 raise StitchError(f"{path} has folds 0 to {len(splits) - 1}, not {fold}")
             names = sorted(splits[int(fold)]["val"])
-        dataset = dataset_class(folder, names)
-        loaded = [dataset.load_case(name)[:2] for name in names]
-        return [(data[:], segmentation[:]) for data, segmentation in loaded]
+        return PreprocessedCases(dataset_class(folder, names), names, f"the validation cases of fold {fold}")
 
     @torch.inference_mode()
     def score(self, setting: Setting, cases: Sequence[Case]) -> float:
-        """Mean over cases per label, then over labels, as nnU-Net's foreground mean."""
+        """Mean over cases per label, then over labels, as nnU-Net's foreground mean.
+
+        Raises:
+            NothingToScore: no case holds any foreground label.
+        """
         self.network.apply_setting(setting)
-        per_case = []
+        counts = []
         for data, labels in cases:
             logits = self.tiler.predict_sliding_window_return_logits(torch.from_numpy(np.asarray(data)).float())
             predicted = self.label_manager.convert_logits_to_segmentation(logits.float().cpu())
-            per_case.append(self._dice(np.asarray(predicted), labels[0]))
-        return float(np.nanmean(np.nanmean(per_case, 0)))
+            counts.append(counts_by_label(self.label_manager, np.asarray(predicted), labels[0]))
+        return foreground_dice(counts, _name(cases))
+
+    def score_shares(self, shares: Sequence[float], cases: Sequence[Case]) -> list[float]:
+        """`score` of `Setting(host_share=share)` for many shares, by one pass of the parents' untouched networks.
+
+        Raises:
+            NothingToScore: no case holds any foreground label.
+        """
+        heads = {str(share): self.network.heads.with_share(share) for share in shares}
+
+        def answers(x: torch.Tensor, rows: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+            (_, *logits), = sweep_heads(self.runner, x, [])
+            return ((row, heads[row].ensemble(*logits)) for row in rows)
+
+        counts: dict[str, list[np.ndarray]] = {row: [] for row in heads}
+        for data, labels in cases:
+            for row, found in self.banded.count(data, labels, list(heads), answers).items():
+                counts[row].append(found)
+        return [foreground_dice(found, _name(cases)) for found in counts.values()]
+
+
+class PreprocessedCases(Sequence):
+    """Cases of a preprocessed dataset, each read when it is asked for and not kept. `title` is for messages."""
+
+    def __init__(self, dataset, names: Sequence[str], title: str):
+        self.dataset, self.names, self.title = dataset, list(names), title
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return PreprocessedCases(self.dataset, self.names[index], self.title)
+        data, segmentation = self.dataset.load_case(self.names[index])[:2]
+        return data[:], segmentation[:]
+
+
+def _name(cases: Sequence[Case]) -> str:
+    return getattr(cases, "title", "the cases")
 
 
 def labelled_test_cases(raw_folder: str, plans_manager: PlansManager, configuration: str,

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.inference.sliding_window_prediction import compute_gaussian
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import fx
 
+from nnunetv2_stitch.selection.bands import BandedDice
+from nnunetv2_stitch.selection.dice import dice_of_counts, mean_dice
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.runner import GraphRunner, is_switch, position_of
 
-MEMORY_FOR_ACCUMULATORS = 2 * 2**30  # bytes
+HEADS = ("ensemble", "host_head", "partner_head")
+REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,8 @@ class Sweep:
     partner there, with both parents' maps averaged at this one position. `parties` names that partner by position.
     `baselines` are the untouched host, partner, further partners (`partner2`, ...) and plain `ensemble`. `r2` is the
     share of variance that each stitch explains, `(to host, to partner)`, measured without labels. Dice is taken on the
-    preprocessed grid, with nnU-Net's sliding window and without mirroring.
+    preprocessed grid, with nnU-Net's sliding window and without mirroring. Where no case holds any foreground label
+    every Dice is NaN, null in JSON: nothing can be chosen by it (`scorable`).
     """
 
     fold: int | str
@@ -47,6 +46,11 @@ class Sweep:
         if not self.parties:
             object.__setattr__(self, "parties", ["partner"] * len(self.positions))
 
+    @property
+    def scorable(self) -> bool:
+        """Whether its numbers are numbers, so that something can be chosen by them."""
+        return all(map(math.isfinite, (*(v for h in HEADS for v in getattr(self, h)), *self.baselines.values())))
+
     def only(self, party: str) -> Sweep:
         """The positions that join the host with one of its partners."""
         kept = [i for i, p in enumerate(self.parties) if p == party]
@@ -62,7 +66,16 @@ class Sweep:
 
     @classmethod
     def from_json(cls, value: dict) -> Sweep:
-        return cls(**{**value, "r2": [tuple(r) for r in value.get("r2", [])]})
+        if not isinstance(value, dict):
+            raise TypeError(f"{type(value).__name__} instead of fields")
+        known = {h: [_number(v) for v in value[h]] for h in HEADS if isinstance(value.get(h), list)}
+        if isinstance(value.get("baselines"), dict):
+            known["baselines"] = {k: _number(v) for k, v in value["baselines"].items()}
+        return cls(**{**value, **known, "r2": [tuple(map(_number, r)) for r in value.get("r2", [])]})
+
+
+def _number(value):
+    return math.nan if value is None else value
 
 
 def sweep_heads(runner: GraphRunner, x: torch.Tensor, positions: Sequence[int]) -> Iterator[tuple]:
@@ -119,74 +132,49 @@ class PositionSweep:
         self.runner = GraphRunner(network.joined)
         self.positions = list(network.positions if positions is None else positions)
         self.label_manager = plans_manager.get_label_manager(dataset_json)
-        self.patch_size = configuration_manager.patch_size
-        self.batch_size = configuration_manager.batch_size
-        self.tiler = nnUNetPredictor(device=device, allow_tqdm=False,
-                                     perform_everything_on_device=device.type == "cuda")
-        self.tiler.configuration_manager = configuration_manager
+        self.banded = BandedDice(configuration_manager, self.label_manager, device)
 
     @property
     def rows(self) -> list[str]:
-        """Names of what one case is scored for, in the order of `score_case`."""
+        """Names of what one case is scored for, in the order of `score_case`. The last is what the reference itself
+        would get: 1, or NaN where it lacks a label."""
         return [*self.network.parties, "ensemble", *(f"ensemble@{p}" for p in self.positions),
-                *(f"host@{p}" for p in self.positions), *(f"partner@{p}" for p in self.positions)]
+                *(f"host@{p}" for p in self.positions), *(f"partner@{p}" for p in self.positions), REFERENCE]
 
-    @torch.inference_mode()
     def score_case(self, data: np.ndarray, segmentation: np.ndarray) -> np.ndarray:
         """Dice `(rows, labels)` of one case; data `(C, z, y, x)`, segmentation `(1, z, y, x)`. A label that neither
-        side has is NaN, as in nnU-Net."""
-        image, unpad = pad_nd_image(torch.from_numpy(np.ascontiguousarray(data)).float(), self.patch_size, "constant",
-                                    {"value": 0}, True, None)
-        per_row = 4 * self.label_manager.num_segmentation_heads * int(np.prod(image.shape[1:]))
-        chunk = max(1, int(MEMORY_FOR_ACCUMULATORS // (3 * per_row)) - len(self.network.parties) - 1)
-        scores: dict[str, np.ndarray] = {}
-        for start in range(0, max(1, len(self.positions)), chunk):
-            for row, logits in self._predict(image, self.positions[start:start + chunk]).items():
-                predicted = self.label_manager.convert_logits_to_segmentation(logits[(slice(None), *unpad[1:])])
-                scores[row] = self._dice(np.asarray(predicted.cpu()), segmentation[0])
-        return np.stack([scores[row] for row in self.rows])
+        side has is NaN, as in nnU-Net. An answer that is not finite somewhere gets no Dice above 0."""
+        # In this order rows of one position are summed together, where not all can be.
+        rows = [*self.network.parties, "ensemble",
+                *(f"{head}@{p}" for p in self.positions for head in ("ensemble", "host", "partner"))]
+        counts = self.banded.count(data, segmentation, rows, self._answers)
+        positive = counts["ensemble"][:, [0, 2]].sum(1)
+        dice = {row: dice_of_counts(found) for row, found in counts.items()}
+        return np.stack([np.where(positive, 1.0, np.nan) if row == REFERENCE else dice[row] for row in self.rows])
 
-    def _predict(self, image: torch.Tensor, positions: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Sliding-window logits `(K, z, y, x)` per row, up to a factor per voxel that decides nothing."""
-        gaussian = compute_gaussian(tuple(self.patch_size), sigma_scale=1 / 8, value_scaling_factor=10,
-                                    device=self.device).float()
-        slicers = self.tiler._internal_get_sliding_window_slicers(image.shape[1:])
-        sums: dict[str, torch.Tensor] = {}
-
-        def add(row, tiles, logits):
-            total = sums.setdefault(row, torch.zeros((logits.shape[1], *image.shape[1:])))
-            for where, tile in zip(tiles, (logits.float() * gaussian).cpu()):
-                total[where] += tile
-
-        autocast = torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
-        with autocast:
-            for start in range(0, len(slicers), self.batch_size):
-                tiles = slicers[start:start + self.batch_size]
-                x = torch.stack([image[where] for where in tiles]).to(self.device)
-                for position, *heads in sweep_heads(self.runner, x, positions):
-                    every = self.network.heads.ensemble(*heads)
-                    by_party = dict(zip(self.network.parties, heads))
-                    if position is None:
-                        for row, logits in (*by_party.items(), ("ensemble", every)):
-                            add(row, tiles, logits)
-                    else:
-                        add(f"ensemble@{position}", tiles, every)
-                        add(f"host@{position}", tiles, by_party["host"])
-                        add(f"partner@{position}", tiles, by_party[self.network.party_at(position)])
-        return sums
-
-    def _dice(self, predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        return dice_by_label(self.label_manager, predicted, reference)
+    def _answers(self, x: torch.Tensor, rows: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Logits `(B, K, *patch)` of the rows that are wanted."""
+        wanted = set(rows)
+        for position, *heads in sweep_heads(self.runner, x, [p for p in self.positions if any(
+                f"{head}@{p}" in wanted for head in ("ensemble", "host", "partner"))]):
+            by_party = dict(zip(self.network.parties, heads))
+            if position is None:
+                found = {party: party for party in by_party}
+            else:
+                found = {f"host@{position}": "host", f"partner@{position}": self.network.party_at(position)}
+            yield from ((row, by_party[party]) for row, party in found.items() if row in wanted)
+            both = "ensemble" if position is None else f"ensemble@{position}"
+            if both in wanted:
+                yield both, self.network.heads.ensemble(*heads)
 
     def summarise(self, fold: int | str, scores: Sequence[np.ndarray], names: Sequence[str],
                   r2: dict[int, tuple[float, float]] | None = None) -> Sweep:
-        """Mean over cases per label, then over labels, as nnU-Net's foreground mean."""
-        per_label = np.stack(scores)
-        with np.errstate(invalid="ignore"):
-            counts = (~np.isnan(per_label)).sum(0)
-            means = np.where(counts, np.nansum(per_label, 0) / np.maximum(counts, 1), np.nan)
-        seen = ~np.isnan(means).all(0)
-        value = dict(zip(self.rows, np.nan_to_num(np.nanmean(means[:, seen], 1)).tolist()))
+        """Mean over cases per label, then over labels, as nnU-Net's foreground mean; NaN for all where no case's
+        reference holds any label."""
+        per_label = np.stack(scores) if len(scores) else np.full((1, len(self.rows), 1), np.nan)
+        found = dict(zip(self.rows, np.moveaxis(per_label, 1, 0)))
+        known = not np.isnan(found.pop(REFERENCE)).all()
+        value = {row: mean_dice(dice) if known else math.nan for row, dice in found.items()}
         return Sweep(
             fold=fold, positions=self.positions, names=list(names), cases=len(scores),
             ensemble=[value[f"ensemble@{p}"] for p in self.positions],
@@ -196,15 +184,3 @@ class PositionSweep:
             r2=[r2[p] for p in self.positions] if r2 else [],
             parties=[self.network.party_at(p) for p in self.positions],
         )
-
-
-def dice_by_label(labels: LabelManager, predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Dice `(labels,)` of one case, both segmentations `(z, y, x)`. A label that neither side has is NaN, as in
-    nnU-Net."""
-    ignore = reference == labels.ignore_label if labels.has_ignore_label else None
-    values = []
-    for label in labels.foreground_regions if labels.has_regions else labels.foreground_labels:
-        tp, fp, fn, _ = compute_tp_fp_fn_tn(region_or_label_to_mask(reference, label),
-                                            region_or_label_to_mask(predicted, label), ignore)
-        values.append(2 * tp / (2 * tp + fp + fn) if tp + fp + fn else np.nan)
-    return np.array(values)

@@ -65,6 +65,10 @@ class Heads(nn.Module):
     def forward(self, host: torch.Tensor, *partners: torch.Tensor) -> torch.Tensor:
         return self.ensemble(host, *partners) if self.output is None else (host, *partners)[self.output]
 
+    def with_share(self, host_share: float) -> Heads:
+        """These heads, averaging probabilities with another share of the host."""
+        return Heads(self.output, "probabilities", self.regions, host_share, self.unknown)
+
     def ensemble(self, host: torch.Tensor, *partners: torch.Tensor) -> torch.Tensor:
         """The average of all, whatever `output` is."""
         logits = [host, *partners]

@@ -240,6 +240,7 @@ def test_dry_run_prints_the_matches_and_writes_nothing(world, capsys):
     assert list(needs)[1:] == ["training, -checkpoint_segments auto",
                                "training, -checkpoint_segments auto -positions blocks"]
     assert asked >= auto >= blocks > 0
+    assert any(f"of {3 + 3 * len(rows)} answers at once" in line for line in lines)
     network = torch.load(world.model(world.host) / "fold_0/checkpoint_final.pth", weights_only=False)
     unique = {t.data_ptr(): t.numel() for k, t in network["network_weights"].items()}
     auxiliary = {t.data_ptr() for k, t in network["network_weights"].items() if "seg_layers" in k and ".2." not in k}

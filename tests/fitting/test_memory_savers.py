@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from close import assert_same
 from networks import build, ensemble, image, spec
 from torch.profiler import ProfilerActivity, profile
 
@@ -59,10 +60,10 @@ def test_any_cuts_give_the_same_loss_and_gradients(net):
     assert len(auto) > 1 and len(stages) == 6 and sorted({*auto, *stages})[-1] < len(runner.nodes) - 1
     for cuts in (auto, stages, [1], 7):
         other, found = step(net, x, cuts)
-        torch.testing.assert_close(other, loss, rtol=1e-6, atol=0)
+        assert_same(other, loss)
         assert found.keys() == gradients.keys()
         for name, g in gradients.items():
-            torch.testing.assert_close(found[name], g, rtol=1e-4, atol=1e-6)
+            assert_same(found[name], g, message=name)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from close import assert_same
 from networks import build, spec
 from points import SIZES, Points, members
 
@@ -18,12 +19,12 @@ def test_corners_and_mean():
         for i, member in enumerate(three):
             atlas.write(network, atlas.coefficients([float(i == k) for k in range(3)]))
             for name, p in network.named_parameters():
-                torch.testing.assert_close(p.detach(), member[name])
+                assert_same(p, member[name])
             atlas.write_member(network, i)
             assert all((p == member[n]).all() for n, p in network.named_parameters())
         mean = atlas.merged(atlas.coefficients([1 / 3] * 3))
         for name in SIZES:
-            torch.testing.assert_close(mean[name], sum(m[name] for m in three) / 3)
+            assert_same(mean[name], sum(m[name] for m in three) / 3)
     assert all((atlas.merged(atlas.coefficients([0, 0, 0]))[n] == base[n]).all() for n in SIZES)
 
 
@@ -36,7 +37,7 @@ def test_negative_coefficients_and_groups(granularity, groups):
     for k, name in enumerate(SIZES):
         g = 0 if groups == 1 else k
         wanted = base[name] + sum(float(c[i, g]) * (two[i][name] - base[name]) for i in range(2))
-        torch.testing.assert_close(atlas.merged(c)[name], wanted)
+        assert_same(atlas.merged(c)[name], wanted)
 
 
 @pytest.mark.parametrize("granularity", ["model", "stage", "tensor"])
@@ -58,7 +59,7 @@ def test_gradient_by_dot_products_is_autograds_through_the_merge(granularity, wi
     merged = {n: atlas.base[n] + sum(free[i, g] * (atlas.members[i][n] - atlas.base[n]) for i in range(3))
               for n, g in zip(atlas.names, atlas.index)}
     torch.func.functional_call(network, merged, (x,)).square().mean().backward()
-    torch.testing.assert_close(ours, free.grad, rtol=1e-8, atol=1e-10 * float(free.grad.abs().max()))
+    assert_same(ours, free.grad, units=1e6)
 
 
 def test_stages():

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from close import assert_same
 from model_folders import DATASET_JSON, plans_for
 from torch import nn
 
@@ -77,6 +78,6 @@ def test_statistics_of_batch_norm():
     network[1].momentum = 0.1
     measure_statistics(network, inputs, torch.device("cpu"))
     norm = network[1]
-    torch.testing.assert_close(norm.running_mean, torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0))
-    torch.testing.assert_close(norm.running_var, torch.stack([m.var((0, 2, 3)) for m in maps]).mean(0))
+    assert_same(norm.running_mean, torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0))
+    assert_same(norm.running_var, torch.stack([m.var((0, 2, 3)) for m in maps]).mean(0))
     assert not norm.training and norm.momentum == 0.1

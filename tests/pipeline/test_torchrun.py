@@ -76,8 +76,8 @@ def test_a_killed_process_ends_the_job_and_torchrun_goes_on(world2d, copy_world,
     stitch(world, folds=[0], epochs=3, iterations=4, positions=[2, 20, 41], continue_training=True)
     alone = json.loads((fold / "sweep.json").read_text())
     for key in ("ensemble", "host_head", "partner_head"):
-        assert together[key] == pytest.approx(alone[key], abs=1e-4)
-    assert together["baselines"] == pytest.approx(alone["baselines"], abs=1e-4)
+        assert together[key] == pytest.approx(alone[key], abs=1e-3)  # voxels at ties, by the threads
+    assert together["baselines"] == pytest.approx(alone["baselines"], abs=1e-3)
     assert {k: together[k] for k in ("cases", "names", "r2")} == {k: alone[k] for k in ("cases", "names", "r2")}
 
 

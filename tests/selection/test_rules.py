@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.selection.rules import choose, choose_each, label_free_agreement, position_at_progress
+from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.selection.rules import (
+    choose,
+    choose_each,
+    label_free_agreement,
+    label_free_choice,
+    position_at_progress,
+)
 from nnunetv2_stitch.selection.sweep import Sweep
 
 
@@ -83,3 +90,43 @@ def test_sweep_round_trip_names_no_case():
     original = sweep(0, [.1, .2], r2=[(.1, .2), (.3, .4)])
     assert Sweep.from_json(json.loads(json.dumps(original.to_json()))) == original
     assert isinstance(np.float64(0.1).item(), float)
+
+
+NAN = float("nan")
+EMPTY = replace(sweep(1, [NAN] * 4), baselines={"host": NAN})
+
+
+def test_a_fold_with_nothing_to_choose_by_takes_no_part():
+    """The kind: no number is chosen by that is not a number, and where there is none at all one line says so."""
+    sweeps = [SWEEPS[0], EMPTY, SWEEPS[2]]
+    with_two = choose([SWEEPS[0], SWEEPS[2]], "2")
+    assert choose(sweeps, "2") == {**with_two, 1: with_two[0]}
+    assert choose(sweeps, "1") == {0: 1, 1: with_two[0], 2: 2}
+    assert choose(sweeps, "loo") == {0: choose([SWEEPS[2]], "1")[2], 1: with_two[0], 2: choose([SWEEPS[0]], "1")[0]}
+    assert choose([EMPTY], "3", 2) == {1: 2}
+    for rule in ("1", "2", "loo"):
+        with pytest.raises(StitchError, match="fold 1 hold no foreground label.*nothing can be chosen by Dice"):
+            choose([EMPTY], rule)
+    with pytest.raises(StitchError, match="at least two folds with foreground"):
+        choose([SWEEPS[0], EMPTY], "loo")
+    assert not EMPTY.scorable and label_free_agreement(replace(EMPTY, r2=[(.1, .2)] * 4)) is None
+
+
+def test_scores_that_are_no_numbers_travel_as_null(tmp_path):
+    path = tmp_path / "sweep.json"
+    write_json(str(path), replace(EMPTY, r2=[(.1, .2)] * 4).to_json())
+    assert "NaN" not in path.read_text() and json.loads(path.read_text())["ensemble"] == [None] * 4
+    assert not Sweep.from_json(read_json(str(path))).scorable
+
+
+def test_no_file_holds_what_json_does_not_know(tmp_path):
+    path = tmp_path / "any.json"
+    value = {"a": [NAN, (1.5, float("-inf"))], "b": {"c": np.float64("nan")}, 3: "text", "d": None}
+    write_json(str(path), value)
+    assert json.loads(path.read_text()) == {"a": [None, [1.5, None]], "b": {"c": None}, "3": "text", "d": None}
+
+
+def test_positions_are_chosen_without_labels_only_by_numbers():
+    with pytest.raises(StitchError, match="no R"):
+        label_free_choice([sweep(0, [.1, .2], r2=[(.1, NAN), (.3, .2)])])
+    assert label_free_choice([replace(EMPTY, r2=[(.1, .2), (.3, .4), (.2, .2), (.1, .1)])]) == {1: 1}

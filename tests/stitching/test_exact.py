@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from close import assert_same
 from networks import KINDS, build, ensemble, image, spec
 
 from nnunetv2_stitch.fitting.closed_form import DirectMatching
@@ -32,17 +33,17 @@ def every_setting(net):
 @torch.no_grad()
 def test_twins_with_identity_stitches_are_the_parent_in_every_setting(kind, dim):
     network = build(spec(kind, dim))
-    net = ensemble(spec(kind, dim), spec(kind, dim), networks=[network, network])
+    net = ensemble(spec(kind, dim), spec(kind, dim), networks=[network, network]).double()
     set_identity(net)
-    x = image(dim)
-    wanted = network(x)
+    x = image(dim).double()
+    wanted = network.double()(x)
     for setting in every_setting(net):
         net.apply_setting(setting)
         got = net(x)
         if setting.output == "ensemble":
-            torch.testing.assert_close(got, wanted.log_softmax(1), rtol=0, atol=1e-5)
+            assert_same(got, wanted.log_softmax(1))
         else:
-            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+            assert_same(got, wanted)
 
 
 def permute_hidden_channels(traced, seed=0):
@@ -96,7 +97,7 @@ def test_direct_matching_recovers_a_permuted_twin(dim):
     x = image(dim, batch=4, size=32 if dim == 2 else 16)
     wanted = build(spec(dim=dim))(x)
     net.apply_setting(Setting(output="partner"))
-    torch.testing.assert_close(net(x), wanted, rtol=1e-4, atol=1e-4)  # the twin is the same function
+    assert_same(net(x), wanted)  # the twin is the same function
 
     matching = DirectMatching(net, ridge=1e-9)
     matching.update(x)
@@ -124,7 +125,7 @@ def test_all_own_is_the_plain_ensemble(dim, partner):
     x = image(dim)
     a, b = (p(x) for p in parents)
     mean = (a.softmax(1) + b.softmax(1)) / 2
-    torch.testing.assert_close(net(x).softmax(1), mean, rtol=1e-5, atol=1e-6)
+    assert_same(net(x).softmax(1), mean)
     torch.testing.assert_close(net(x), mean_softmax_as_logits([a, b]), rtol=0, atol=0)
     net.apply_setting(Setting(combine="logits"))
     torch.testing.assert_close(net(x), (a + b) / 2, rtol=0, atol=0)

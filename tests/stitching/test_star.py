@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from close import assert_same
 from networks import CLASSES, build, ensemble, image, matches_of, spec
 
 from nnunetv2_stitch.errors import StitchError
@@ -69,12 +70,12 @@ def test_untouched_it_is_each_parent_and_their_mean(star, parents):
         torch.testing.assert_close(star(x), wanted, rtol=0, atol=0)
     star.apply_setting(Setting())
     mean = torch.stack([w.softmax(1) for w in logits]).mean(0)
-    torch.testing.assert_close(star(x).softmax(1), mean, rtol=1e-5, atol=1e-6)
+    assert_same(star(x).softmax(1), mean)
     star.apply_setting(Setting(host_share=0.5))
     weighted = 0.5 * logits[0].softmax(1) + 0.25 * (logits[1].softmax(1) + logits[2].softmax(1))
-    torch.testing.assert_close(star(x).softmax(1), weighted, rtol=1e-5, atol=1e-6)
+    assert_same(star(x).softmax(1), weighted)
     star.apply_setting(Setting(combine="logits"))
-    torch.testing.assert_close(star(x), torch.stack(logits).mean(0), rtol=1e-5, atol=1e-5)
+    assert_same(star(x), torch.stack(logits).mean(0))
 
 
 @torch.no_grad()
@@ -91,22 +92,23 @@ def test_all_that_are_averaged_behind_one_layer_count_alike(star):
         ({first: "average", second: "stitched"}, torch.full_like(own, 5.0)), ({}, own),
     ):
         star.apply_setting(Setting({p: (s, "own") for p, s in states.items()}))
-        torch.testing.assert_close(maps_behind(star, x, second)[1], wanted)
+        assert_same(maps_behind(star, x, second)[1], wanted)
 
 
 @torch.no_grad()
 def test_triplets_with_identity_stitches_are_the_parent_in_every_setting():
     network = build(spec())
-    net = ensemble(spec(), spec(), spec(), networks=[network] * 3)
+    net = ensemble(spec(), spec(), spec(), networks=[network] * 3).double()
     for position in net.positions:
         for side in SIDES:
             switch = net.switch(position, side)
             switch.set_affine(torch.eye(switch.stitch.out_channels), torch.zeros(switch.stitch.out_channels))
-    x = image()
+    x = image().double()
+    wanted = network.double()(x)
     for switches in ({p: "average" for p in net.positions}, {p: "stitched" for p in net.positions}, {5: "average"}):
         for output in PARTIES:
             net.apply_setting(Setting(switches, output))
-            torch.testing.assert_close(net(x), network(x), rtol=0, atol=1e-5)
+            assert_same(net(x), wanted)
 
 
 @torch.no_grad()
@@ -123,7 +125,7 @@ def test_deployed_is_the_supernet_and_holds_what_it_needs(star):
     ):
         star.apply_setting(setting)
         deployed = star.deployed(setting)
-        torch.testing.assert_close(deployed(x), star(x), rtol=1e-5, atol=1e-5)
+        assert_same(deployed(x), star(x))
         kept = list(deployed.state_dict())
         assert not [k for k in kept for a in absent if k.startswith(a)], setting
 
@@ -176,7 +178,7 @@ def test_the_loss_compares_every_stitch_with_its_own_map(star, parents):
         star.zero_grad()
         star.apply_setting(Setting())
         double_batched_loss(star, x, points="switches").backward()
-        torch.testing.assert_close(star.switch(position, "host").stitch.bias.grad, bias.grad / n, rtol=1e-4, atol=1e-6)
+        assert_same(star.switch(position, "host").stitch.bias.grad, bias.grad / n)
 
 
 @torch.no_grad()
@@ -188,7 +190,7 @@ def test_the_sweep_is_one_pass_per_position(star):
     found = {position: heads for position, *heads in sweep_heads(GraphRunner(star.joined), x, star.positions)}
     for position in [None, *star.positions[::9], *shared_layer(star)]:
         star.apply_setting(Setting() if position is None else Setting.average_at(position))
-        torch.testing.assert_close(mean_softmax_as_logits(found[position]), star(x), rtol=1e-4, atol=1e-5)
+        assert_same(mean_softmax_as_logits(found[position]), star(x))
 
 
 @pytest.mark.slow

@@ -1,0 +1,76 @@
+"""The kind: no number is chosen by, averaged or written that is not a number; where there is nothing to choose by, one
+line says so."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from stitched_model import stitch
+
+from nnunetv2_stitch.baselines.stitched import weighted_shares
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import write_json
+from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
+from nnunetv2_stitch.selection.dice import NothingToScore
+from nnunetv2_stitch.selection.rules import choose
+from nnunetv2_stitch.selection.sweep import Sweep
+
+
+def blank(world, fold: int) -> None:
+    """The references of a fold's preprocessed validation cases hold nothing but background from now on."""
+    folder = world.preprocessed / world.host.dataset
+    cases = json.loads((folder / "splits_final.json").read_text())[fold]["val"]
+    data_folder = str(folder / "nnUNetPlans_2d")
+    kind = infer_dataset_class(data_folder)
+    dataset = kind(data_folder, cases)
+    for case in cases:
+        data, segmentation, _, properties = dataset.load_case(case)
+        data, segmentation = data[:], 0 * segmentation[:]
+        for old in Path(data_folder).glob(f"{case}*"):
+            old.unlink()
+        kind.save_case(data, segmentation, properties, str(Path(data_folder, case)))
+
+
+def strict(path: Path):
+    """As readers of JSON do that know the standard only."""
+    def refuse(what):
+        raise AssertionError(f"{path}: {what}")
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.mark.slow
+def test_a_fold_without_foreground_takes_no_part_in_any_choice(stitched2d, copy_world, nnunet_env, thread_pools):
+    world = nnunet_env(copy_world(stitched2d.world))
+    folder = world.results / stitched2d.folder.relative_to(stitched2d.world.results)
+    blank(world, 0)
+    (folder / "fold_0" / "sweep.json").unlink()
+    result = stitch(world, epochs=2, iterations=4, continue_training=True)
+    sweeps = [strict(folder / f"fold_{f}" / "sweep.json") for f in (0, 1)]
+    assert set(sweeps[0]["ensemble"]) == {None} == set(sweeps[0]["baselines"].values())
+    assert "nothing can be chosen by Dice" in "".join(p.read_text() for p in (folder / "fold_0").glob("*.txt"))
+    own = choose([Sweep.from_json(sweeps[1])], "1")[1]
+    assert result.positions == {0: (own,), 1: (own,)}
+    assert any("validation cases of fold 0 hold no foreground" in line for line in result.remarks)
+    assert strict(folder / "stitch_selection.json")["validation_dice"][0]["chosen"] is None
+    assert all(strict(p) is not None for p in folder.glob("*.json"))
+    assert "nan" not in (folder / "MODEL_CARD.md").read_text().lower().split()
+
+    shares = str(folder), "2d"
+    where = str(world.results), str(world.preprocessed), torch.device("cpu")
+    assert weighted_shares(*shares, [0, 1], *where) == weighted_shares(*shares, [1], *where)
+    with pytest.raises(NothingToScore, match="validation cases of fold 0 hold no foreground label"):
+        weighted_shares(*shares, [0], *where)
+
+    model = str(world.model(world.host))
+    with pytest.raises(NothingToScore, match="validation cases of fold 0 of Dataset801_HostBlobs hold no foreground"):
+        merge_guided(MergeRequest([model, model], 801, "2d", 0, "Merged", steps=1), "cpu")
+
+    write_json(str(folder / "fold_1" / "sweep.json"), {**sweeps[0], "fold": 1})
+    before = (folder / "plans.json").read_text()
+    for rule in ("1", "2", "loo", "guided"):
+        with pytest.raises(StitchError, match="nothing can be chosen by Dice") as caught:
+            stitch(world, rule=rule, only_selection=True)
+        assert "\n" not in str(caught.value)
+    assert (folder / "plans.json").read_text() == before
