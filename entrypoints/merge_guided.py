@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
     add_common,
     add_trust,
@@ -12,7 +13,6 @@ from nnunetv2_stitch.entrypoints.common import (
     resolve_device,
     run,
     run_trusting,
-    set_threads,
 )
 from nnunetv2_stitch.entrypoints.parties import fold
 
@@ -58,7 +58,7 @@ def merge_guided_entry() -> None:
 
 def main(args: argparse.Namespace) -> None:
     device = resolve_device(args.device)
-    set_threads(device.type)
+    set_up_device(device)
     from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
     request = MergeRequest(args.m, args.d, args.configuration, args.f, args.o, args.base, args.granularity, args.search,
                            args.steps, args.rate, args.surrogate, args.plans_name, args.chk, args.seed)

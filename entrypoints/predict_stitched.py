@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from nnunetv2_stitch.entrypoints.common import add_common, add_trust, resolve_device, run, run_trusting, set_threads
+from nnunetv2_stitch.devices import set_up_device
+from nnunetv2_stitch.entrypoints.common import add_common, add_trust, resolve_device, run, run_trusting
 from nnunetv2_stitch.entrypoints.parties import fold, party_or
 
 
@@ -59,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
     if not os.path.isdir(args.i):
         raise StitchError(f"input folder {args.i} does not exist")
     device = resolve_device(args.device)
-    set_threads(device.type)
+    set_up_device(device)
     from nnunetv2_stitch.inference.find import find_stitched_model, require_images
     from nnunetv2_stitch.inference.predictor import StitchedPredictor
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.distributed import ALONE, Place
 from nnunetv2_stitch.entrypoints.common import (
     EXIT_INTERRUPTED,
@@ -15,7 +16,6 @@ from nnunetv2_stitch.entrypoints.common import (
     resolve_device,
     run,
     run_trusting,
-    set_threads,
 )
 from nnunetv2_stitch.entrypoints.launched import one_of_several, only_first_speaks
 from nnunetv2_stitch.entrypoints.parties import (
@@ -142,7 +142,7 @@ def main(args: argparse.Namespace, place: Place = ALONE) -> None:
         print_job(prepare(Request(**request_of(args)), dry_run=True))
         return
     device = resolve_device(args.device)
-    set_threads(device.type, place)
+    set_up_device(device, place.local_size)
     if place == ALONE:
         train(args, device)
         return

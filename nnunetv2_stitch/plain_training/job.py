@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
-from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from nnunetv2.run.run_training import maybe_load_checkpoint
 
+from nnunetv2_stitch.devices import trainer_for
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.model_folder import FINAL
@@ -18,11 +19,13 @@ from nnunetv2_stitch.plain_training.checkpoints import deploy_best
 class PlainJob:
     """A job has `dataset`, `configuration`, `plans_name`, `folds`, `plans` to be written, and `record`, which goes into
     them under `key`. `flags`: fields of the record that may not change between a training and its
-    continuation, and among folds, with the flag that sets each. `name_flag` sets the plans' name. `kind` and `changed`
-    are for messages: what is made, and what is wrong where a fold was begun with other files."""
+    continuation, and among folds, with the flag that sets each. `name_flag` sets the plans' name. `kind`, `whose` and
+    `changed` are for messages: what is made, whose plans its data are preprocessed by, and what is wrong where a fold
+    was begun with other files."""
 
     trainer: str
     key: str
+    whose: str
     flags: Mapping[str, str]
     name_flag: str
     kind: str
@@ -45,15 +48,14 @@ class PlainJob:
         return os.path.join(self.model_folder, f"fold_{fold}")
 
 
-def check_folders(job: PlainJob, continue_training: bool, whose: str) -> None:
-    """`whose` plans the data must be preprocessed by, for the message.
-
+def check_folders(job: PlainJob, continue_training: bool) -> None:
+    """
     Raises:
         StitchError: data are missing, folders cannot be written to, or a fold is there without `--c`.
     """
     data = os.path.join(job.preprocessed_folder, job.plans["configurations"][job.configuration]["data_identifier"])
     if not os.path.isdir(data):
-        raise StitchError(f"{data} does not exist: the images must be preprocessed here by {whose} plans; run "
+        raise StitchError(f"{data} does not exist: the images must be preprocessed here by {job.whose} plans; run "
                           f"nnUNetv2_preprocess -d {job.dataset} -c {job.configuration}")
     fingerprint = os.path.join(job.preprocessed_folder, "dataset_fingerprint.json")
     if not os.path.isfile(fingerprint):
@@ -98,5 +100,4 @@ def validate_fold(job: PlainJob, fold: int | str, device: torch.device, trainer,
 
 
 def _trainer(job: PlainJob, fold: int | str, continue_training: bool, device: torch.device):
-    return get_trainer_from_args(job.dataset, job.configuration, fold, job.trainer, job.plans_name, continue_training,
-                                 device)
+    return trainer_for(job.dataset, job.configuration, fold, job.trainer, job.plans_name, continue_training, device)
