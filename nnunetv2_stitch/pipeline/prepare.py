@@ -131,7 +131,7 @@ class Job:
 def prepare(request: Request, continue_training: bool = False, dry_run: bool = False) -> Job:
     """Find all models, check that they can be stitched, match them and make the plans; writes nothing.
 
-    `dry_run` asks for no folder that could be written to and no preprocessed data.
+    `dry_run` leaves out what is checked of the folders to be written and of the preprocessed data: see `check_folders`.
 
     Raises:
         StitchError: anything that stands in the way, in one line.

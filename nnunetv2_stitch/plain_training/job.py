@@ -11,8 +11,9 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 
 from nnunetv2_stitch.devices import trainer_for
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.fileio import is_writable, read_json
 from nnunetv2_stitch.parties.model_folder import FINAL
+from nnunetv2_stitch.parties.preprocessed import require_trainable
 from nnunetv2_stitch.plain_training.checkpoints import deploy_best
 
 
@@ -53,17 +54,12 @@ def check_folders(job: PlainJob, continue_training: bool) -> None:
     Raises:
         StitchError: data are missing, folders cannot be written to, or a fold is there without `--c`.
     """
-    data = os.path.join(job.preprocessed_folder, job.plans["configurations"][job.configuration]["data_identifier"])
-    if not os.path.isdir(data):
-        raise StitchError(f"{data} does not exist: the images must be preprocessed here by {job.whose} plans; run "
-                          f"nnUNetv2_preprocess -d {job.dataset} -c {job.configuration}")
-    fingerprint = os.path.join(job.preprocessed_folder, "dataset_fingerprint.json")
-    if not os.path.isfile(fingerprint):
-        raise StitchError(f"{fingerprint} does not exist; nnU-Net wants it for training: run "
-                          f"nnUNetv2_extract_fingerprint -d {job.dataset}")
+    require_trainable(job.preprocessed_folder, job.plans["configurations"][job.configuration]["data_identifier"],
+                      job.folds, f"the images must be preprocessed here by {job.whose} plans; run nnUNetv2_preprocess "
+                                 f"-d {job.dataset} -c {job.configuration}")
     results = os.path.dirname(os.path.dirname(job.model_folder))
     for folder in (job.preprocessed_folder, results):
-        if not os.access(folder, os.W_OK):
+        if not is_writable(folder):
             raise StitchError(f"no permission to write into {folder}; change its permissions or the nnU-Net folders")
     started = [f for f in job.folds if os.path.isdir(job.fold_folder(f))]
     if started and not continue_training:
