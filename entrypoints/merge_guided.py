@@ -44,7 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
         "kl: distance to the models' mean answer, without labels. auto: task where your labels are the models'. "
         "Default: %(default)s")
     add("-p", dest="plans_name", metavar="PLANS", help="plans your data were preprocessed with; default: the models'")
-    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint of the models. Default: %(default)s")
+    add("-chk", nargs="+", default=["checkpoint_final.pth"], metavar="NAME", help="checkpoint of all models, or one "
+        "for each. Default: checkpoint_final.pth")
     add("-seed", type=int, default=12345, help="seed, recorded in merge.json. Default: %(default)s")
     add_trust(parser)
     add_common(parser)

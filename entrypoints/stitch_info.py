@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> None:
 
     request = Request(**parties_of(args))
     host, partners = find_parties(request.dataset_a, request.model_a, args.configuration, args.tr_a, args.p_a,
-                                  request.partners, args.chk)
+                                  request.partners, args.chk, args.chk_a)
     reports = [compare_parties(host, p, asked.names) for p, asked in zip(partners, request.partners)]
     check = merge_check(host, partners, args) if args.merge_check else None
     if args.json:
