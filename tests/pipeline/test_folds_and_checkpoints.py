@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from distill_steps import short
-from stitched_model import SHORT, assert_equal_voxels, console_script, stitch
+from stitched_model import SHORT, assert_equal_voxels, stitch, stock_prediction
 
 from nnunetv2_stitch.entrypoints import stitch_info, train_stitch
 from nnunetv2_stitch.entrypoints.common import run
@@ -80,12 +80,6 @@ def test_further_partners_have_theirs(unlike):
         parties_of(arguments(801, 802, 805, "-chk_b", FINAL, FINAL, FINAL))
 
 
-def stock_prediction(world, output, *flags) -> Path:
-    console_script("nnUNetv2_predict", "-i", world.test_images(world.host), "-o", output, "-d", world.host.dataset_id,
-                   "-c", "2d", "-device", "cpu", *flags, world=world, nnUNet_extTrainer=world.env["nnUNet_extTrainer"])
-    return output
-
-
 @pytest.mark.slow
 def test_a_host_of_fold_all_whose_training_has_not_ended(unlike, tmp_path, monkeypatch):
     """From training to prediction, and on to a student; the host's part answers as stock nnU-Net with that checkpoint.
@@ -100,9 +94,8 @@ def test_a_host_of_fold_all_whose_training_has_not_ended(unlike, tmp_path, monke
     assert sweep["cases"] == 10
     folder = Path(result.model_folder)
     images = unlike.test_images(unlike.host)
-    stitched = stock_prediction(unlike, tmp_path / "stock", "-tr", folder.name.split("__")[0], "-p",
-                                "nnUNetStitchPlans", "-f", "all")
-    alone = stock_prediction(unlike, tmp_path / "alone", "-tr", "nnUNetTrainerTiny", "-f", "all", "-chk", BEST)
+    stitched = stock_prediction(folder, images, tmp_path / "stock", "all")
+    alone = stock_prediction(model, images, tmp_path / "alone", "all", BEST)
     predictor = StitchedPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder))
     for mode, wanted in (("stitched", stitched), ("host", alone)):
@@ -122,7 +115,7 @@ def test_a_fold_beyond_the_splits_is_swept_and_searched_on_the_cases_that_nnunet
     with contextlib.redirect_stdout(io.StringIO()):
         result = stitch(world, rule="guided", guided_steps=1, **{**SHORT, "folds": [4]})
     folder = Path(result.model_folder, "fold_4")
-    assert result.folds == [4] and result.weighted
+    assert result.folds == [4] and (folder / "guided_mixing.json").is_file()
     assert json.loads((folder / "sweep.json").read_text())["cases"] == 2
     validated = json.loads((folder / "validation" / "summary.json").read_text())["metric_per_case"]
     assert len(validated) == 2  # by nnU-Net's own split

@@ -13,7 +13,7 @@ import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
 from nnunetv2.run.run_training import run_training
 from other_terms import transposed, turned
-from stitched_model import SHORT, assert_equal_voxels, console_script, read_segmentations, stitch
+from stitched_model import SHORT, assert_equal_voxels, read_segmentations, stitch, stock_prediction
 
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
 from nnunetv2_stitch.pipeline import train_stitch
@@ -38,11 +38,8 @@ def preprocess_again(world, party) -> None:
         preprocess([party.dataset_id], "nnUNetPlans", ["2d"], [1], show_progress_bar=False)
 
 
-def stock(world, output: Path, dataset, trainer: str, *flags) -> Path:
-    console_script("nnUNetv2_predict", "-i", world.test_images(world.host), "-o", output, "-d", dataset, "-c", "2d",
-                   "-tr", trainer, "-f", "0", "-device", "cpu", *flags, world=world,
-                   nnUNet_extTrainer=world.env["nnUNet_extTrainer"])
-    return output
+def stock(world, output: Path, folder, mirroring: bool = True) -> Path:
+    return stock_prediction(folder, world.test_images(world.host), output, mirroring=mirroring)
 
 
 def ours(world, output: Path, folder: str, mode: str = "stitched", mirroring: bool = True) -> Path:
@@ -53,8 +50,7 @@ def ours(world, output: Path, folder: str, mode: str = "stitched", mirroring: bo
 
 
 def as_stock_predicts(world, result, tmp_path) -> None:
-    name = Path(result.model_folder).name.split("__")[0]
-    theirs = stock(world, tmp_path / "stock", world.host.dataset_id, name, "-p", "nnUNetStitchPlans")
+    theirs = stock(world, tmp_path / "stock", result.model_folder)
     assert_equal_voxels(ours(world, tmp_path / "ours", result.model_folder), theirs, 3)
 
 
@@ -92,7 +88,7 @@ def test_regions_of_one_label_in_lists_with_an_ignore_label(world, tmp_path):
 
     result = train_stitch(host.dataset_id, 805, device="cpu", progress=False, **SHORT)
     as_stock_predicts(world, result, tmp_path)
-    alone = stock(world, tmp_path / "alone", host.dataset_id, TINY)
+    alone = stock(world, tmp_path / "alone", world.model(host))
     for mode in ("host", "partner"):
         assert_equal_voxels(ours(world, tmp_path / mode, result.model_folder, mode), alone, 3)
     assert {1, 2} == set(np.unique(np.stack(list(read_segmentations(alone).values())))) - {0}
@@ -123,9 +119,9 @@ def test_partial_or_no_mirroring_where_one_party_has_its_axes_in_another_order(w
         path = Path(result.model_folder, "fold_0", f"checkpoint_{name}.pth")
         assert torch.load(path, weights_only=True)["inference_allowed_mirroring_axes"] == both
     as_stock_predicts(world, result, tmp_path)
-    plain = stock(world, tmp_path / "plain", world.host.dataset_id, TINY, "--disable_tta")
+    plain = stock(world, tmp_path / "plain", model, False)
     assert_equal_voxels(ours(world, tmp_path / "host", result.model_folder, "host", False), plain, 3)
     # Mirrored along the one axis that it knows, in its own order of axes, the partner answers as in its own pipeline.
-    theirs = read_segmentations(stock(world, tmp_path / "partner", world.partner.dataset_id, TINY))
+    own = read_segmentations(stock(world, tmp_path / "partner", theirs))
     found = read_segmentations(ours(world, tmp_path / "bridged", result.model_folder, "partner"))
-    assert all((found[k] == v).mean() > 0.999 for k, v in theirs.items())
+    assert all((found[k] == v).mean() > 0.999 for k, v in own.items())
