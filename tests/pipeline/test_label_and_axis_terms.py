@@ -17,6 +17,7 @@ from stitched_model import SHORT, assert_equal_voxels, read_segmentations, stitc
 
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
 from nnunetv2_stitch.pipeline import train_stitch
+from nnunetv2_stitch.selection.party_sweep import sweep_party
 
 pytestmark = pytest.mark.slow
 TINY = "nnUNetTrainerTiny"
@@ -96,6 +97,8 @@ def test_regions_of_one_label_in_lists_with_an_ignore_label(world, tmp_path):
     assert set(summary["mean"]) == {"(1, 2)", "(2,)"} and summary["metric_per_case"][0]["metrics"]["(2,)"]["n_ref"] > 0
     row, validated = result.table[0], json.loads(
         (world.model(host) / "fold_0" / "validation" / "summary.json").read_text())["foreground_mean"]["Dice"]
+    swept = sweep_party(result.model_folder, host.dataset_id, device="cpu", progress=False).sweeps[0]  # from raw files
+    assert abs(swept.baselines["host"] - row["A"]) < 1e-6
     assert abs(row["A"] - validated) < 0.03 and abs(row["A"] - row["B"]) < 1e-6  # mirroring is the difference
 
 
