@@ -14,8 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from nnunetv2_stitch.distributed import ALONE, Place, launched
-from nnunetv2_stitch.environment import usable_cores
+from nnunetv2_stitch.distributed import ALONE, launched
 from nnunetv2_stitch.errors import LostProcess, StitchError
 
 if TYPE_CHECKING:
@@ -155,12 +154,6 @@ def resolve_device(name: str | None) -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise StitchError("-device mps: torch has no MPS here; use -device cpu, or leave -device out")
     return torch.device(name)
-
-
-def set_threads(device: str, place: Place = ALONE) -> None:
-    """As nnU-Net: all cores on the CPU, one thread beside a GPU. Processes on one machine share its cores."""
-    import torch
-    torch.set_num_threads(max(1, usable_cores() // place.local_size) if device == "cpu" else 1)
 
 
 def validation_line(fold: int | str, dice: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
     add_common,
     add_trust,
@@ -11,7 +12,6 @@ from nnunetv2_stitch.entrypoints.common import (
     resolve_device,
     run,
     run_trusting,
-    set_threads,
 )
 from nnunetv2_stitch.entrypoints.evaluate_stitched import millimetres, print_result
 from nnunetv2_stitch.entrypoints.parties import add_parties, parse_parties, parties_of, positions
@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
     from nnunetv2_stitch.evaluation.entries import split
     datasets = None if args.datasets is None else dict(split(text, "a dataset") for text in args.datasets)
     device = resolve_device(args.device)
-    set_threads(device.type)
+    set_up_device(device)
     from nnunetv2_stitch.baselines.compare import compare
     from nnunetv2_stitch.evaluation.output import write_comparison
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
+from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
     add_common,
     add_trust,
@@ -12,7 +13,6 @@ from nnunetv2_stitch.entrypoints.common import (
     resolve_device,
     run,
     run_trusting,
-    set_threads,
     validation_line,
 )
 from nnunetv2_stitch.entrypoints.parties import fold
@@ -68,7 +68,7 @@ def distill_stitched_entry() -> None:
 
 def main(args: argparse.Namespace) -> None:
     device = resolve_device(args.device)
-    set_threads(device.type)
+    set_up_device(device)
     from nnunetv2_stitch.distillation import distill
     result = distill(
         args.m, args.d, device=device, continue_training=args.continue_training,

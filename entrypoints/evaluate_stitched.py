@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from nnunetv2_stitch.entrypoints.common import add_common, positive_int, resolve_device, run, set_threads
+from nnunetv2_stitch.devices import set_up_device
+from nnunetv2_stitch.entrypoints.common import add_common, positive_int, resolve_device, run
 from nnunetv2_stitch.entrypoints.parties import fold
 
 DEFAULT_OUTPUT = "nnUNetv2_evaluate_stitched"
@@ -78,7 +79,7 @@ def main(args: argparse.Namespace) -> None:
     device = None
     if any(is_model_folder(m.folder) for m in inputs["models"]):  # predictions are measured without torch
         device = resolve_device(args.device)
-        set_threads(device.type)
+        set_up_device(device)
     from nnunetv2_stitch.evaluation.matrix import evaluate
     from nnunetv2_stitch.evaluation.output import write_comparison
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
     add_common,
     add_trust,
@@ -12,7 +13,6 @@ from nnunetv2_stitch.entrypoints.common import (
     resolve_device,
     run,
     run_trusting,
-    set_threads,
 )
 from nnunetv2_stitch.entrypoints.parties import fold
 
@@ -44,7 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
         "kl: distance to the models' mean answer, without labels. auto: task where your labels are the models'. "
         "Default: %(default)s")
     add("-p", dest="plans_name", metavar="PLANS", help="plans your data were preprocessed with; default: the models'")
-    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint of the models. Default: %(default)s")
+    add("-chk", nargs="+", default=["checkpoint_final.pth"], metavar="NAME", help="checkpoint of all models, or one "
+        "for each. Default: checkpoint_final.pth")
     add("-seed", type=int, default=12345, help="seed, recorded in merge.json. Default: %(default)s")
     add_trust(parser)
     add_common(parser)
@@ -58,7 +59,7 @@ def merge_guided_entry() -> None:
 
 def main(args: argparse.Namespace) -> None:
     device = resolve_device(args.device)
-    set_threads(device.type)
+    set_up_device(device)
     from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
     request = MergeRequest(args.m, args.d, args.configuration, args.f, args.o, args.base, args.granularity, args.search,
                            args.steps, args.rate, args.surrogate, args.plans_name, args.chk, args.seed)

@@ -73,7 +73,10 @@ def add_parties(parser: argparse.ArgumentParser) -> None:
     add("-p_b", nargs="+", metavar="PLANS", help="plans of B's model")
     add("-f_b", nargs="+", type=lambda text: text if text == "-" else fold(text), metavar="FOLD",
         help="fold of B for all folds of A; default: the same fold, else 'all', else B's first")
-    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="the parents' checkpoint. Default: %(default)s")
+    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint of all parents. Default: %(default)s")
+    add("-chk_a", metavar="NAME", help="A's checkpoint, e.g. checkpoint_best.pth of a training that has not ended. "
+                                       "Default: -chk")
+    add("-chk_b", nargs="+", metavar="NAME", help="B's checkpoint. Default: -chk")
 
 
 def parse_parties(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -117,8 +120,8 @@ def parties_of(args: argparse.Namespace) -> dict:
             zip(each("-label_map", args.label_map), each("-channel_map", args.channel_map))]
     partners = [Partner(*who) for who in zip(
         [*others, *[None] * len(args.m_b)], [*[None] * len(others), *args.m_b], each("-tr_b", args.tr_b),
-        each("-p_b", args.p_b), each("-f_b", args.f_b), maps)]
+        each("-p_b", args.p_b), each("-f_b", args.f_b), maps, each("-chk_b", args.chk_b))]
     first = partners[0]
     return dict(dataset_a=own[0] if own else None, model_a=args.m_a, dataset_b=first.dataset, model_b=first.model,
                 trainer_b=first.trainer, plans_b=first.plans, fold_b=first.fold, names=first.names,
-                more=tuple(partners[1:]))
+                checkpoint_a=args.chk_a, checkpoint_b=first.checkpoint_name, more=tuple(partners[1:]))

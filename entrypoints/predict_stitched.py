@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from nnunetv2_stitch.entrypoints.common import add_common, add_trust, resolve_device, run, run_trusting, set_threads
+from nnunetv2_stitch.devices import set_up_device
+from nnunetv2_stitch.entrypoints.common import add_common, add_trust, resolve_device, run, run_trusting
 from nnunetv2_stitch.entrypoints.parties import fold, party_or
 
 
@@ -32,10 +33,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--save_probabilities", action="store_true", help="also write class probabilities (npz)")
     add("--save_disagreement", action="store_true", help="also write, into OUTPUT/disagreement, where the parents "
                                                           "differ, in percent per voxel")
-    add("--continue_prediction", action="store_true", help="keep what is predicted already and go on")
-    add("-npp", type=int, help="processes for preprocessing. Default: 3 on a GPU; none on the CPU, where they would "
-                               "only compete with the network")
-    add("-nps", type=int, help="processes for export. Default: as -npp")
+    add("--continue_prediction", "--c", action="store_true", help="keep what is predicted already and go on")
+    add("-npp", type=int, help="processes for preprocessing. Default: nnU-Net's variable nnUNet_npp, else 3 on a GPU "
+                               "and none on the CPU, where they would only compete with the network")
+    add("-nps", type=int, help="processes for export. Default: nnU-Net's variable nnUNet_nps, else as -npp")
+    add("-prev_stage_predictions", metavar="FOLDER", help="of cascades, which are never stitched: refused")
+    add("--not_on_device", action="store_true", help="gather a case's answer in the computer's memory and not on the "
+                                                     "GPU: slower, for large cases")
     add("-num_parts", type=int, default=1, help="number of such calls that share the work. Default: %(default)s")
     add("-part_id", type=int, default=0, help="which of them this one is, from 0. Default: %(default)s")
     add_trust(parser)
@@ -56,18 +60,21 @@ def main(args: argparse.Namespace) -> None:
         raise StitchError(f"-step_size {args.step_size} is not above 0 and at most 1")
     if not 0 <= args.part_id < args.num_parts:
         raise StitchError(f"-part_id {args.part_id} must be from 0 to {args.num_parts - 1}, below -num_parts")
+    if args.prev_stage_predictions is not None:
+        raise StitchError("-prev_stage_predictions is for the second stage of a cascade, and a stitched model has no "
+                          "stages; leave it out")
     if not os.path.isdir(args.i):
         raise StitchError(f"input folder {args.i} does not exist")
     device = resolve_device(args.device)
-    set_threads(device.type)
+    set_up_device(device)
     from nnunetv2_stitch.inference.find import find_stitched_model, require_images
     from nnunetv2_stitch.inference.predictor import StitchedPredictor
 
     folder = args.m or find_stitched_model(args.d, args.c, args.tr, args.p)
     predictor = StitchedPredictor(
         tile_step_size=args.step_size, use_mirroring=not args.disable_tta, device=device, verbose=args.verbose,
-        perform_everything_on_device=device.type == "cuda", verbose_preprocessing=args.verbose,
-        allow_tqdm=not args.disable_progress_bar)
+        perform_everything_on_device=device.type == "cuda" and not args.not_on_device,
+        verbose_preprocessing=args.verbose, allow_tqdm=not args.disable_progress_bar)
     predictor.initialize_from_trained_model_folder(folder, args.f, args.chk, args.mode)
     require_images(args.i, predictor.dataset_json["file_ending"], len(predictor.dataset_json["channel_names"]))
     os.makedirs(args.o, exist_ok=True)
@@ -79,9 +86,16 @@ def main(args: argparse.Namespace) -> None:
                                     args.num_parts, args.part_id)
 
 
+def default_workers(variable: str, device: str) -> int:
+    """As many as nnU-Net's environment variable says, read as nnU-Net reads it."""
+    from nnunetv2.inference.predict_from_raw_data import _getDefaultValue
+    return _getDefaultValue(variable, int, 0 if device == "cpu" else 3)
+
+
 def predict(predictor, args: argparse.Namespace, device: str) -> None:
     """In one process on the CPU (every worker would import nnU-Net anew), as nnU-Net elsewhere or when asked to."""
-    workers = [n if n is not None else (0 if device == "cpu" else 3) for n in (args.npp, args.nps)]
+    workers = [n if n is not None else default_workers(name, device)
+               for name, n in (("nnUNet_npp", args.npp), ("nnUNet_nps", args.nps))]
     overwrite = not args.continue_prediction
     if workers == [0, 0] and args.num_parts == 1:
         predictor.predict_from_files_sequential(args.i, args.o, save_probabilities=args.save_probabilities,

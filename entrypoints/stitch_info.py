@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> None:
 
     request = Request(**parties_of(args))
     host, partners = find_parties(request.dataset_a, request.model_a, args.configuration, args.tr_a, args.p_a,
-                                  request.partners, args.chk)
+                                  request.partners, args.chk, args.chk_a)
     reports = [compare_parties(host, p, asked.names) for p, asked in zip(partners, request.partners)]
     check = merge_check(host, partners, args) if args.merge_check else None
     if args.json:
@@ -61,11 +61,12 @@ def main(args: argparse.Namespace) -> None:
 
 def merge_check(host, partners, args: argparse.Namespace):
     """Whether host and partners can be merged, by the host's data of the first fold asked for."""
-    from nnunetv2_stitch.entrypoints.common import resolve_device, set_threads
+    from nnunetv2_stitch.devices import set_up_device
+    from nnunetv2_stitch.entrypoints.common import resolve_device
     from nnunetv2_stitch.errors import StitchError
     from nnunetv2_stitch.merging.check_models import check_models
     device = resolve_device(None)
-    set_threads(device.type)
+    set_up_device(device)
     if not host.folds:
         raise StitchError(f"{host.path} has no trained fold; choose another checkpoint with -chk")
     fold = args.f[0] if args.f else host.folds[0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from nnunetv2_stitch.entrypoints.common import add_common, add_trust, resolve_device, run, run_trusting, set_threads
+from nnunetv2_stitch.devices import set_up_device
+from nnunetv2_stitch.entrypoints.common import add_common, add_trust, resolve_device, run, run_trusting
 from nnunetv2_stitch.entrypoints.parties import fold, party_or, positions
 
 FEW_CASES = 10
@@ -53,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
                           "list such as 3,7,20-25")
     require_writable(args.o)
     device = resolve_device(args.device)
-    set_threads(device.type)
+    set_up_device(device)
     from nnunetv2_stitch.fileio import write_json
     from nnunetv2_stitch.selection.party_cases import raw_dataset
     from nnunetv2_stitch.selection.party_sweep import forget, sweep_party

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
     add_common,
     add_trust,
@@ -12,7 +13,6 @@ from nnunetv2_stitch.entrypoints.common import (
     resolve_device,
     run,
     run_trusting,
-    set_threads,
     validation_line,
 )
 from nnunetv2_stitch.entrypoints.parties import fold
@@ -54,7 +54,7 @@ def train_from_merged_entry() -> None:
 
 def main(args: argparse.Namespace) -> None:
     device = resolve_device(args.device)
-    set_threads(device.type)
+    set_up_device(device)
     from nnunetv2_stitch.rounds import train_from_merged
     print_result(train_from_merged(
         args.m, args.d, device=device, continue_training=args.continue_training,

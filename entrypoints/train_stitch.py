@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.distributed import ALONE, Place
 from nnunetv2_stitch.entrypoints.common import (
     EXIT_INTERRUPTED,
@@ -15,7 +16,6 @@ from nnunetv2_stitch.entrypoints.common import (
     resolve_device,
     run,
     run_trusting,
-    set_threads,
 )
 from nnunetv2_stitch.entrypoints.launched import one_of_several, only_first_speaks
 from nnunetv2_stitch.entrypoints.parties import (
@@ -139,10 +139,13 @@ def main(args: argparse.Namespace, place: Place = ALONE) -> None:
         if not place.is_first:
             return
         from nnunetv2_stitch.pipeline import Request, prepare
-        print_job(prepare(Request(**request_of(args)), dry_run=True))
+        job = prepare(Request(**request_of(args)), dry_run=True)
+        print_job(job)
+        check_run(job, args)
+        print("\nNothing was written (--dry_run).")
         return
     device = resolve_device(args.device)
-    set_threads(device.type, place)
+    set_up_device(device, place.local_size)
     if place == ALONE:
         train(args, device)
         return
@@ -187,7 +190,17 @@ def print_job(job) -> None:
         match = job.layout.matches[p]
         channels = f"{match.host_channels} / {match.partner_channels}"
         print(f"{p:>8}  {progress[p]:>8.2f}  {channels:>11}  {job.layout.position_name(p)}")
-    print("\nNothing was written (--dry_run).")
+
+
+def check_run(job, args: argparse.Namespace) -> None:
+    """What else a run would look for here. Raises StitchError for what it would stop on; where nothing can be written
+    that is only said, because a dry run is of use there too."""
+    from nnunetv2_stitch.pipeline.continuing import check_what_is_there, closed_folder, previous_plans
+    from nnunetv2_stitch.pipeline.fold_run import require_processes
+    check_what_is_there(job, previous_plans(job.plans_file), args.continue_training or args.val)
+    require_processes(job.host.configuration_manager.batch_size, resolve_device(args.device), args.num_gpus)
+    if closed := closed_folder(job):
+        print(f"\nA run would stop here: no permission to write into {closed}.")
 
 
 def print_memory(memory) -> None:

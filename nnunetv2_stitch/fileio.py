@@ -33,6 +33,13 @@ def atomically(path: str, write: Callable[[str], Any]) -> None:
             os.remove(temporary)
 
 
+def is_writable(folder: str) -> bool:
+    """Whether one may write into a folder, or make it where it is not there yet."""
+    while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder)
+    return os.access(folder, os.W_OK)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

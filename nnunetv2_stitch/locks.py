@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 
 from nnunetv2_stitch.errors import StitchError
 
@@ -78,3 +79,40 @@ def locked(path: str, waiting: Callable[[], None] = lambda: None) -> Iterator[No
         yield
     finally:
         lock.release()
+
+
+def plans_locked(plans_file: str, waiting: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
+    """Alone with a plans file within the context. Whoever writes plans that others may write too reads, changes and
+    writes them here, so that nothing of the others is lost."""
+    return locked(f"{plans_file}.lock", waiting)
+
+
+class FoldLocks:
+    """The folds of a model folder that this command alone may write, from `take` to the end of the context."""
+
+    def __init__(self, model_folder: str):
+        self._folder, self._held = model_folder, ExitStack()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._held.close()
+
+    def take(self, folds: Iterable[int | str]) -> None:
+        """Raises StitchError if another command holds one of these folds."""
+        for fold in folds:
+            if not self._try(fold):
+                raise StitchError(f"fold {fold} of {self._folder} is being written by another command; wait until that "
+                                  f"has ended")
+
+    def take_free(self, folds: Iterable[int | str]) -> list[int | str]:
+        """Those of these folds that no other command holds; they are taken."""
+        return [f for f in folds if self._try(f)]
+
+    def _try(self, fold: int | str) -> bool:
+        lock = try_lock(os.path.join(self._folder, f".fold_{fold}.lock"))
+        if lock is None:
+            return False
+        self._held.callback(lock.release)
+        return True

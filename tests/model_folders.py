@@ -65,11 +65,16 @@ def make_model(results):
 
 @pytest.fixture
 def centre(tmp_path, monkeypatch):
-    """A preprocessed dataset without cases, of the plans of `make_model`'s models."""
+    """A preprocessed dataset of two cases without contents, of the plans of `make_model`'s models."""
     folder = tmp_path / "preprocessed" / "Dataset001_Centre"
     (folder / "nnUNetPlans_2d").mkdir(parents=True)
     (folder / "nnUNetPlans.json").write_text(json.dumps(plans_for("Dataset001_Centre", "nnUNetPlans", "2d")))
     (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
     (folder / "splits_final.json").write_text(json.dumps([{"train": ["a"], "val": ["b"]}] * 2))
+    (folder / "gt_segmentations").mkdir()
+    for case in "ab":
+        for name in (f"nnUNetPlans_2d/{case}.b2nd", f"nnUNetPlans_2d/{case}_seg.b2nd", f"nnUNetPlans_2d/{case}.pkl",
+                     f"gt_segmentations/{case}.nii.gz"):
+            (folder / name).touch()
     monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import multiprocessing
 import os
 import shutil
@@ -196,6 +197,19 @@ def console_script(name: str, *arguments: str, world: worlds.World, **variables:
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0, f"{name} {arguments}:\n{done.stdout[-4000:]}"
     return done.stdout
+
+
+def stock_prediction(folder: Path, images: Path, output: Path, fold: int | str = 0,
+                     checkpoint: str = "checkpoint_final.pth", mirroring: bool = True) -> Path:
+    """What stock nnU-Net's predictor writes with a model folder, in this process; the output folder."""
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    predictor = nnUNetPredictor(use_mirroring=mirroring, device=torch.device("cpu"), allow_tqdm=False)
+    Path(output).mkdir()
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor.initialize_from_trained_model_folder(str(folder), (fold,), checkpoint)
+        predictor.predict_from_files_sequential(str(images), str(output))
+    return output
 
 
 def read_segmentations(folder: Path) -> dict:

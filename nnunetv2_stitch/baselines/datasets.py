@@ -14,6 +14,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY
 
@@ -48,8 +49,9 @@ def _write_plans(source: ModelFolder, dataset_name: str, data_identifier: str, p
     plans.update({"plans_name": plans_name, "dataset_name": dataset_name, BASELINE_KEY: True,
                   "configurations": {source.configuration: configuration}})
     path = os.path.join(str(nnUNet_preprocessed), dataset_name, f"{plans_name}.json")
-    if not os.path.isfile(path) or read_json(path) != plans:
-        write_json(path, plans)
+    with plans_locked(path):
+        if not os.path.isfile(path) or read_json(path) != plans:
+            write_json(path, plans)
     return path
 
 

@@ -11,6 +11,7 @@ from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, write_json
+from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, network_weights
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY
@@ -52,5 +53,7 @@ def average_weights(host: ModelFolder, partner: ModelFolder, folds: dict[int | s
     for name in NAMES:
         if os.path.isfile(os.path.join(host.path, name)):
             shutil.copyfile(os.path.join(host.path, name), os.path.join(folder, name))
-    write_json(os.path.join(folder, "plans.json"), {**host.plans, "plans_name": plans_name, BASELINE_KEY: True})
+    path = os.path.join(folder, "plans.json")
+    with plans_locked(path):
+        write_json(path, {**host.plans, "plans_name": plans_name, BASELINE_KEY: True})
     return folder

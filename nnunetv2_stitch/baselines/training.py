@@ -7,8 +7,9 @@ import tempfile
 
 import torch
 from nnunetv2.paths import nnUNet_results
-from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from nnunetv2.run.run_training import maybe_load_checkpoint
 
+from nnunetv2_stitch.devices import trainer_for
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
@@ -41,7 +42,7 @@ def train_network(dataset: str, configuration: str, fold: int | str, trainer: st
     _forget_broken(folder)
     resumed = any(os.path.isfile(os.path.join(folder, f"checkpoint_{n}.pth")) for n in ("latest", "best"))
     seed_everything(seed)
-    running = get_trainer_from_args(dataset, configuration, fold, trainer, plans_name, resumed, device)
+    running = trainer_for(dataset, configuration, fold, trainer, plans_name, resumed, device)
     running.num_epochs = epochs or running.num_epochs
     if iterations:
         running.num_iterations_per_epoch = iterations

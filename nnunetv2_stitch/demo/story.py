@@ -11,7 +11,8 @@ from typing import Any
 from nnunetv2_stitch.demo.capture import captured
 from nnunetv2_stitch.demo.data import PARTIES, blocked_splits, load_party, write_party
 from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, DemoSettings, environment
-from nnunetv2_stitch.environment import environment_set, usable_cores
+from nnunetv2_stitch.devices import set_up_device
+from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, read_json, write_json
 
@@ -144,8 +145,7 @@ class _Story:
     def _device(self):
         import torch
         device = torch.device(self.device_name)
-        # As nnU-Net's commands do: all cores on the CPU, one thread beside a GPU.
-        torch.set_num_threads(usable_cores() if device.type == "cpu" else 1)
+        set_up_device(device)
         return device
 
     def _epochs(self, total: int | None = None) -> Callable[[int], None] | None:

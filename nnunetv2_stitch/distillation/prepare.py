@@ -72,6 +72,10 @@ class DistillJob(PlainJob):
     def plans_name(self) -> str:
         return self.request.plans_name
 
+    @property
+    def whose(self) -> str:
+        return "the host's" if self.record.student == HOST else self.record.student
+
 
 def prepare(request: DistillRequest, continue_training: bool = False) -> DistillJob:
     """Find the teacher, the student's plans and the images, and check that they go together; writes nothing.
@@ -110,7 +114,7 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
     job = DistillJob(request, teacher, dataset, configuration, dataset_json, folds, record, plans,
                      (count_parameters(student), count_parameters(network)))
     job = with_earlier_folds(job)
-    check_folders(job, continue_training, "the host's" if record.student == HOST else record.student)
+    check_folders(job, continue_training)
     return job
 
 

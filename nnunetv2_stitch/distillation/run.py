@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from nnunetv2_stitch.distillation.prepare import TRAINER, DistillRequest, prepare
+from nnunetv2_stitch.distillation.prepare import TRAINER, DistillJob, DistillRequest, prepare
 from nnunetv2_stitch.distillation.unlabelled import preprocess_unlabelled
 from nnunetv2_stitch.environment import our_trainers_known
-from nnunetv2_stitch.fileio import write_json
+from nnunetv2_stitch.plain_training.claims import claimed
 from nnunetv2_stitch.plain_training.job import train_fold, validate_fold
 
 
@@ -52,15 +52,19 @@ def distill(teacher: str, dataset: str | int, *, device: str | torch.device = "c
     """
     job = prepare(DistillRequest(teacher, dataset, **request), continue_training)
     device = torch.device(device)
-    if job.request.unlabelled is not None:
-        preprocess_unlabelled(job.request.unlabelled, os.path.join(job.preprocessed_folder, job.record.unlabelled),
-                              job.plans, job.configuration, job.dataset_json, job.record.unlabelled_sha256, progress)
-    write_json(job.plans_file, job.plans)
+
+    def unlabelled(job: DistillJob) -> None:
+        if job.request.unlabelled is not None:
+            preprocess_unlabelled(job.request.unlabelled, os.path.join(job.preprocessed_folder, job.record.unlabelled),
+                                  job.plans, job.configuration, job.dataset_json, job.record.unlabelled_sha256,
+                                  progress)
+
     dice = {}
-    for fold in job.folds:
-        doing = "training the student" + ("" if job.record.weight else ", without a teacher")
-        trainer = train_fold(job, fold, device, continue_training, say, doing)
-        if validate:
-            dice[fold] = validate_fold(job, fold, device, trainer, say)
+    doing = "training the student" + ("" if job.record.weight else ", without a teacher")
+    with claimed(job, continue_training, say, unlabelled) as job:
+        for fold in job.folds:
+            trainer = train_fold(job, fold, device, continue_training, say, doing)
+            if validate:
+                dice[fold] = validate_fold(job, fold, device, trainer, say)
     return DistillResult(job.model_folder, job.dataset, job.configuration, TRAINER, job.request.plans_name, job.folds,
                          job.record.start, job.parameters, dice)

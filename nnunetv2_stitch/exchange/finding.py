@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnunetv2.paths import nnUNet_results
 
@@ -29,7 +29,8 @@ UNPACKED = "stitch_parties"  # in nnUNet_results; stock nnU-Net does not look th
 @dataclass(frozen=True)
 class Partner:
     """One partner as the user names it: by `dataset` (id or name) or by `model`, a folder or zip. `fold` is of this
-    model, for all folds of the host; `names`: what it calls labels and channels otherwise."""
+    model, for all folds of the host; `names`: what it calls labels and channels otherwise. `checkpoint_name`: None for
+    the one that is named for all parties."""
 
     dataset: str | int | None = None
     model: str | None = None
@@ -37,12 +38,14 @@ class Partner:
     plans: str | None = None
     fold: int | str | None = None
     names: NameMaps = NO_MAPS
+    checkpoint_name: str | None = None
 
 
 def find_parties(dataset_a: int | str | None, model_a: str | None, configuration: str | None, trainer_a: str | None,
                  plans_a: str | None, partners: Sequence[Partner], checkpoint_name: str = FINAL,
-                 ) -> tuple[ModelFolder, list[ModelFolder]]:
-    """The host and its partners, each by its dataset or by its model: a folder or a zip, wherever it lies.
+                 checkpoint_a: str | None = None) -> tuple[ModelFolder, list[ModelFolder]]:
+    """The host and its partners, each by its dataset or by its model: a folder or a zip, wherever it lies. Each has the
+    `checkpoint_name` that it is used with: `checkpoint_a`, the partner's own, or else the one for all.
 
     Raises:
         StitchError: see `find_pair` and `read_party`; or a party is given twice or not at all.
@@ -52,29 +55,32 @@ def find_parties(dataset_a: int | str | None, model_a: str | None, configuration
             name, flag = ("A", "-m_a") if i == 0 else (string.ascii_uppercase[i], "-m_b")
             raise StitchError(f"give party {name} either as DATASET_{name} or with {flag}, a model folder or a zip"
                               f"{', not both' if model is not None else ''}")
+    own = checkpoint_a or checkpoint_name
+    partners = [replace(p, checkpoint_name=p.checkpoint_name or checkpoint_name) for p in partners]
     first = partners[0]
     if model_a is None and first.model is None:
         host, partner = find_pair(dataset_a, first.dataset, configuration, trainer_a, first.trainer, plans_a,
-                                  first.plans, checkpoint_name)
+                                  first.plans, own, checkpoint_b=first.checkpoint_name)
     else:
-        given = [None if m is None else read_party(m, checkpoint_name) for m in (model_a, first.model)]
+        given = [None if m is None else read_party(m, name) for m, name in ((model_a, own),
+                                                                           (first.model, first.checkpoint_name))]
         # The party that is asked for by dataset takes the configuration of the one that is not.
         configuration = configuration or next(m.configuration for m in given if m is not None)
-        host = given[0] or select_model(dataset_a, configuration, trainer_a, plans_a, "host", checkpoint_name)
+        host = given[0] or select_model(dataset_a, configuration, trainer_a, plans_a, "host", own)
         partner = given[1] or select_model(first.dataset, configuration, first.trainer, first.plans, "partner",
-                                           checkpoint_name)
-    return host, [partner, *(_like(host, p, checkpoint_name) for p in partners[1:])]
+                                           first.checkpoint_name)
+    return host, [partner, *(_like(host, p) for p in partners[1:])]
 
 
-def _like(host: ModelFolder, partner: Partner, checkpoint_name: str) -> ModelFolder:
+def _like(host: ModelFolder, partner: Partner) -> ModelFolder:
     """A further partner: of several models the one that is trained as the host's."""
     if partner.model is not None:
-        return read_party(partner.model, checkpoint_name)
-    models = find_models(partner.dataset, None, checkpoint_name, configuration=host.configuration,
+        return read_party(partner.model, partner.checkpoint_name)
+    models = find_models(partner.dataset, None, partner.checkpoint_name, configuration=host.configuration,
                          trainer=partner.trainer, plans=partner.plans)
     same = [m for m in models if m.identifier == host.identifier]
     return same[0] if len(same) == 1 else select_model(partner.dataset, host.configuration, partner.trainer,
-                                                       partner.plans, "partner", checkpoint_name)
+                                                       partner.plans, "partner", partner.checkpoint_name)
 
 
 def read_party(path: str, checkpoint_name: str = FINAL) -> ModelFolder:

@@ -20,7 +20,7 @@ from nnunetv2_stitch.fileio import atomically, read_json, write_json
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
 from nnunetv2_stitch.fitting.cutting import AUTO, cuts_of_step
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups, sample_setting
-from nnunetv2_stitch.locks import locked
+from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
@@ -90,7 +90,7 @@ class StitchSession:
         plans = os.path.join(trainer.preprocessed_dataset_folder_base, f"{trainer.plans_manager.plans_name}.json")
         for name in sorted(os.listdir(self._aside.name)) if trainer.local_rank == 0 else ():
             source = plans if name == "plans.json" else os.path.join(self._aside.name, name)
-            with locked(f"{plans}.lock"):
+            with plans_locked(plans):
                 atomically(os.path.join(self._folder, name), lambda path, source=source: shutil.copyfile(source, path))
         self._aside.cleanup()
 

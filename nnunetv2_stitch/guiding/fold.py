@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from nnunetv2.run.run_training import maybe_load_checkpoint
 
+from nnunetv2_stitch.devices import trainer_for
 from nnunetv2_stitch.environment import environment_set, our_trainers_known
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.fitting.closed_form import all_average
@@ -73,7 +74,7 @@ def guide_fold(model_folder: str, dataset: str, configuration: str, fold: int | 
         return before
     # Augmentation in this process, so that the seed decides what is drawn.
     with environment_set({"nnUNet_n_proc_DA": "0"}):
-        running = get_trainer_from_args(dataset, configuration, fold, trainer, plans_name, False, device)
+        running = trainer_for(dataset, configuration, fold, trainer, plans_name, False, device)
         maybe_load_checkpoint(running, False, True)
         seed_everything(seed)
         running.dataloader_train, _ = running.get_dataloaders()

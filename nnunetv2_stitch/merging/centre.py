@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nnunetv2_stitch.devices import set_up_cudnn
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging.site import Site
@@ -57,6 +58,7 @@ def opened(site: Site, device: torch.device) -> Iterator[Centre]:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     architecture = site.plans["configurations"][site.configuration]["architecture"]
     require_allowed_classes(architecture)  # its trainer would call whatever the plans name
+    set_up_cudnn()
     # A trainer makes its folder and log as soon as it is made, so not in the user's results.
     with tempfile.TemporaryDirectory() as folder, environment_set({
             "nnUNet_results": folder, "nnUNet_n_proc_DA": "0", "nnUNet_compile": "false",

@@ -13,6 +13,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.figures.merge_coefficients import merge_coefficients
 from nnunetv2_stitch.exchange.card import CARD
 from nnunetv2_stitch.fileio import read_json, write_json, write_text
+from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.merging.merged_card import merged_card
 from nnunetv2_stitch.merging.site import Site
 from nnunetv2_stitch.parties.model_folder import FINAL
@@ -67,15 +68,19 @@ def write_merged(folder: str, site: Site, state: Mapping[str, torch.Tensor], rec
         save_checkpoint(os.path.join(unfinished, FINAL), site, state, mirroring)
         write_json(os.path.join(unfinished, RECORD), record)
         merge_coefficients(record, os.path.join(unfinished, FIGURE))
-        write_json(os.path.join(folder, "plans.json"), site.plans)
-        write_json(os.path.join(folder, "dataset.json"), site.dataset_json)
-        others = [read_json(os.path.join(folder, n, RECORD)) for n in sorted(os.listdir(folder))
-                  if n.startswith("fold_") and os.path.isfile(os.path.join(folder, n, RECORD))]
-        write_text(os.path.join(folder, CARD), merged_card(site.dataset_json, [*others, record]))
-        os.replace(unfinished, fold)
+        plans_file = os.path.join(folder, "plans.json")
+        with plans_locked(plans_file):
+            check_target(site)  # once more: another command may have written meanwhile
+            write_json(plans_file, site.plans)
+            write_json(os.path.join(folder, "dataset.json"), site.dataset_json)
+            others = [read_json(os.path.join(folder, n, RECORD)) for n in sorted(os.listdir(folder))
+                      if n.startswith("fold_") and os.path.isfile(os.path.join(folder, n, RECORD))]
+            write_text(os.path.join(folder, CARD), merged_card(site.dataset_json, [*others, record]))
+            os.replace(unfinished, fold)
     except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if made:  # plans without a fold are no model
+        if made and os.path.isdir(folder) and not any(n.startswith(("fold_", ".tmp")) for n in os.listdir(folder)):
+            # plans without a fold are no model
             shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, PermissionError):
             raise StitchError(f"no permission to write {fold}; choose a folder that you may write to") from error

@@ -29,7 +29,8 @@ UNIFORM, GREEDY, FISHER = "uniform soup", "greedy soup", "Fisher merging"
 @dataclass(frozen=True)
 class MergeRequest:
     """What was asked for, a field per flag of nnUNetv2_merge_guided. `models`: folders or zips. `name`: what the merged
-    model's plans are called. `plans_name`: plans of the centre's data, None for the models'."""
+    model's plans are called. `plans_name`: plans of the centre's data, None for the models'. `checkpoint_name`: of all
+    models, or a name for each."""
 
     models: Sequence[str]
     dataset: int | str
@@ -43,7 +44,7 @@ class MergeRequest:
     rate: float = 0.05
     surrogate: str = "auto"
     plans_name: str | None = None
-    checkpoint_name: str = FINAL
+    checkpoint_name: str | Sequence[str] = FINAL
     seed: int = 12345
 
 
@@ -79,7 +80,7 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
         StitchError: bad input, before anything is written.
     """
     _check(request)
-    models = [read_party(path, request.checkpoint_name) for path in request.models]
+    models = [read_party(path, name) for path, name in zip(request.models, _checkpoint_names(request))]
     members = read_members(models, request.fold)
     require_configuration(request.configuration, [m.model for m in members])
     site = find_site(request.dataset, request.configuration, request.fold, members, request.name, request.plans_name)
@@ -156,6 +157,15 @@ def _table(scores: dict[str, float], members: Sequence[str], chosen: str, best: 
 def _base_record(base: str | None) -> dict:
     from nnunetv2_stitch.parties.checkpoint import sha256
     return {"kind": "mean of the members"} if base is None else {"kind": "checkpoint", "sha256": sha256(base)}
+
+
+def _checkpoint_names(request: MergeRequest) -> list[str]:
+    """One for each model."""
+    names = [request.checkpoint_name] if isinstance(request.checkpoint_name, str) else list(request.checkpoint_name)
+    if len(names) not in (1, len(request.models)):
+        raise StitchError(f"-chk has {len(names)} values for {len(request.models)} models; give one for all or one for "
+                          f"each")
+    return names if len(names) == len(request.models) else names * len(request.models)
 
 
 def _check(request: MergeRequest) -> None:

@@ -47,7 +47,7 @@ def find_site(dataset: int | str, configuration: str, fold: int | str, members: 
         whose: data they are, for messages.
 
     Raises:
-        StitchError: no such dataset, plans, configuration or fold, or another preprocessing than the members'.
+        StitchError: no such dataset, plans or configuration, or another preprocessing than the members'.
     """
     folder = find_dataset(nnUNet_preprocessed, "nnUNet_preprocessed", dataset)
     model = members[0].model
@@ -68,9 +68,6 @@ def find_site(dataset: int | str, configuration: str, fold: int | str, members: 
     if not os.path.isdir(data):
         raise StitchError(f"{data} does not exist; run nnUNetv2_preprocess -d {dataset_name} -plans_name {plans_name} "
                           f"-c {configuration}")
-    splits = os.path.join(folder, "splits_final.json")
-    if fold != "all" and os.path.isfile(splits) and not 0 <= int(fold) < len(read_json(splits)):
-        raise StitchError(f"{splits} has folds 0 to {len(read_json(splits)) - 1}, not {fold}")
     for member in members:
         _require_same_terms(own, member, path, whose)
     same = output_names(own) == output_names(model) and \

@@ -95,8 +95,9 @@ def select_model(dataset: int | str, configuration: str | None = None, trainer: 
 def find_pair(dataset_a: int | str, dataset_b: int | str, configuration: str | None = None,
               trainer_a: str | None = None, trainer_b: str | None = None, plans_a: str | None = None,
               plans_b: str | None = None, checkpoint_name: str = FINAL,
-              results: str | None = None) -> tuple[ModelFolder, ModelFolder]:
+              results: str | None = None, checkpoint_b: str | None = None) -> tuple[ModelFolder, ModelFolder]:
     """Host and partner: the one configuration that both have, and within it the trainer and plans that both have.
+    `checkpoint_b`: the partner's, where it is not the host's.
 
     Raises:
         StitchError: a party without a model, no configuration in common, or several possibilities; then they are
@@ -104,8 +105,8 @@ def find_pair(dataset_a: int | str, dataset_b: int | str, configuration: str | N
     """
     hosts = find_models(dataset_a, results, checkpoint_name, configuration=configuration, trainer=trainer_a,
                         plans=plans_a)
-    partners = find_models(dataset_b, results, checkpoint_name, configuration=configuration, trainer=trainer_b,
-                           plans=plans_b)
+    partners = find_models(dataset_b, results, checkpoint_b or checkpoint_name, configuration=configuration,
+                           trainer=trainer_b, plans=plans_b)
     hosts, partners = _without_cascades(hosts), _without_cascades(partners)
     common = sorted({m.configuration for m in hosts} & {m.configuration for m in partners})
     if not common:

@@ -7,28 +7,21 @@ again before they are written, nobody writes a fold that another command holds, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import write_json
-from nnunetv2_stitch.locks import locked, try_lock
+from nnunetv2_stitch.locks import FoldLocks, locked, plans_locked
 from nnunetv2_stitch.pipeline.continuing import check_folders, previous_plans
 from nnunetv2_stitch.pipeline.prepare import Job
 
 
-class Claim:
+class Claim(FoldLocks):
     """The folds that this command alone may write, from `begin` or `take` to the end of the context."""
 
     def __init__(self, job: Job, say: Callable[[str], None] = lambda line: None):
+        super().__init__(job.model_folder)
         self.job, self.say = job, say
-        self._held = ExitStack()
-
-    def __enter__(self) -> Claim:
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._held.close()
 
     def begin(self, continue_training: bool) -> None:
         """Take the job's folds and write the plans, with what other commands have written into them since.
@@ -37,7 +30,7 @@ class Claim:
             StitchError: a fold is taken, or what is there does not go with the job.
         """
         job = self.job
-        with locked(plans_lock(job.plans_file)):
+        with plans_locked(job.plans_file):
             previous = previous_plans(job.plans_file)
             check_folders(job, previous, continue_training)
             self.take(job.folds)
@@ -47,29 +40,7 @@ class Claim:
             for fold in job.folds:  # others see by the folders that folds are begun
                 os.makedirs(os.path.join(job.model_folder, f"fold_{fold}"), exist_ok=True)
 
-    def take(self, folds: Iterable[int | str]) -> None:
-        """Raises StitchError if another command holds one of these folds."""
-        for fold in folds:
-            if not self._try(fold):
-                raise StitchError(f"fold {fold} of {self.job.model_folder} is being written by another command; wait "
-                                  f"until that has ended")
-
-    def take_free(self, folds: Iterable[int | str]) -> list[int | str]:
-        """Those of these folds that no other command holds; they are taken."""
-        return [f for f in folds if self._try(f)]
-
-    def _try(self, fold: int | str) -> bool:
-        lock = try_lock(os.path.join(self.job.model_folder, f".fold_{fold}.lock"))
-        if lock is None:
-            return False
-        self._held.callback(lock.release)
-        return True
-
     def choosing(self) -> AbstractContextManager[None]:
         """Alone in choosing the position and deploying it."""
         return locked(os.path.join(self.job.model_folder, ".selection.lock"),
                       lambda: self.say("waiting for another command that is choosing the position"))
-
-
-def plans_lock(plans_file: str) -> str:
-    return f"{plans_file}.lock"

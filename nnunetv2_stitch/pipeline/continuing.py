@@ -7,7 +7,8 @@ import os
 from typing import TYPE_CHECKING
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.fileio import is_writable, read_json
+from nnunetv2_stitch.parties.preprocessed import require_trainable
 from nnunetv2_stitch.stitching.network import CLASS_PATH
 
 if TYPE_CHECKING:
@@ -24,16 +25,23 @@ def previous_plans(plans_file: str) -> dict | None:
     return plans
 
 
+def closed_folder(job: Job) -> str | None:
+    """The first of the job's folders that may not be written to."""
+    return next((f for f in (job.preprocessed_folder, os.path.dirname(job.model_folder)) if not is_writable(f)), None)
+
+
 def check_folders(job: Job, previous: dict | None, continue_training: bool) -> None:
-    data = os.path.join(job.preprocessed_folder, job.host.configuration_manager.data_identifier)
-    for path in (data, os.path.join(job.preprocessed_folder, "dataset.json")):
-        if not os.path.exists(path):
-            raise StitchError(f"{path} does not exist: the host's data must be preprocessed here; run "
-                              f"nnUNetv2_preprocess -d {job.host.dataset_name} -plans_name {job.host.plans_name} "
-                              f"-c {job.host.configuration}")
-    for folder in (job.preprocessed_folder, os.path.dirname(job.model_folder)):
-        if not os.access(folder, os.W_OK):
-            raise StitchError(f"no permission to write into {folder}; change its permissions or the nnU-Net folders")
+    """Raises StitchError if data are missing, folders cannot be written to, or what is there does not go with the job.
+    """
+    check_what_is_there(job, previous, continue_training)
+    if closed := closed_folder(job):
+        raise StitchError(f"no permission to write into {closed}; change its permissions or the nnU-Net folders")
+
+
+def check_what_is_there(job: Job, previous: dict | None, continue_training: bool) -> None:
+    require_trainable(job.preprocessed_folder, job.host.configuration_manager.data_identifier, job.folds,
+                      f"the host's data must be preprocessed here; run nnUNetv2_preprocess -d {job.host.dataset_name} "
+                      f"-plans_name {job.host.plans_name} -c {job.host.configuration}")
     started = [f for f in job.folds if os.path.isdir(os.path.join(job.model_folder, f"fold_{f}"))]
     if started and not continue_training:
         raise StitchError(f"{job.model_folder} already holds fold {started[0]}; add --c to go on, -o_p NAME to keep it "

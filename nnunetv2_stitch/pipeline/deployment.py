@@ -21,9 +21,8 @@ from nnunetv2_stitch.evaluation.figures.positions_plane import positions_plane
 from nnunetv2_stitch.exchange.card import CARD
 from nnunetv2_stitch.exchange.stitched_card import stitched_card
 from nnunetv2_stitch.fileio import read_json, write_json, write_text
-from nnunetv2_stitch.locks import locked
+from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
-from nnunetv2_stitch.pipeline.claims import plans_lock
 from nnunetv2_stitch.pipeline.guided import FALLBACK, GUIDED_FIGURE, guide
 from nnunetv2_stitch.pipeline.prepare import Job
 from nnunetv2_stitch.selection.deploy import deploy_fold, load_supernet, write_setting
@@ -119,7 +118,7 @@ def select_and_deploy(job: Job, device: torch.device, deploy: bool = True, files
     if not deploy:
         return result()
     plans_files = [job.plans_file, os.path.join(job.model_folder, "plans.json")]
-    with locked(plans_lock(job.plans_file)):
+    with plans_locked(job.plans_file):
         write_setting(plans_files, job.host.configuration, settings[job.folds[0]])
     for fold in job.folds:
         deploy_fold(_supernet(job, fold), os.path.join(job.model_folder, f"fold_{fold}"), settings[fold])

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.multiprocessing as mp
-from nnunetv2.run.run_training import find_free_network_port, get_trainer_from_args, maybe_load_checkpoint
+from nnunetv2.run.run_training import find_free_network_port, maybe_load_checkpoint
 
+from nnunetv2_stitch.devices import set_up_device, trainer_for
 from nnunetv2_stitch.distributed import group, launched, rank_and_size, share, wait
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import LostProcess, StitchError
@@ -35,8 +36,8 @@ class FoldRun:
     progress: bool = True
 
     def carry_out(self, device: torch.device) -> None:
-        trainer = get_trainer_from_args(self.dataset, self.configuration, self.fold, self.trainer, self.plans_name,
-                                        self.continue_training, device)
+        trainer = trainer_for(self.dataset, self.configuration, self.fold, self.trainer, self.plans_name,
+                              self.continue_training, device)
         trainer.disable_progress_bar = not self.progress
         maybe_load_checkpoint(trainer, self.continue_training, self.validate)
         if self.validate:
@@ -118,7 +119,7 @@ def _spawn(step: FoldRun, device: torch.device, count: int, method: str = "spawn
 def _spawned(rank: int, step: FoldRun, device: torch.device, count: int, port: int) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count),
                       MASTER_ADDR="localhost", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
+    set_up_device(device, threads=1)
     with silent_unless(rank == 0), group(launched(), device):
         step.carry_out(device)
 

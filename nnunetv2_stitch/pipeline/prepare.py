@@ -39,7 +39,8 @@ TRAINERS = {"double_batched": "nnUNetTrainerStitch", "direct": "nnUNetTrainerSti
 @dataclass(frozen=True)
 class Request:
     """What the user asked for, one field per flag of nnUNetv2_train_stitch. None means: choose sensibly. `more` are the
-    partners beside B."""
+    partners beside B. `checkpoint_name` is that of all parents but those with one of their own: `checkpoint_a`,
+    `checkpoint_b`, `Partner.checkpoint_name`."""
 
     dataset_a: str | int | None
     dataset_b: str | int | None
@@ -53,6 +54,8 @@ class Request:
     plans_b: str | None = None
     fold_b: int | str | None = None
     checkpoint_name: str = "checkpoint_final.pth"
+    checkpoint_a: str | None = None
+    checkpoint_b: str | None = None
     fit: str = "double_batched"
     positions: str | Sequence[int] = "all"
     rule: str = "2"
@@ -72,8 +75,8 @@ class Request:
 
     @property
     def partners(self) -> tuple[Partner, ...]:
-        return (Partner(self.dataset_b, self.model_b, self.trainer_b, self.plans_b, self.fold_b, self.names),
-                *self.more)
+        return (Partner(self.dataset_b, self.model_b, self.trainer_b, self.plans_b, self.fold_b, self.names,
+                        self.checkpoint_b), *self.more)
 
 
 @dataclass(frozen=True)
@@ -131,14 +134,14 @@ class Job:
 def prepare(request: Request, continue_training: bool = False, dry_run: bool = False) -> Job:
     """Find all models, check that they can be stitched, match them and make the plans; writes nothing.
 
-    `dry_run` asks for no folder that could be written to and no preprocessed data.
+    `dry_run` leaves out what is checked of the folders to be written and of the preprocessed data: see `check_folders`.
 
     Raises:
         StitchError: anything that stands in the way, in one line.
     """
     _check_request(request)
     host, partners = find_parties(request.dataset_a, request.model_a, request.configuration, request.trainer_a,
-                                  request.plans_a, request.partners, request.checkpoint_name)
+                                  request.plans_a, request.partners, request.checkpoint_name, request.checkpoint_a)
     reports = [require_bridge(host, p, asked.names) for p, asked in zip(partners, request.partners)]
     bridges = [r.bridge for r in reports]
     folds, partner_folds = _folds(request, host, partners)

@@ -54,8 +54,9 @@ def _merge_folds(job: PlainJob, previous: dict | None):
             said = "other images" if name.endswith("sha256") else f"{'its default' if before is None else before}"
             raise StitchError(f"{begun[0]} was begun with {flag} {said}; go on with the same, or use {job.name_flag} "
                               f"NAME for another model")
-    for fold, entry in job.record.folds.items():
+    own = {str(f): job.record.folds[str(f)] for f in job.folds}
+    for fold, entry in own.items():
         if os.path.isdir(job.fold_folder(fold)) and old.folds.get(fold, entry) != entry:
             raise StitchError(f"{job.fold_folder(fold)} was begun with {job.changed}; use {job.name_flag} NAME for "
                               f"another model")
-    return replace(job.record, folds={**old.folds, **job.record.folds})
+    return replace(job.record, folds={**old.folds, **own})

@@ -7,22 +7,26 @@ from collections.abc import Callable, Mapping
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
-from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from nnunetv2.run.run_training import maybe_load_checkpoint
 
+from nnunetv2_stitch.devices import trainer_for
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.fileio import is_writable, read_json
 from nnunetv2_stitch.parties.model_folder import FINAL
+from nnunetv2_stitch.parties.preprocessed import require_trainable
 from nnunetv2_stitch.plain_training.checkpoints import deploy_best
 
 
 class PlainJob:
     """A job has `dataset`, `configuration`, `plans_name`, `folds`, `plans` to be written, and `record`, which goes into
     them under `key`. `flags`: fields of the record that may not change between a training and its
-    continuation, and among folds, with the flag that sets each. `name_flag` sets the plans' name. `kind` and `changed`
-    are for messages: what is made, and what is wrong where a fold was begun with other files."""
+    continuation, and among folds, with the flag that sets each. `name_flag` sets the plans' name. `kind`, `whose` and
+    `changed` are for messages: what is made, whose plans its data are preprocessed by, and what is wrong where a fold
+    was begun with other files."""
 
     trainer: str
     key: str
+    whose: str
     flags: Mapping[str, str]
     name_flag: str
     kind: str
@@ -45,23 +49,17 @@ class PlainJob:
         return os.path.join(self.model_folder, f"fold_{fold}")
 
 
-def check_folders(job: PlainJob, continue_training: bool, whose: str) -> None:
-    """`whose` plans the data must be preprocessed by, for the message.
-
+def check_folders(job: PlainJob, continue_training: bool) -> None:
+    """
     Raises:
         StitchError: data are missing, folders cannot be written to, or a fold is there without `--c`.
     """
-    data = os.path.join(job.preprocessed_folder, job.plans["configurations"][job.configuration]["data_identifier"])
-    if not os.path.isdir(data):
-        raise StitchError(f"{data} does not exist: the images must be preprocessed here by {whose} plans; run "
-                          f"nnUNetv2_preprocess -d {job.dataset} -c {job.configuration}")
-    fingerprint = os.path.join(job.preprocessed_folder, "dataset_fingerprint.json")
-    if not os.path.isfile(fingerprint):
-        raise StitchError(f"{fingerprint} does not exist; nnU-Net wants it for training: run "
-                          f"nnUNetv2_extract_fingerprint -d {job.dataset}")
+    require_trainable(job.preprocessed_folder, job.plans["configurations"][job.configuration]["data_identifier"],
+                      job.folds, f"the images must be preprocessed here by {job.whose} plans; run nnUNetv2_preprocess "
+                                 f"-d {job.dataset} -c {job.configuration}")
     results = os.path.dirname(os.path.dirname(job.model_folder))
     for folder in (job.preprocessed_folder, results):
-        if not os.access(folder, os.W_OK):
+        if not is_writable(folder):
             raise StitchError(f"no permission to write into {folder}; change its permissions or the nnU-Net folders")
     started = [f for f in job.folds if os.path.isdir(job.fold_folder(f))]
     if started and not continue_training:
@@ -98,5 +96,4 @@ def validate_fold(job: PlainJob, fold: int | str, device: torch.device, trainer,
 
 
 def _trainer(job: PlainJob, fold: int | str, continue_training: bool, device: torch.device):
-    return get_trainer_from_args(job.dataset, job.configuration, fold, job.trainer, job.plans_name, continue_training,
-                                 device)
+    return trainer_for(job.dataset, job.configuration, fold, job.trainer, job.plans_name, continue_training, device)

@@ -10,6 +10,7 @@ import torch
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, write_json
+from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
 from nnunetv2_stitch.plain_training.checkpoints import deployed, is_deployed
 from nnunetv2_stitch.plain_training.records import without_records
@@ -65,7 +66,9 @@ class PlainSession:
     def write_record(self, name: str, told: Mapping) -> None:
         """Plans without folders of this machine for whoever gets the model; the record beside the weights."""
         trainer = self.trainer
-        write_json(os.path.join(trainer.output_folder_base, "plans.json"), without_records(trainer.plans_manager.plans))
+        path = os.path.join(trainer.output_folder_base, "plans.json")
+        with plans_locked(path):
+            write_json(path, without_records(trainer.plans_manager.plans))
         write_json(os.path.join(trainer.output_folder, name),
                    {**told, "num_epochs": trainer.num_epochs,
                     "num_iterations_per_epoch": trainer.num_iterations_per_epoch})

@@ -59,7 +59,7 @@ class FromMergedJob(PlainJob):
     plans: dict
 
     trainer, key, flags, name_flag = TRAINER, KEY, FLAGS, "-o"
-    kind = "a training from a merged model"
+    kind, whose = "a training from a merged model", "the party's"
     changed = "another checkpoint of the merged model (sha256 differs): it has been made anew since"
 
 
@@ -96,7 +96,7 @@ def prepare(request: FromMergedRequest, continue_training: bool = False) -> From
                         request.iterations, begins)
     job = with_earlier_folds(FromMergedJob(model, site.dataset_name, configuration, request.plans_name, folds, record,
                                            site.plans))
-    check_folders(job, continue_training, "the party's")
+    check_folders(job, continue_training)
     return job
 
 

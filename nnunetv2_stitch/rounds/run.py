@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from nnunetv2_stitch.environment import our_trainers_known
-from nnunetv2_stitch.fileio import write_json
+from nnunetv2_stitch.plain_training.claims import claimed
 from nnunetv2_stitch.plain_training.job import train_fold, validate_fold
 from nnunetv2_stitch.rounds.prepare import TRAINER, FromMergedJob, FromMergedRequest, prepare
 
@@ -51,12 +51,12 @@ def train_from_merged(model: str, dataset: str | int, *, device: str | torch.dev
     remarks = _remarks(job)
     for line in remarks:
         say(line)
-    write_json(job.plans_file, job.plans)
     dice = {}
-    for fold in job.folds:
-        trainer = train_fold(job, fold, device, continue_training, say, "training on from the merged model")
-        if validate:
-            dice[fold] = validate_fold(job, fold, device, trainer, say)
+    with claimed(job, continue_training, say) as job:
+        for fold in job.folds:
+            trainer = train_fold(job, fold, device, continue_training, say, "training on from the merged model")
+            if validate:
+                dice[fold] = validate_fold(job, fold, device, trainer, say)
     return FromMergedResult(job.model_folder, job.dataset, job.configuration, TRAINER, job.plans_name, job.folds, dice,
                             remarks)
 

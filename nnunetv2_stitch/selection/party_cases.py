@@ -15,6 +15,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.datasets import find_dataset
+from nnunetv2_stitch.parties.preprocessed import SPLITS, split_of_fold
 from nnunetv2_stitch.selection.party_terms import PartyTerms
 
 Case = tuple[np.ndarray, np.ndarray]  # data (C, z, y, x), segmentation (1, z, y, x)
@@ -41,7 +42,7 @@ class RawDataset:
         """`splits_final.json` of the preprocessed dataset; None if there is none here."""
         if not nnUNet_preprocessed.is_set():
             return None
-        path = os.path.join(str(nnUNet_preprocessed), self.name, "splits_final.json")
+        path = os.path.join(str(nnUNet_preprocessed), self.name, SPLITS)
         return path if os.path.isfile(path) else None
 
     @property
@@ -67,18 +68,14 @@ def validation_files(dataset: RawDataset, fold: int | str) -> list[CaseFiles]:
     """The cases that nnU-Net leaves out of the training of a fold.
 
     Raises:
-        StitchError: the splits have no such fold, or files are missing.
+        StitchError: files are missing.
     """
     path = dataset.splits_file
-    splits = read_json(path)
-    if not str(fold).isdecimal() or int(fold) >= len(splits):
-        raise StitchError(f"{path} has folds 0 to {len(splits) - 1}, not {fold}, which the model was trained with; "
-                          f"take the test cases (--test_cases), or the splits that it was trained with")
     try:
         files = get_filenames_of_train_images_and_targets(dataset.folder, copy.deepcopy(dataset.dataset_json))
     except FileNotFoundError as error:
         raise StitchError(f"{error.filename} does not exist; nnUNet_raw must hold the dataset's images") from error
-    names = sorted(splits[int(fold)]["val"])
+    names = sorted(split_of_fold(os.path.dirname(path), fold, files)[1])
     missing = [n for n in names if n not in files]
     if missing:
         raise StitchError(f"case {missing[0]} of {path} has no image in {dataset.folder}; nnUNet_raw must hold the "

@@ -10,8 +10,7 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.parties.preprocessed import validation_names
 from nnunetv2_stitch.selection.deploy import load_supernet
 from nnunetv2_stitch.selection.dice import counts_by_label, foreground_dice
 from nnunetv2_stitch.selection.party_cases import Case, preprocess, test_files
@@ -45,19 +44,12 @@ class SettingScorer(PositionSweep):
         """The preprocessed validation cases of a fold, in order of their names, read one at a time.
 
         Raises:
-            StitchError: the dataset has no such fold.
+            StitchError: the dataset has no preprocessed cases.
         """
         folder = os.path.join(preprocessed_folder, self.data_identifier)
-        dataset_class = infer_dataset_class(folder)
-        if fold == "all":
-            names = sorted(dataset_class.get_identifiers(folder))
-        else:
-            path = os.path.join(preprocessed_folder, "splits_final.json")
-            splits = read_json(path)
-            if not 0 <= int(fold) < len(splits):
-                raise StitchError(f"{path} has folds 0 to {len(splits) - 1}, not {fold}")
-            names = sorted(splits[int(fold)]["val"])
-        return PreprocessedCases(dataset_class(folder, names), names, f"the validation cases of fold {fold}")
+        names = validation_names(preprocessed_folder, self.data_identifier, fold)
+        return PreprocessedCases(infer_dataset_class(folder)(folder, names), names,
+                                 f"the validation cases of fold {fold}")
 
     @torch.inference_mode()
     def score(self, setting: Setting, cases: Sequence[Case]) -> float:

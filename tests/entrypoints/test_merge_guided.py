@@ -57,7 +57,6 @@ BAD = {
     "path as name": ({"-o": "../x"}, "-o '../x'", None),
     "dataset": ({"-d": "7"}, "dataset 7 in nnUNet_preprocessed", None),
     "configuration": ({"-c": "3d_fullres"}, "is of configuration 2d, not 3d_fullres", None),
-    "fold": ({"-f": "2"}, "has folds 0 to 1, not 2", None),
     "plans": ({"-p": "Others"}, "Others.json does not exist", None),
     "base": ({"-base": "none.pth"}, "none.pth does not exist", None),
     "shape": ({}, "encoder.stages.0.0.convs.0.conv.weight is", lambda f: change_weights(

@@ -1,5 +1,6 @@
 """nnUNetv2_predict_stitched: flags, and bad input: one line on stderr, exit code 2, nothing written."""
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -127,6 +128,46 @@ def test_input_without_images_or_with_a_channel_missing(bad, world, images, tmp_
 def test_flags_that_do_not_fit(bad):
     assert "-step_size 0" in bad("-d", 801, "-step_size", 0)
     assert "-part_id 2" in bad("-d", 801, "-num_parts", 2, "-part_id", 2)
+
+
+def test_predictions_of_a_previous_stage(bad):
+    assert "a stitched model has no stages; leave it out" in bad("-d", 801, "-prev_stage_predictions", "x")
+
+
+class Parsed(Exception):
+    """Instead of what a command does with its arguments."""
+
+
+def flags_of(parser) -> dict:
+    return {flag: action for action in parser._actions if action.dest != "help" for flag in action.option_strings}
+
+
+@pytest.mark.parametrize("entry", ["predict_entry_point", "predict_entry_point_modelfolder"])
+def test_every_flag_of_the_stock_command_is_taken_and_means_the_same(entry, monkeypatch, capsys):
+    """Also those of nnU-Net versions to come: what is new there fails here."""
+    from nnunetv2.inference import predict_from_raw_data
+
+    def parse_args(self, *_):
+        raise Parsed(self)
+    with monkeypatch.context() as patch, pytest.raises(Parsed) as caught:
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        getattr(predict_from_raw_data, entry)()
+    theirs, ours = flags_of(caught.value.args[0]), flags_of(predict_stitched.build_parser())
+    assert len(theirs) > 15 and theirs.keys() <= ours.keys()
+    for flag, action in theirs.items():
+        own = ours[flag]
+        assert (own.dest, own.nargs, type(own)) == (action.dest, action.nargs, type(action)), flag
+        # Found rather than asked for: the model, its folds, and what suits the device.
+        if flag not in ("-d", "-m", "-c", "-p", "-tr", "-f", "-device", "-npp", "-nps"):
+            assert (own.default, own.required) == (action.default, action.required), flag
+
+
+def test_processes_are_nnunets_own_variables_where_they_are_set(monkeypatch):
+    for name in ("nnUNet_npp", "nnUNet_nps"):
+        monkeypatch.delenv(name, raising=False)
+        assert [predict_stitched.default_workers(name, device) for device in ("cpu", "cuda")] == [0, 3]
+        monkeypatch.setenv(name, "5")
+        assert [predict_stitched.default_workers(name, device) for device in ("cpu", "cuda")] == [5, 5]
 
 
 def test_output_folder_that_cannot_be(bad, tmp_path):

@@ -38,7 +38,17 @@ BAD = {
     "name": (["-o", "a__b"], "double underscore", None),
     "dataset": (["-d", "7"], "dataset 7 in nnUNet_preprocessed", None),
     "configuration": (["-c", "3d_fullres"], "is of configuration 2d, not 3d_fullres", None),
-    "fold": (["-f", "5"], "has folds 0 to 1, not 5", None),
+    "no cases": ([], "holds no preprocessed cases", lambda f: [
+        p.unlink() for p in (f["party"] / "nnUNetPlans_2d").iterdir()]),
+    "references": ([], "gt_segmentations does not exist; nnU-Net wants it for validation", lambda f: shutil.rmtree(
+        f["party"] / "gt_segmentations")),
+    "reference": ([], "b.nii.gz does not exist; nnU-Net wants it for validation", lambda f: (
+        f["party"] / "gt_segmentations" / "b.nii.gz").unlink()),
+    "case of the splits": ([], "case a of fold 0 in", lambda f: (f["party"] / "nnUNetPlans_2d" / "a.b2nd").unlink()),
+    "no validation cases": ([], "fold 0 has no validation cases", lambda f: write_json(
+        str(f["party"] / "splits_final.json"), [{"train": ["a", "b"], "val": []}])),
+    "too few cases": ([], "holds 2 cases, too few for the 5 folds", lambda f: (
+        f["party"] / "splits_final.json").unlink()),
     "plans": (["-p", "Others"], "Others.json does not exist: the party's data must be preprocessed with the models' "
               "plans; see nnUNetv2_move_plans_between_datasets and nnUNetv2_preprocess, or name the plans with -p; "
               "there are: nnUNetPlans", None),

@@ -177,6 +177,26 @@ def test_host_data_that_are_not_preprocessed(world, capsys):
     assert "nnUNetPlans_2d" in err and "nnUNetv2_preprocess" in err
 
 
+@pytest.mark.slow
+def test_what_a_training_would_stop_on_is_said_before_it_and_by_a_dry_run_after_its_report(world, capsys):
+    """What nnU-Net's trainer reads at its beginning and at its end, hours later, is looked for first."""
+    folder = world.preprocessed / world.host.dataset
+    missing = [folder / "dataset_fingerprint.json", folder / "gt_segmentations",
+               folder / "gt_segmentations" / "tr_001.nii.gz", folder / "nnUNetPlans_2d" / "tr_000.b2nd"]
+    aside = world.root / "aside"
+    for path, dry in zip(missing, (True, False, True, True)):
+        path.rename(aside)
+        flags = ("--dry_run",) if dry else ()
+        err = refused(world, capsys, 801, 802, "-positions", "2,20", *flags)
+        assert path.name.split(".")[0] in err and "run nnUNetv2_" in err
+        aside.rename(path)
+    (world.results / world.host.dataset / f"{FOLDER}__2d" / "fold_0").mkdir(parents=True)
+    assert "already holds fold 0; add --c" in refused(world, capsys, 801, 802, "-positions", "2,20", "--dry_run")
+    command(801, 802, "-positions", "2,20", "--dry_run", "--c")
+    assert "Nothing was written" in capsys.readouterr().out
+    assert "-num_gpus 2" in refused(world, capsys, 801, 802, "-positions", "2,20", "--dry_run", "--c", "-num_gpus", 2)
+
+
 def test_environment_variables_that_are_not_set(world, capsys, monkeypatch):
     for name in ("nnUNet_preprocessed", "nnUNet_results"):
         with monkeypatch.context() as patch:

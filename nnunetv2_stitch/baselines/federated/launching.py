@@ -17,6 +17,7 @@ from nnunetv2_stitch.baselines.federated.processes import Processes
 from nnunetv2_stitch.environment import usable_cores
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, read_json, write_json
+from nnunetv2_stitch.locks import plans_locked
 
 FINAL, CURVE_FILE = "checkpoint_final.pth", "progress.png"
 
@@ -97,7 +98,9 @@ def start_trainers(job: Job, trainers: Processes) -> Job:
 def write_files_beside(job: Job, output_folder: str) -> None:
     """plans.json, dataset.json and dataset_fingerprint.json of the host."""
     plans, dataset_json = job.party_files(job.parties[0])
-    write_json(os.path.join(output_folder, "plans.json"), plans)
+    path = os.path.join(output_folder, "plans.json")
+    with plans_locked(path):
+        write_json(path, plans)
     write_json(os.path.join(output_folder, "dataset.json"), dataset_json)
     fingerprint = os.path.join(job.host_folder, "dataset_fingerprint.json")
     atomically(os.path.join(output_folder, "dataset_fingerprint.json"),

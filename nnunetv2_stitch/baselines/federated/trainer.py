@@ -22,6 +22,7 @@ from torch._dynamo import OptimizedModule
 from nnunetv2_stitch.baselines.federated import wire
 from nnunetv2_stitch.baselines.federated.job import Job, resolved
 from nnunetv2_stitch.baselines.federated.sharing import set_shared, shared, shared_arrays
+from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, write_json
 from nnunetv2_stitch.randomness import random_state, seed_everything, set_random_state
@@ -37,8 +38,7 @@ class LocalTrainer:
     def __init__(self, job: Job, index: int):
         self.job, self.party = job, job.parties[index]
         device = torch.device(job.device)
-        torch.set_num_threads(job.threads if device.type == "cpu" else 1)  # one beside a GPU, as nnU-Net's commands do
-        torch.backends.cudnn.benchmark = device.type == "cuda"
+        set_up_device(device, threads=job.threads)
         plans, dataset_json = self._plans()
         seed_everything(job.seed)  # the same everywhere, so that all networks start alike
         fold = job.fold if job.fold == "all" else int(job.fold)

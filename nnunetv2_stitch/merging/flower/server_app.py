@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from nnunetv2_stitch.baselines.federated.job import Job
 from nnunetv2_stitch.baselines.federated.reporting import all_nodes, launcher_told
 from nnunetv2_stitch.baselines.federated.state import WEIGHTS_FILE, read_state
+from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.merging.centre import opened
 from nnunetv2_stitch.merging.flower.buffer import PartyModel
 from nnunetv2_stitch.merging.flower.centre_search import CentreSearch, SearchSettings
@@ -30,7 +31,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run the rounds that are left, and tell the launcher of each, of an error and of the end."""
     job = Job.of_this_process()
     with launcher_told(job) as report:
-        torch.set_num_threads(job.threads if job.device == "cpu" else 1)
+        set_up_device(job.device, threads=job.threads)
         state = read_state(os.path.join(job.folder, WEIGHTS_FILE))
 
         def on_round(entry: dict[str, Any], weights: dict[str, np.ndarray], models: list[PartyModel]) -> None:

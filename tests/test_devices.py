@@ -1,0 +1,45 @@
+"""Everything that trains sets up its process as nnU-Net's own training command does, in one place."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import nnunetv2_stitch
+from nnunetv2_stitch.devices import set_up_device
+from nnunetv2_stitch.environment import usable_cores
+
+ROOT = Path(nnunetv2_stitch.__file__).parent
+WORDS = r"\b(set_num_threads|set_num_interop_threads|cudnn|get_trainer_from_args)\b"
+
+
+def test_no_other_module_sets_threads_or_cudnn_or_makes_a_trainer_by_itself():
+    checkout = Path(__file__).resolve().parents[1]
+    files = [*ROOT.rglob("*.py"), *(checkout / "entrypoints").glob("*.py"), *(checkout / "trainers").glob("*.py")]
+    found = {path.name for path in files if re.search(WORDS, path.read_text())}
+    assert found == {"devices.py"}
+
+
+def test_those_that_make_a_trainer_without_nnunets_function_set_up_too():
+    made = [p for p in ROOT.rglob("*.py") if re.search(r"(?<!class )\bnnUNetTrainer\(", p.read_text())
+            and "class nnUNetTrainer" not in p.read_text() and p.parent.name != "trainers"]
+    assert {p.relative_to(ROOT).as_posix() for p in made} == {"baselines/federated/trainer.py", "merging/centre.py"}
+    assert all(re.search(r"set_up_(device|cudnn)\(", p.read_text()) for p in made)
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_threads_and_cudnn_are_nnunets(kept):
+    for given, threads in (({}, usable_cores()), ({"processes": 2}, max(1, usable_cores() // 2)),
+                           ({"processes": 999}, 1), ({"threads": 3}, 3)):
+        set_up_device("cpu", **given)
+        assert torch.get_num_threads() == threads
+    assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
