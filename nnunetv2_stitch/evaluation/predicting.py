@@ -50,6 +50,7 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
     for party, files in cases.items():
         folder = found[party] = prediction_folder(output, entry.name, party)
         kept = _kept(folder, made_with) if continue_prediction else set()
+        _require_ours(folder)
         for case in files:  # what another model left here must not pass for this one's when this is interrupted
             if case + ending not in kept and os.path.isfile(os.path.join(folder, case + ending)):
                 os.remove(os.path.join(folder, case + ending))
@@ -62,6 +63,13 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
                     os.replace(os.path.join(temporary, case + ending), os.path.join(folder, case + ending))
                 each(party, case)
     return found
+
+
+def _require_ours(folder: str) -> None:
+    """Raises StitchError if there is anything in a folder that this did not write."""
+    if os.path.isdir(folder) and os.listdir(folder) and not os.path.isfile(os.path.join(folder, RECORD)):
+        raise StitchError(f"{folder} holds files that were not predicted by this command ({RECORD} is missing); choose "
+                          f"another -o")
 
 
 def _kept(folder: str, made_with: Mapping) -> set[str]:
