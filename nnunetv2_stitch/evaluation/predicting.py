@@ -40,9 +40,11 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
         Test set -> folder.
 
     Raises:
-        StitchError: the model is missing, broken, a cascade, or of another file format or number of channels; or,
-            when continuing, other predictions are in the way.
+        StitchError: the model is missing, broken, a cascade, or of another file format or number of channels; or
+            files are in the way that were not predicted here, or, when continuing, by another model.
     """
+    for party in cases:
+        _require_ours(prediction_folder(output, entry.name, party))
     predictor = load_predictor(entry, folds, checkpoint_name, device, mirroring)
     ending = predictor.dataset_json["file_ending"]
     made_with = {"model": entry.name, "mode": entry.mode, "mirroring": mirroring, "checkpoints": predictor.checkpoints}
@@ -50,7 +52,6 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
     for party, files in cases.items():
         folder = found[party] = prediction_folder(output, entry.name, party)
         kept = _kept(folder, made_with) if continue_prediction else set()
-        _require_ours(folder)
         for case in files:  # what another model left here must not pass for this one's when this is interrupted
             if case + ending not in kept and os.path.isfile(os.path.join(folder, case + ending)):
                 os.remove(os.path.join(folder, case + ending))
