@@ -79,9 +79,8 @@ def test_each_row_of_a_second_comparison_is_of_its_own_partner(world, world2d, t
     for row in ROWS[:-1]:
         assert any(found[k] != others.get(k.replace(THIRD, world.partner.dataset)) for k in found
                    if k.startswith(f"{row}/")), f"{row} does not depend on the partner, so this proves nothing"
-    pooled = [load_checkpoint(f"{r.model_folders['merged']}/fold_0/checkpoint_final.pth")["network_weights"]
-              for r in (first, second)]  # too short a training to segment anything
-    assert any((pooled[0][k] != pooled[1][k]).any() for k in pooled[0])
+    pooled = [Path(r.model_folders["merged"]).parent.name for r in (first, second)]
+    assert pooled == [f"Dataset{i}_HostBlobsAndPartnerBlobs" for i in (999, 998)]
     with pytest.raises(StitchError, match="made for a comparison only.*-p: nnUNetStitchPlans_"):
         find_stitched_model(again.host.dataset)
     name = Path(alone.model_folders["stitched"]).name.split("__")[1]
@@ -90,7 +89,7 @@ def test_each_row_of_a_second_comparison_is_of_its_own_partner(world, world2d, t
 
 @pytest.mark.slow
 def test_a_quick_look_is_not_taken_for_the_full_comparison(world, tmp_path):
-    rows = ["stitched", "finetuned_B_on_A", "distilled"]
+    rows = ["stitched", "finetuned_B_on_A"]
     quick = run(world, world.partner.dataset, rows=rows, folder=str(tmp_path / "quick"))
     full = run(world, world.partner.dataset, rows=rows, folder=str(tmp_path / "full"), epochs=2, baseline_epochs=2)
     for row in rows:
@@ -116,6 +115,7 @@ def test_every_row_answers_with_the_checkpoint_that_was_asked_for(world, tmp_pat
                                     perform_everything_on_device=False)
             stock.initialize_from_trained_model_folder(str(world.model(party)), (0,), best)
             out = tmp_path / row / tested.dataset
+            out.mkdir(parents=True)
             stock.predict_from_files_sequential(str(world.test_images(tested)), str(out))
             stitched_model.assert_equal_voxels(out, Path(result.folder) / "predictions" / row / tested.dataset, 3)
     tuned = Path(result.model_folders["finetuned_B_on_A"])
