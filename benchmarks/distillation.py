@@ -41,13 +41,13 @@ def dice_of(comparison) -> dict[str, dict[str, float]]:
             for model in comparison.model_names}
 
 
-def with_partners_images(root: str, names: list[str], settings: DemoSettings, args, device) -> dict[str, float]:
+def with_partners_images(root: str, teacher: str, names: list[str], settings: DemoSettings, args,
+                         device) -> dict[str, float]:
     """Dice by party of a student that is taught on the partner's training images too."""
     host = names[0]
     model = read_model_folder(os.path.join(root, "nnUNet_results", host,
                                            f"{settings.trainer}__{PLANS}__{CONFIGURATION}"))
     epochs, iterations = budget(settings.trainer, model.plans, CONFIGURATION, model.dataset_json)
-    teacher = os.path.join(root, "nnUNet_results", host, f"nnUNetTrainerStitch__nnUNetStitchPlans__{CONFIGURATION}")
     result = distill(teacher, host, device=device, continue_training=True, validate=False, folds=args.folds,
                      unlabelled=os.path.join(root, "nnUNet_raw", names[1], "imagesTr"), epochs=args.epochs or epochs,
                      iterations=args.iterations or iterations, seed=settings.seed, plans_name="nnUNetUnlabelledPlans",
@@ -72,7 +72,7 @@ def one_seed(root: str, names: list[str], settings: DemoSettings, args, device) 
                      seed=settings.seed)
     dice = dice_of(result.comparison)
     if args.unlabelled:
-        dice[WITH_IMAGES] = with_partners_images(root, names, settings, args, device)
+        dice[WITH_IMAGES] = with_partners_images(root, result.model_folders["stitched"], names, settings, args, device)
     return {"host": host, "partner": partner, "seed": settings.seed, "folds": args.folds, "dice": dice,
             "details": result.details}
 

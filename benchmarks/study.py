@@ -36,8 +36,7 @@ from nnunetv2_stitch.selection.scoring import SettingScorer, labelled_test_cases
 from nnunetv2_stitch.selection.sweep import Sweep
 from nnunetv2_stitch.stitching.setting import Setting
 
-FITS = {"direct": ("nnUNetTrainerStitchDirect", "nnUNetStitchDirectPlans"),
-        "double-batched": ("nnUNetTrainerStitch", "nnUNetStitchPlans")}
+FITS = {"direct": "direct", "double-batched": "stitched"}  # rows of the comparison
 COLOURS = {"direct": BLUE, "double-batched": VERMILLION}
 COUNTS = (0, 1, 2, 4, 8, 16, 32)
 FOLDS_WITHOUT_BLOCKS = 5
@@ -92,10 +91,9 @@ def study_direction(root: str, host: str, partner: str, settings: DemoSettings, 
             for model in comparison.model_names}
     found = {"host": host, "partner": partner, "seed": settings.seed, "folds": folds, "dice": dice,
              "details": result.details, "skipped": result.skipped, "curves": {}}
-    for fit, (trainer, plans_name) in FITS.items():
-        model = os.path.join(root, "nnUNet_results", host, f"{trainer}__{plans_name}__{CONFIGURATION}")
-        if os.path.isfile(os.path.join(model, f"fold_{folds[0]}", "sweep.json")):
-            found["curves"][fit] = curves(root, model, host, partner, folds[0], device)
+    for fit, row in FITS.items():
+        if row in result.model_folders:
+            found["curves"][fit] = curves(root, result.model_folders[row], host, partner, folds[0], device)
     write_json(done, found)
     return found
 

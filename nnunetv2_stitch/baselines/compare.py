@@ -10,31 +10,32 @@ import torch
 from nnunetv2.paths import nnUNet_raw, nnUNet_results
 
 from nnunetv2_stitch.baselines.making import RowMaker
+from nnunetv2_stitch.baselines.obstacles import obstacle
 from nnunetv2_stitch.baselines.rows import ROWS, Answer, Row
+from nnunetv2_stitch.baselines.state import State, comparison_record
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.comparison import Comparison
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
 from nnunetv2_stitch.evaluation.labels import read_labels
 from nnunetv2_stitch.evaluation.matrix import evaluate
-from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.inference.plain import plain_predictor
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
 from nnunetv2_stitch.parties.model_folder import read_model_folder
-from nnunetv2_stitch.pipeline.prepare import Request, prepare
+from nnunetv2_stitch.pipeline.prepare import Request, examine
 
-STATE_FILE = "compare_state.json"
 HOST_ROW = ROWS[0].key
 
 
 @dataclass(frozen=True)
 class CompareResult:
     """A finished comparison. `details` says of a row what it turned out to be, `skipped` why a row is not there, both
-    by the row's name."""
+    by the row's name. `model_folders`: what answered, by the row's key."""
 
     folder: str
     comparison: Comparison
     details: dict[str, str]
     skipped: dict[str, str]
+    model_folders: dict[str, str]
 
 
 def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: str | None = None,
@@ -61,49 +62,52 @@ def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: st
         StitchError: bad input, before anything is written; or a row that could not be made.
     """
     device = torch.device(device)
-    job = prepare(Request(dataset_a, dataset_b, **request), dry_run=True)
+    job = examine(Request(dataset_a, dataset_b, **request))
     _require_one_labelling(job)
     folder = os.path.abspath(folder or os.path.join(str(nnUNet_results), job.host.dataset_name,
                                                     f"comparison_with_{job.partner.dataset_name}"))
     sets = _test_sets(test_sets, job)
     wanted = _rows(rows)
-    state = _state(folder, resume, job, baseline_epochs, baseline_iterations)
-    write_json(os.path.join(folder, STATE_FILE), state)
+    state = State.of(folder, comparison_record(job, baseline_epochs, baseline_iterations, tta), sets, resume)
+    state.write()
     maker = RowMaker(job, device, progress, baseline_epochs, baseline_iterations, say)
-    for number, row in enumerate(wanted, 1):
-        heading = f"[{number}/{len(wanted)}] {row.name}"
-        if row.key not in state["rows"]:
-            reason = maker.obstacle(row.key)
-            if reason:
-                say(f"{heading}: left out, {reason}")
-                state["skipped"][row.key] = reason
-                write_json(os.path.join(folder, STATE_FILE), state)
-                continue
-            say(heading)
-            state["rows"][row.key] = {"answer": maker.make(row.key).to_json(), "predicted": []}
-            state["skipped"].pop(row.key, None)
-            write_json(os.path.join(folder, STATE_FILE), state)
-        entry = state["rows"][row.key]
-        todo = [s for s in sets if s.name not in entry["predicted"]]
-        if not todo:
-            say(f"{heading}: done before")
+    headings = {row.key: f"[{number}/{len(wanted)}] {row.name}" for number, row in enumerate(wanted, 1)}
+    for row in wanted:
+        if not state.is_made(row.key, sets):
+            state.rows.pop(row.key, None)
+            state.skipped.pop(row.key, None)
+            if reason := obstacle(row.key, job, baseline_epochs, baseline_iterations):
+                say(f"{headings[row.key]}: left out, {reason}")
+                state.skipped[row.key] = reason
+    state.write()
+    for row in wanted:
+        if row.key in state.skipped:
             continue
-        predictor = _predictor(Answer.from_json(entry["answer"]), device, tta)
+        say(headings[row.key])
+        if row.key not in state.rows:
+            state.add(row.key, maker.make(row.key))
+        todo = state.left(row.key, sets)
+        if not todo:
+            say(f"{headings[row.key]}: done before")
+            continue
+        predictor = _predictor(state.answer(row.key), device, tta)
         for test_set in todo:
             predictor.predict_from_files_sequential(test_set.images_folder, _made(_predictions(folder, row, test_set)))
-            entry["predicted"].append(test_set.name)
-            write_json(os.path.join(folder, STATE_FILE), state)
-    made = [row for row in wanted if row.key in state["rows"]]
+            state.rows[row.key]["predicted"].append(test_set.name)
+            state.write()
+    made = [row for row in wanted if row.key in state.rows]
     say("Evaluating")
     models = [ModelEntry(r.name, note=r.note, predictions={t.name: _predictions(folder, r, t) for t in sets})
               for r in made]
     comparison = evaluate(models, sets, own=sets[0].name, tolerance=tolerance, progress=progress,
                           labels=read_labels(os.path.join(job.host.path, "dataset.json")))
-    details = {r.name: detail for r in made if (detail := state["rows"][r.key]["answer"]["detail"])}
-    skipped = {r.name: state["skipped"][r.key] for r in wanted if r.key in state["skipped"]}
+    answers = {r: state.answer(r.key) for r in made}
+    details = {r.name: a.detail for r, a in answers.items() if a.detail}
+    skipped = {r.name: state.skipped[r.key] for r in wanted if r.key in state.skipped}
     remarks = [*(f"{name}: {detail}." for name, detail in details.items()),
                *(f"Left out: {name}, because {reason}." for name, reason in skipped.items())]
-    return CompareResult(folder, replace(comparison, remarks=(*comparison.remarks, *remarks)), details, skipped)
+    return CompareResult(folder, replace(comparison, remarks=(*comparison.remarks, *remarks)), details, skipped,
+                         {r.key: a.model_folder for r, a in answers.items()})
 
 
 def _require_one_labelling(job) -> None:
@@ -126,8 +130,8 @@ def _made(folder: str) -> str:
 
 def _predictor(answer: Answer, device: torch.device, tta: bool):
     if not answer.settings:
-        model = read_model_folder(answer.model_folder)
-        return plain_predictor(model, answer.folds, device, tta)
+        model = read_model_folder(answer.model_folder, answer.checkpoint_name)
+        return plain_predictor(model, answer.folds, device, tta, answer.checkpoint_name)
     predictor = StitchedPredictor(device=device, use_mirroring=tta, allow_tqdm=False,
                                   perform_everything_on_device=device.type == "cuda")
     predictor.initialize_from_stitches(answer.model_folder, answer.settings)
@@ -154,24 +158,3 @@ def _rows(keys: Sequence[str] | None) -> list[Row]:
     if unknown:
         raise StitchError(f"there is no row {unknown[0]}; choose among {', '.join(r.key for r in ROWS)}")
     return [r for r in ROWS if keys is None or r.key in (HOST_ROW, *keys)]
-
-
-def _state(folder: str, resume: bool, job, epochs: int | None, iterations: int | None) -> dict:
-    """What was done in the folder before, or nothing."""
-    same = {"host": job.host.path, "partner": job.partner.path, "folds": job.folds, "seed": job.request.seed,
-            "epochs": job.request.epochs, "iterations": job.request.iterations, "baseline_epochs": epochs,
-            "baseline_iterations": iterations, "plans_name": job.request.plans_name}
-    path = os.path.join(folder, STATE_FILE)
-    if os.path.isfile(path):
-        state = read_json(path)
-        if not resume:
-            raise StitchError(f"{folder} holds a comparison; add --c to go on with it, or choose another folder with "
-                              f"-o")
-        different = [k for k in same if state["request"].get(k) != same[k]]
-        if different:
-            raise StitchError(f"the comparison in {folder} was started with other {', '.join(different)}; choose "
-                              f"another folder with -o")
-        return state
-    if os.path.isdir(folder) and os.listdir(folder):
-        raise StitchError(f"{folder} is not empty and holds no comparison; choose another folder with -o")
-    return {"request": same, "rows": {}, "skipped": {}}

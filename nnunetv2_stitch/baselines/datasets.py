@@ -11,12 +11,15 @@ import os
 import shutil
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
+from nnunetv2.training.dataloading.nnunet_dataset import file_ending_dataset_mapping, infer_dataset_class
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.locks import plans_locked
+from nnunetv2_stitch.locks import locked, plans_locked
+from nnunetv2_stitch.parties.datasets import STORED, data_digest, folds_of
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY
+from nnunetv2_stitch.provenance import Provenance, begin, made_from
 
 FINGERPRINT, SPLITS, LABELS = "dataset_fingerprint.json", "splits_final.json", "gt_segmentations"
 
@@ -33,11 +36,30 @@ def has_preprocessed(party: ModelFolder) -> bool:
                                        for name in ("dataset.json", FINGERPRINT, LABELS))
 
 
+def storage(party: ModelFolder) -> str | None:
+    """How the party's preprocessed cases are stored, by the ending of their files: it depends on the version of nnU-Net
+    that preprocessed them. None where nnU-Net cannot tell, and would not train."""
+    folder = os.path.join(preprocessed_folder(party), party.configuration_manager.data_identifier)
+    try:
+        kind = infer_dataset_class(folder)
+    except (AssertionError, KeyError):
+        return None
+    return next(ending for ending, known in file_ending_dataset_mapping.items() if known is kind)
+
+
+def data_of(party: ModelFolder) -> str | None:
+    """See `data_digest`."""
+    return data_digest(preprocessed_folder(party), party.configuration_manager.data_identifier)
+
+
 def borrow_plans(source: ModelFolder, owner: ModelFolder, plans_name: str) -> str:
     """Write `source`'s plans (network, patch and batch size) for training on `owner`'s preprocessed data.
 
     Returns:
         The path of the plans file in `owner`'s preprocessed folder.
+
+    Raises:
+        StitchError: there are other plans of this name.
     """
     return _write_plans(source, owner.dataset_name, owner.configuration_manager.data_identifier, plans_name)
 
@@ -50,8 +72,10 @@ def _write_plans(source: ModelFolder, dataset_name: str, data_identifier: str, p
                   "configurations": {source.configuration: configuration}})
     path = os.path.join(str(nnUNet_preprocessed), dataset_name, f"{plans_name}.json")
     with plans_locked(path):
-        if not os.path.isfile(path) or read_json(path) != plans:
+        if not os.path.isfile(path):
             write_json(path, plans)
+        elif read_json(path) != plans:
+            raise StitchError(f"{path} holds other plans; move it away and start again")
     return path
 
 
@@ -62,50 +86,59 @@ def merge_datasets(host: ModelFolder, partner: ModelFolder, plans_name: str) -> 
     parties' validation cases; a party without that fold trains on all its cases.
 
     Returns:
-        The dataset's name, `DatasetNNN_<A>And<B>` under a free id; the same name in a second call.
+        The dataset's name, `DatasetNNN_<A>And<B>` under a free id; the same name in a second call for the same data. A
+        dataset of that name that was not made from these is left alone.
     """
-    name = _merged_name(host, partner)
-    folder = os.path.join(str(nnUNet_preprocessed), name)
+    record = Provenance("pooled dataset", {
+        "parties": [p.dataset_name for p in (host, partner)], "data": [data_of(p) for p in (host, partner)],
+        "data_identifier": host.configuration_manager.data_identifier})
+    with locked(os.path.join(str(nnUNet_preprocessed), ".pooled.lock")):
+        name = _merged_name(host, partner, record)
+        if not os.path.isdir(os.path.join(str(nnUNet_preprocessed), name)):
+            _merge(host, partner, name, record)
+    _write_plans(host, name, host.configuration_manager.data_identifier, plans_name)
+    return name
+
+
+def _merge(host: ModelFolder, partner: ModelFolder, name: str, record: Provenance) -> None:
     data_identifier = host.configuration_manager.data_identifier
     # A name that nnU-Net does not take for a dataset.
-    unfinished = os.path.join(str(nnUNet_preprocessed), f".unfinished_{name}")
-    if not os.path.isdir(os.path.join(folder, data_identifier)):
-        shutil.rmtree(unfinished, ignore_errors=True)
-        for part in (data_identifier, LABELS):
-            os.makedirs(os.path.join(unfinished, part))
-        splits, cases = [], 0
-        for prefix, party in (("A_", host), ("B_", partner)):
-            identifiers = _link_party(party, prefix, unfinished, data_identifier)
-            cases += len(identifiers)
-            splits.append(_prefixed_splits(party, prefix, identifiers))
-        folds = max(len(s) for s, _ in splits)
-        merged = [{part: sum((s[k][part] if k < len(s) else rest[part] for s, rest in splits), [])
-                   for part in ("train", "val")} for k in range(folds)]
-        write_json(os.path.join(unfinished, SPLITS), merged)
-        write_json(os.path.join(unfinished, "dataset.json"), {**host.dataset_json, "numTraining": cases})
-        _link(os.path.join(preprocessed_folder(host), FINGERPRINT), os.path.join(unfinished, FINGERPRINT))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(unfinished, folder)
-    _write_plans(host, name, data_identifier, plans_name)
-    return name
+    unfinished = os.path.join(str(nnUNet_preprocessed), f".unfinished_{record.name('pooled')}")
+    begin(unfinished, record)
+    for part in (data_identifier, LABELS):  # of an earlier call that was interrupted
+        shutil.rmtree(os.path.join(unfinished, part), ignore_errors=True)
+        os.makedirs(os.path.join(unfinished, part))
+    splits, cases = [], 0
+    for prefix, party in (("A_", host), ("B_", partner)):
+        identifiers = _link_party(party, prefix, unfinished, data_identifier)
+        cases += len(identifiers)
+        splits.append(_prefixed_splits(party, prefix, identifiers))
+    folds = max(len(s) for s, _ in splits)
+    merged = [{part: sum((s[k][part] if k < len(s) else rest[part] for s, rest in splits), [])
+               for part in ("train", "val")} for k in range(folds)]
+    write_json(os.path.join(unfinished, SPLITS), merged)
+    write_json(os.path.join(unfinished, "dataset.json"), {**host.dataset_json, "numTraining": cases})
+    _link(os.path.join(preprocessed_folder(host), FINGERPRINT), os.path.join(unfinished, FINGERPRINT))
+    os.replace(unfinished, os.path.join(str(nnUNet_preprocessed), name))
 
 
 def _link_party(party: ModelFolder, prefix: str, target: str, data_identifier: str) -> list[str]:
     """Link a party's preprocessed cases and labels under prefixed names; returns its case names."""
     source = preprocessed_folder(party)
-    for ours, theirs in ((data_identifier, party.configuration_manager.data_identifier), (LABELS, LABELS)):
+    for ours, theirs, endings in ((data_identifier, party.configuration_manager.data_identifier, STORED),
+                                  (LABELS, LABELS, party.dataset_json["file_ending"])):
         for file in sorted(os.listdir(os.path.join(source, theirs))):
-            _link(os.path.join(source, theirs, file), os.path.join(target, ours, prefix + file))
+            if file.endswith(endings) and not file.startswith("."):
+                _link(os.path.join(source, theirs, file), os.path.join(target, ours, prefix + file))
     names = os.listdir(os.path.join(source, party.configuration_manager.data_identifier))
-    identifiers = sorted(n[:-len(".pkl")] for n in names if n.endswith(".pkl"))
+    identifiers = sorted(n[:-len(".pkl")] for n in names if n.endswith(".pkl") and not n.startswith("."))
     if not identifiers:
         raise StitchError(f"{source} holds no preprocessed case; run nnUNetv2_preprocess -d {party.dataset_name}")
     return identifiers
 
 
 def _prefixed_splits(party: ModelFolder, prefix: str, identifiers: list[str]) -> tuple[list[dict], dict]:
-    path = os.path.join(preprocessed_folder(party), SPLITS)
-    splits = read_json(path) if os.path.isfile(path) else []
+    splits = folds_of(preprocessed_folder(party), identifiers)
 
     def named(cases):
         return [prefix + c for c in cases]
@@ -114,19 +147,25 @@ def _prefixed_splits(party: ModelFolder, prefix: str, identifiers: list[str]) ->
 
 
 def _link(source: str, target: str) -> None:
+    if os.path.lexists(target):  # in our own unfinished folder
+        os.remove(target)
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
 
 
-def _merged_name(host: ModelFolder, partner: ModelFolder) -> str:
+def _merged_name(host: ModelFolder, partner: ModelFolder, record: Provenance) -> str:
+    """The dataset that was made for exactly this, or a name of which nothing is there."""
     short = "And".join(p.dataset_name.split("_", 1)[1] for p in (host, partner))
     there = {n for folder in (nnUNet_raw, nnUNet_preprocessed, nnUNet_results)
-             if folder.is_set() and os.path.isdir(str(folder)) for n in os.listdir(str(folder))}
-    existing = [n for n in there if n.startswith("Dataset") and n.split("_", 1)[-1] == short]
-    if existing:
-        return existing[0]
-    taken = {n[7:10] for n in there if n.startswith("Dataset")}
-    free = next(str(i) for i in range(999, 0, -1) if f"{i:03d}" not in taken)
-    return f"Dataset{int(free):03d}_{short}"
+             if folder.is_set() and os.path.isdir(str(folder)) for n in os.listdir(str(folder))
+             if n.startswith("Dataset")}
+    for name in sorted(n for n in there if n.split("_", 1)[-1] == short):
+        if made_from(os.path.join(str(nnUNet_preprocessed), name)) == record:
+            return name
+    taken = {n[7:10] for n in there}
+    free = next((i for i in range(999, 0, -1) if f"{i:03d}" not in taken), None)
+    if free is None:
+        raise StitchError("all dataset ids from 1 to 999 are taken, and pooled data need one; remove a dataset")
+    return f"Dataset{free:03d}_{short}"

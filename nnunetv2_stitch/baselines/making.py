@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,36 +10,41 @@ from functools import cached_property
 import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 
-from nnunetv2_stitch.baselines.datasets import borrow_plans, has_preprocessed, merge_datasets
+from nnunetv2_stitch.baselines.datasets import borrow_plans, data_of, merge_datasets
 from nnunetv2_stitch.baselines.rows import Answer
 from nnunetv2_stitch.baselines.soup import average_weights
 from nnunetv2_stitch.baselines.stitched import RULE_3_PROGRESS, rule_settings, weighted_shares
 from nnunetv2_stitch.baselines.training import budget, fold_folder, train_network
 from nnunetv2_stitch.distillation import distill
+from nnunetv2_stitch.distillation.prepare import TRAINER as DISTILLED_TRAINER
 from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.guiding import guide_fold
 from nnunetv2_stitch.merging.output import RECORD
 from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
-from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.parties.checkpoint import sha256
+from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, read_model_folder
+from nnunetv2_stitch.pipeline.identity import like, stitches_record, unlike_trained
+from nnunetv2_stitch.pipeline.prepare import TRAINERS, Job
 from nnunetv2_stitch.pipeline.run import stitches_are_trained, train_stitch
+from nnunetv2_stitch.provenance import Provenance, begin
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.sweep import Sweep
 from nnunetv2_stitch.stitching.setting import Setting
 
-# Plans that baselines are trained under. They say in the name of a model folder what the model is.
+# Plans that baselines are trained under. They say in the name of a model folder what the model is; what it was made of
+# is told by the digest that follows.
 FINETUNED, MERGED, FEDERATED, SOUP = ("nnUNetFinetunedPlans", "nnUNetMergedPlans", "nnUNetFederatedPlans",
                                       "nnUNetSoupPlans")
 TAUGHT, UNTAUGHT = "nnUNetTaughtPlans", "nnUNetUntaughtPlans"
 GUIDED_MERGE = "nnUNetGuidedMergePlans"
-# Rows in which one network is trained, or averaged, on the terms of both parties.
-ONE_PREPROCESSING = ("soup", "finetuned_B_on_A", "guided_merge", "finetuned_A_on_B", "merged", "federated")
 RULES = {"stitched": "2", "stitched_rule1": "1", "stitched_rule3": "3", "stitched_loo": "loo",
          "stitched_label_free": "r2"}
 
 
 class RowMaker:
-    """Makes the rows of one comparison. Trainings that are finished are reused, interrupted ones go on."""
+    """Makes the rows of one comparison. What was made of exactly the same is reused or, where it was interrupted, gone
+    on with; everything else gets another name."""
 
     def __init__(self, job: Job, device: torch.device, progress: bool, epochs: int | None, iterations: int | None,
                  say: Callable[[str], None]):
@@ -48,22 +52,7 @@ class RowMaker:
         self.host, self.partner, self.folds = job.host, job.partner, job.folds
         self.seed = job.request.seed
         self.epochs, self.iterations = epochs, iterations
-
-    def obstacle(self, key: str) -> str | None:
-        """Why a row cannot be made here, or None."""
-        if key == "stitched_loo" and len(self.folds) < 2:
-            return "it needs at least two folds"
-        if key in ONE_PREPROCESSING and not self.job.reports[0].bridge.is_identity:
-            return "the parties' preprocessing differs (nnUNetv2_stitch_info says how)"
-        if key == "soup" and self.host.network_spec != self.partner.network_spec:
-            return "the two networks differ"
-        if key == "guided_merge" and self.job.request.fold_b is not None:
-            return "B's fold is fixed, and a merge takes the same fold of both"
-        if key in ("finetuned_A_on_B", "merged", "federated") and not has_preprocessed(self.partner):
-            return f"the images of {self.partner.dataset_name} are not preprocessed here"
-        if key == "federated" and importlib.util.find_spec("flwr") is None:
-            return 'Flower is not installed: pip install "nnunetv2-stitch[federated]"'
-        return None
+        self._fitted: dict[str, str] = {}
 
     def make(self, key: str) -> Answer:
         """Train or find what the row `key` of `rows.ROWS` answers with."""
@@ -74,10 +63,11 @@ class RowMaker:
     # -- the parents and their ensembles -----------------------------------------------------------------------------
 
     def _A_alone(self) -> Answer:
-        return Answer(self.host.path, self.folds)
+        return Answer(self.host.path, self.folds, checkpoint_name=self.host.checkpoint_name)
 
     def _B_alone(self) -> Answer:
-        return Answer(self.partner.path, sorted({self.job.partner_folds[0][f] for f in self.folds}, key=str))
+        return Answer(self.partner.path, sorted({self.job.partner_folds[0][f] for f in self.folds}, key=str),
+                      checkpoint_name=self.partner.checkpoint_name)
 
     def _plain_ensemble(self) -> Answer:
         return self._with_setting("double_batched", Setting())
@@ -114,9 +104,10 @@ class RowMaker:
 
     def _guided(self) -> Answer:
         folder, request = self._stitches("double_batched"), self.job.request
-        found = {f: guide_fold(folder, self.host.dataset_name, self.host.configuration, f, self.job.trainer,
-                               request.plans_name, self.device, "ensemble", request.combine, request.guided_steps,
-                               request.seed, self.say) for f in self.folds}
+        trainer, plans_name, configuration = os.path.basename(folder).split("__")
+        found = {f: guide_fold(folder, self.host.dataset_name, configuration, f, trainer, plans_name, self.device,
+                               "ensemble", request.combine, request.guided_steps, request.seed, self.say)
+                 for f in self.folds}
         weights = [w for g in found.values() for pair in g.weights for w in pair]
         detail = f"mixing weights of {2 * len(self.job.positions)} switches, {min(weights):.2f} to {max(weights):.2f}"
         return Answer(folder, self.folds, {f: g.setting for f, g in found.items()}, detail)
@@ -143,15 +134,29 @@ class RowMaker:
         return Answer(self._stitches(fit), self.folds, {f: setting for f in self.folds})
 
     def _stitches(self, fit: str) -> str:
-        """The model folder of one way of fitting, trained now if it is not there. A finished one is left as it is,
-        whatever position it was deployed at."""
-        request = self.job.request
-        plans_name = request.plans_name if fit == "double_batched" else \
-            f"{request.plans_name.removesuffix('Plans')}{fit.capitalize()}Plans"
-        job = replace(self.job, request=replace(request, fit=fit, plans_name=plans_name))
+        """The model folder of one way of fitting: the user's own, left as it is whatever position it was deployed at,
+        where it was made of exactly this; else one that is made for the comparison."""
+        if fit not in self._fitted:
+            self._fitted[fit] = self._find_or_train(fit)
+        return self._fitted[fit]
+
+    def _find_or_train(self, fit: str) -> str:
+        stem = self.job.request.plans_name
+        if fit != "double_batched":
+            stem = f"{stem.removesuffix('Plans')}{fit.capitalize()}Plans"
+        users = like(self.job, fit, stem)
+        differ = unlike_trained(users)
+        if differ == []:
+            return users.model_folder
+        record = stitches_record(self.job.configuration, self.folds, TRAINERS[fit])
+        job = like(self.job, fit, record.name(stem))
+        begin(job.model_folder, record)
+        if differ:
+            self.say(f"{users.model_folder} was made with other {', '.join(differ)}; {job.request.plans_name} is made "
+                     f"for this comparison")
         if not stitches_are_trained(job):
             train_stitch(device=self.device, continue_training=True, progress=self.progress, say=self.say,
-                         **vars(job.request))
+                         **{**vars(job.request), "comparison": True})
         return job.model_folder
 
     # -- trainings of one network ------------------------------------------------------------------------------------
@@ -163,9 +168,13 @@ class RowMaker:
         """The same start, seed, steps and data, so the same batches, without the teacher's term."""
         return self._student(UNTAUGHT, weight=0.0)
 
-    def _student(self, plans_name: str, weight: float) -> Answer:
+    def _student(self, stem: str, weight: float) -> Answer:
         teacher = self._stitches("double_batched")
         epochs, iterations = self._budget
+        plans_name, _ = self._begin(
+            stem, self.host, DISTILLED_TRAINER, parents=[self._sha256(0)], data=data_of(self.host),
+            teacher=[sha256(os.path.join(teacher, f"fold_{f}", FINAL)) for f in self.folds], weight=weight,
+            epochs=epochs, iterations=iterations)
         result = distill(teacher, self.host.dataset_name, device=self.device, continue_training=True, validate=False,
                          progress=self.progress, say=self.say, configuration=self.host.configuration, folds=self.folds,
                          weight=weight, epochs=epochs, iterations=iterations, plans_name=plans_name, seed=self.seed,
@@ -175,70 +184,122 @@ class RowMaker:
             networks = [load_teacher(read_teacher(teacher), f)[0] for f in self.folds]
             positions = sorted({p for network in networks for p in network.setting.switches})
             detail += f", taught by the stitched model as deployed, position {', '.join(map(str, positions))}"
-        return Answer(result.model_folder, self.folds, detail=detail)
+        return self._trained(result.model_folder, detail)
 
     def _soup(self) -> Answer:
-        folder = average_weights(self.host, self.partner, self.job.partner_folds[0], SOUP,
-                                 self.job.request.checkpoint_name)
+        plans_name, folder = self._begin(SOUP, self.host, "nnUNetTrainer", parents=[self._sha256(0), self._sha256(1)])
+        average_weights(self.host, self.partner, self.job.partner_folds[0], plans_name)
         return Answer(folder, self.folds)
 
     def _finetuned_B_on_A(self) -> Answer:
-        borrow_plans(self.partner, self.host, FINETUNED)
         starts = {f: self.partner.checkpoint_path(self.job.partner_folds[0][f]) for f in self.folds}
-        return self._train(self.host.dataset_name, self.partner.trainer, FINETUNED, starts)
+        return self._finetuned(self.partner, self._sha256(1), self.host, starts)
+
+    def _finetuned_A_on_B(self) -> Answer:
+        return self._finetuned(self.host, self._sha256(0), self.partner,
+                               {f: self.host.checkpoint_path(f) for f in self.folds})
+
+    def _finetuned(self, model: ModelFolder, weights: dict, owner: ModelFolder, starts: dict) -> Answer:
+        plans_name, _ = self._begin(FINETUNED, owner, model.trainer, parents=[weights], data=data_of(owner),
+                                    plans=_plans(model), epochs=self.epochs, iterations=self.iterations)
+        borrow_plans(model, owner, plans_name)
+        return self._train(owner.dataset_name, model.trainer, plans_name, starts)
 
     def _guided_merge(self) -> Answer:
         """The one pair here that has a common start."""
-        tuned = self._finetuned_B_on_A().model_folder
-        folder = os.path.join(str(nnUNet_results), self.host.dataset_name,
-                              f"nnUNetTrainer__{GUIDED_MERGE}__{self.host.configuration}")
+        answer = self._finetuned_B_on_A()
+        tuned = read_model_folder(answer.model_folder, answer.checkpoint_name)
+        plans_name, folder = self._begin(
+            GUIDED_MERGE, self.host, "nnUNetTrainer", data=data_of(self.host), steps=self.job.request.guided_steps,
+            parents=[self._sha256(1), {f: sha256(tuned.checkpoint_path(f)) for f in self.folds}])
         for fold in self.folds:
             if not os.path.isfile(os.path.join(folder, f"fold_{fold}", RECORD)):
                 self.say(f"fold {fold}: merging B with B fine-tuned on A")
-                merge_guided(MergeRequest([self.partner.path, tuned], self.host.dataset_name,
-                                          self.host.configuration, fold, GUIDED_MERGE, plans_name=FINETUNED,
-                                          checkpoint_name=self.job.request.checkpoint_name,
+                merge_guided(MergeRequest([self.partner, tuned], self.host.dataset_name, self.host.configuration, fold,
+                                          plans_name, plans_name=tuned.plans_name,
                                           steps=self.job.request.guided_steps, seed=self.seed), self.device, self.say)
         written = {f: read_json(os.path.join(folder, f"fold_{f}", RECORD))["chosen"] for f in self.folds}
         return Answer(folder, self.folds, detail="written: " + ", ".join(dict.fromkeys(written.values())))
 
-    def _finetuned_A_on_B(self) -> Answer:
-        borrow_plans(self.host, self.partner, FINETUNED)
-        starts = {f: self.host.checkpoint_path(f) for f in self.folds}
-        return self._train(self.partner.dataset_name, self.host.trainer, FINETUNED, starts)
-
     def _merged(self) -> Answer:
-        dataset = merge_datasets(self.host, self.partner, MERGED)
-        return self._train(dataset, self.host.trainer, MERGED, dict.fromkeys(self.folds))
+        record = self._record(MERGED, data=[data_of(self.host), data_of(self.partner)], plans=_plans(self.host),
+                              trainer=self.host.trainer, epochs=self.epochs, iterations=self.iterations)
+        plans_name = record.name(MERGED)
+        dataset = merge_datasets(self.host, self.partner, plans_name)
+        begin(self._folder(dataset, self.host.trainer, plans_name), record)
+        return self._train(dataset, self.host.trainer, plans_name, dict.fromkeys(self.folds))
 
     def _train(self, dataset: str, trainer: str, plans_name: str, starts: dict) -> Answer:
         for fold, start in starts.items():
             self.say(f"fold {fold}: training on {dataset}")
             train_network(dataset, self.host.configuration, fold, trainer, plans_name, self.device, start,
                           self.epochs, self.iterations, self.seed, self.progress)
-        folder = os.path.dirname(fold_folder(dataset, trainer, plans_name, self.host.configuration, self.folds[0]))
-        return Answer(folder, self.folds)
+        return self._trained(self._folder(dataset, trainer, plans_name))
 
     def _federated(self) -> Answer:
         from nnunetv2_stitch.baselines.federated import FederatedParty, federated_averaging
-        borrow_plans(self.host, self.host, FEDERATED)
-        borrow_plans(self.host, self.partner, FEDERATED)
+        from nnunetv2_stitch.baselines.federated.job import TRAINER
         epochs, iterations = self._budget
-        folder = os.path.join(str(nnUNet_results), self.host.dataset_name,
-                              f"nnUNetTrainerFedAvg__{FEDERATED}__{self.host.configuration}")
-        parties = [FederatedParty(name, party.dataset_name, FEDERATED)
-                   for name, party in (("A", self.host), ("B", self.partner))]
+        parties = {"A": self.host, "B": self.partner}
+        plans_name, folder = self._begin(
+            FEDERATED, self.host, TRAINER, parties=[p.dataset_name for p in parties.values()],
+            data=[data_of(p) for p in parties.values()], plans=_plans(self.host), epochs=epochs, iterations=iterations)
+        for party in parties.values():
+            borrow_plans(self.host, party, plans_name)
+        federation = [FederatedParty(name, party.dataset_name, plans_name) for name, party in parties.items()]
         for fold in self.folds:
-            if not os.path.isfile(os.path.join(folder, f"fold_{fold}", "checkpoint_final.pth")):
+            if not os.path.isfile(os.path.join(folder, f"fold_{fold}", FINAL)):
                 self.say(f"fold {fold}: {epochs} rounds of federated averaging")
-                federated_averaging(parties, self.host.configuration, fold, folder, rounds=epochs,
+                federated_averaging(federation, self.host.configuration, fold, folder, rounds=epochs,
                                     iterations=iterations, seed=self.seed, device=self.device.type, resume=True,
                                     say=self.say)
-        return Answer(folder, self.folds, detail=f"{epochs} rounds, one epoch of each party per round")
+        return self._trained(folder, f"{epochs} rounds, one epoch of each party per round")
+
+    # -- what rows are made of, and where they lie -------------------------------------------------------------------
+
+    def _begin(self, stem: str, owner: ModelFolder, trainer: str, **made_from) -> tuple[str, str]:
+        """Name of the plans, and the model folder beside `owner`'s models, of what is made from exactly this.
+
+        Raises:
+            StitchError: there is something else in the folder.
+        """
+        record = self._record(stem, trainer=trainer, **made_from)
+        plans_name = record.name(stem)
+        folder = self._folder(owner.dataset_name, trainer, plans_name)
+        begin(folder, record)
+        return plans_name, folder
+
+    def _record(self, kind: str, **made_from) -> Provenance:
+        return Provenance(kind, {**made_from, "configuration": self.host.configuration, "folds": self.folds,
+                                 "seed": self.seed})
+
+    def _folder(self, dataset: str, trainer: str, plans_name: str) -> str:
+        return os.path.dirname(fold_folder(dataset, trainer, plans_name, self.host.configuration, self.folds[0]))
+
+    def _sha256(self, parent: int) -> dict[str, str]:
+        """Of one parent's checkpoints, by the host's fold; 0 is the host."""
+        folds = self.job.configuration["stitching"]["parents"][parent]["folds"]
+        return {str(f): folds[str(f)]["sha256"] for f in self.folds}
+
+    def _trained(self, folder: str, detail: str = "") -> Answer:
+        """A row that was trained here answers with the checkpoint that the parents' rows answer with, if it is there:
+        a best one is compared with best ones."""
+        name = self.host.checkpoint_name
+        if all(os.path.isfile(os.path.join(folder, f"fold_{f}", name)) for f in self.folds):
+            return Answer(folder, self.folds, detail=detail, checkpoint_name=name)
+        missing = f"{FINAL}, because its training keeps no {name}"
+        return Answer(folder, self.folds, detail=f"{detail}; {missing}" if detail else missing)
 
     @cached_property
     def _budget(self) -> tuple[int, int]:
+        if self.epochs and self.iterations:  # then A's trainer need not be installed
+            return self.epochs, self.iterations
         epochs, iterations = budget(self.host.trainer, self.host.plans, self.host.configuration,
                                     self.host.dataset_json)
         return self.epochs or epochs, self.iterations or iterations
 
+
+def _plans(model: ModelFolder) -> dict:
+    """Of a model's plans what a training by them depends on."""
+    rest = {k: v for k, v in model.plans.items() if k not in ("plans_name", "dataset_name", "configurations")}
+    return {**rest, "configuration": model.configuration_manager.configuration}

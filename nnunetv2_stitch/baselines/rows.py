@@ -25,21 +25,25 @@ class Row:
 @dataclass(frozen=True)
 class Answer:
     """How a row predicts: with the model folder as it is, or, where `settings` are given, with the trained supernet
-    in it under these settings, one per fold. `folds` are the model's own folds. `detail` is said of it in words."""
+    in it under these settings, one per fold. `folds` are the model's own folds. `detail` is said of it in words.
+    `checkpoint_name` is of the model as it is."""
 
     model_folder: str
     folds: list[int | str]
     settings: Mapping[int | str, Setting] = field(default_factory=dict)
     detail: str = ""
+    checkpoint_name: str = "checkpoint_final.pth"
 
     def to_json(self) -> dict:
         return {"model_folder": self.model_folder, "folds": list(self.folds), "detail": self.detail,
+                "checkpoint_name": self.checkpoint_name,
                 "settings": {str(k): v.to_json() for k, v in self.settings.items()}}
 
     @classmethod
     def from_json(cls, value: Mapping) -> Answer:
         settings = {k if k == "all" else int(k): Setting.from_json(v) for k, v in value["settings"].items()}
-        return cls(value["model_folder"], list(value["folds"]), settings, value.get("detail", ""))
+        return cls(value["model_folder"], list(value["folds"]), settings, value["detail"],
+                   value["checkpoint_name"])
 
 
 ROWS = (

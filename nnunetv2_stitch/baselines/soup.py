@@ -20,8 +20,8 @@ from nnunetv2_stitch.selection.deploy import plain
 NAMES = ("plans.json", "dataset.json", "dataset_fingerprint.json")
 
 
-def average_weights(host: ModelFolder, partner: ModelFolder, folds: dict[int | str, int | str], plans_name: str,
-                    checkpoint_name: str) -> str:
+def average_weights(host: ModelFolder, partner: ModelFolder, folds: dict[int | str, int | str],
+                    plans_name: str) -> str:
     """Write an ordinary model folder of the host with the mean of both parents' weights, for each of the host's folds.
 
     Args:
@@ -36,10 +36,10 @@ def average_weights(host: ModelFolder, partner: ModelFolder, folds: dict[int | s
     folder = os.path.join(str(nnUNet_results), host.dataset_name,
                           f"nnUNetTrainer__{plans_name}__{host.configuration}")
     for fold, partner_fold in folds.items():
-        path = host.checkpoint_path(fold, checkpoint_name)
+        path = host.checkpoint_path(fold)
         checkpoint = load_checkpoint(path)
         mine = network_weights(checkpoint)
-        theirs = network_weights(load_checkpoint(partner.checkpoint_path(partner_fold, checkpoint_name)))
+        theirs = network_weights(load_checkpoint(partner.checkpoint_path(partner_fold)))
         for name in sorted(mine.keys() | theirs.keys()):
             if name not in mine or name not in theirs or mine[name].shape != theirs[name].shape:
                 shapes = " and ".join(str(tuple(w[name].shape)) if name in w else "missing" for w in (mine, theirs))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import tempfile
 
@@ -11,17 +13,17 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 
 from nnunetv2_stitch.devices import trainer_for
 from nnunetv2_stitch.environment import environment_set
-from nnunetv2_stitch.fileio import write_json
-from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
 from nnunetv2_stitch.randomness import seed_everything
-
-START_FILE = "started_from.json"
 
 
 def train_network(dataset: str, configuration: str, fold: int | str, trainer: str, plans_name: str,
                   device: torch.device, start: str | None = None, epochs: int | None = None,
                   iterations: int | None = None, seed: int = 12345, progress: bool = True) -> str:
     """Train one fold with nnU-Net's own loop, trainer and schedule; goes on where an earlier call was interrupted.
+
+    What is there under `plans_name` is taken for what is asked for: a name must say what is made from what, as that of
+    a `Provenance` does.
 
     Args:
         dataset, configuration, fold, trainer, plans_name: as nnUNetv2_train takes them.
@@ -54,14 +56,23 @@ def train_network(dataset: str, configuration: str, fold: int | str, trainer: st
     elif start is not None:
         network = getattr(running.network, "_orig_mod", running.network)  # without torch.compile's wrapper
         load_weights(network, network_weights(load_checkpoint(start)), start)
-        write_json(os.path.join(folder, START_FILE), {"checkpoint": os.path.basename(start), "sha256": sha256(start),
-                                                      "seed": seed})
     running.run_training()
     return folder
 
 
 def fold_folder(dataset: str, trainer: str, plans_name: str, configuration: str, fold: int | str) -> str:
     return os.path.join(str(nnUNet_results), dataset, f"{trainer}__{plans_name}__{configuration}", f"fold_{fold}")
+
+
+def is_installed(trainer: str) -> bool:
+    """Whether nnU-Net finds a trainer class of this name here."""
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it says where it looks
+            recursive_find_trainer_class_by_name(trainer)
+    except (RuntimeError, AssertionError):
+        return False
+    return True
 
 
 def budget(trainer: str, plans: dict, configuration: str, dataset_json: dict) -> tuple[int, int]:
@@ -83,9 +94,3 @@ def _forget_broken(folder: str) -> None:
                 load_checkpoint(path)
         except Exception:
             os.remove(path)
-
-
-def is_finished(dataset: str, trainer: str, plans_name: str, configuration: str, folds) -> bool:
-    return all(os.path.isfile(os.path.join(fold_folder(dataset, trainer, plans_name, configuration, f),
-                                           "checkpoint_final.pth")) for f in folds)
-

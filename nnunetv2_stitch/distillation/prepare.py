@@ -109,6 +109,7 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
         record = replace(record, unlabelled=f"{request.plans_name}_{configuration}_unlabelled", unlabelled_cases=cases,
                          unlabelled_sha256=fingerprint(request.unlabelled, ending))
     plans.update(plans_name=request.plans_name, dataset_name=dataset)
+    plans.pop(BASELINE_KEY, None)  # the teacher's own, not the student's
     plans[BASELINE_KEY if request.comparison or not request.weight else DISTILLED_KEY] = True
     network, _ = load_teacher(teacher, folds[0])
     job = DistillJob(request, teacher, dataset, configuration, dataset_json, folds, record, plans,

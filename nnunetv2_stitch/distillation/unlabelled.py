@@ -37,18 +37,22 @@ def preprocess_unlabelled(images: str, target: str, plans: dict, configuration: 
     Does nothing where `target` was made from the same images: `source` is their `fingerprint`.
 
     Raises:
-        StitchError: an image cannot be read.
+        StitchError: an image cannot be read, or `target` is a folder that was not made here.
     """
     marker = os.path.join(target, SOURCE_FILE)
     if os.path.isfile(marker) and read_json(marker)["sha256"] == source:
         return
+    unfinished = os.path.join(os.path.dirname(target), f".unfinished_{os.path.basename(target)}")
+    for folder in (target, unfinished):
+        if os.path.lexists(folder) and not os.path.isfile(os.path.join(folder, SOURCE_FILE)):
+            raise StitchError(f"{folder} is there and was not made by this command ({SOURCE_FILE} is missing); move it "
+                              f"away, or choose another name with -o_p")
     manager = PlansManager(plans)
     configuration_manager = manager.get_configuration(configuration)
     preprocessor = configuration_manager.preprocessor_class(verbose=False)
     ignored = manager.get_label_manager(dataset_json)
-    unfinished = os.path.join(os.path.dirname(target), f".unfinished_{os.path.basename(target)}")
     shutil.rmtree(unfinished, ignore_errors=True)
-    os.makedirs(unfinished)
+    write_json(os.path.join(unfinished, SOURCE_FILE), {"sha256": source})
     ending = dataset_json["file_ending"]
     try:
         for files in tqdm(create_lists_from_splitted_dataset_folder(images, ending), unit="image",
@@ -63,7 +67,6 @@ def preprocess_unlabelled(images: str, target: str, plans: dict, configuration: 
             properties["class_locations"] = _places(inside, ignored)
             _save(data, inside, properties, os.path.join(unfinished, os.path.basename(files[0])[:-len(ending) - 5]),
                   configuration_manager.patch_size)
-        write_json(os.path.join(unfinished, SOURCE_FILE), {"sha256": source})
         shutil.rmtree(target, ignore_errors=True)
         os.replace(unfinished, target)
     finally:

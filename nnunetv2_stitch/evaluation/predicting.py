@@ -40,9 +40,11 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
         Test set -> folder.
 
     Raises:
-        StitchError: the model is missing, broken, a cascade, or of another file format or number of channels; or,
-            when continuing, other predictions are in the way.
+        StitchError: the model is missing, broken, a cascade, or of another file format or number of channels; or
+            files are in the way that were not predicted here, or, when continuing, by another model.
     """
+    for party in cases:
+        _require_ours(prediction_folder(output, entry.name, party))
     predictor = load_predictor(entry, folds, checkpoint_name, device, mirroring)
     ending = predictor.dataset_json["file_ending"]
     made_with = {"model": entry.name, "mode": entry.mode, "mirroring": mirroring, "checkpoints": predictor.checkpoints}
@@ -62,6 +64,13 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
                     os.replace(os.path.join(temporary, case + ending), os.path.join(folder, case + ending))
                 each(party, case)
     return found
+
+
+def _require_ours(folder: str) -> None:
+    """Raises StitchError if there is anything in a folder that this did not write."""
+    if os.path.isdir(folder) and os.listdir(folder) and not os.path.isfile(os.path.join(folder, RECORD)):
+        raise StitchError(f"{folder} holds files that were not predicted by this command ({RECORD} is missing); choose "
+                          f"another -o")
 
 
 def _kept(folder: str, made_with: Mapping) -> set[str]:

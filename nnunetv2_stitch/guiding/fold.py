@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.run.run_training import maybe_load_checkpoint
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.devices import trainer_for
 from nnunetv2_stitch.environment import environment_set, our_trainers_known
@@ -18,6 +19,7 @@ from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.guiding.mixing import MixingObjective, present_weights
 from nnunetv2_stitch.merging.search import SearchOptions, search
 from nnunetv2_stitch.parties.checkpoint import sha256
+from nnunetv2_stitch.parties.datasets import data_digest
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.stitching.setting import Setting
@@ -69,7 +71,7 @@ def guide_fold(model_folder: str, dataset: str, configuration: str, fold: int | 
     path = os.path.join(folder, GUIDED_FILE)
     options = SearchOptions(steps)
     made_for = {"stitches": sha256(os.path.join(folder, STITCHES_FILE)), "output": output, "combine": combine,
-                "steps": steps, "rate": options.rate, "seed": seed}
+                "steps": steps, "rate": options.rate, "seed": seed, "data": _data(model_folder, dataset, configuration)}
     if os.path.isfile(path) and (before := Guided.from_json(read_json(path))).made_for == made_for:
         return before
     # Augmentation in this process, so that the seed decides what is drawn.
@@ -92,3 +94,9 @@ def guide_fold(model_folder: str, dataset: str, configuration: str, fold: int | 
                     start_score, found.step, found.history, made_for)
     write_json(path, asdict(guided))
     return guided
+
+
+def _data(model_folder: str, dataset: str, configuration: str) -> str | None:
+    plans = PlansManager(read_json(os.path.join(model_folder, "plans.json")))
+    return data_digest(os.path.join(str(nnUNet_preprocessed), dataset),
+                       plans.get_configuration(configuration).data_identifier)

@@ -8,6 +8,7 @@ from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.parties.reading import BASELINE_KEY
 from nnunetv2_stitch.stitching.plans import is_stitched
 
 
@@ -32,14 +33,15 @@ def stitched_configuration(model_folder: str) -> str:
 
 def find_stitched_model(dataset: str, configuration: str | None = None, trainer: str | None = None,
                         plans: str | None = None) -> str:
-    """The folder of the one stitched model of a dataset (id or name) that fits what was given.
+    """The folder of the one stitched model of a dataset (id or name) that fits what was given. Left out is what was
+    only trained for a comparison, unless `plans` names it.
 
     Raises:
         StitchError: none, or several; then they are listed with the flags that choose.
     """
     from nnunetv2_stitch.parties.model_folder import dataset_folder
     folder = dataset_folder(dataset, results_folder())
-    found = []
+    found, compared = [], []
     for name in sorted(os.listdir(folder)):
         parts = name.split("__")
         path = os.path.join(folder, name)
@@ -47,9 +49,13 @@ def find_stitched_model(dataset: str, configuration: str | None = None, trainer:
             continue
         wanted = ((trainer, parts[0]), (plans, parts[1]), (configuration, parts[2]))
         if all(w is None or w == p for w, p in wanted):
-            configurations = read_json(os.path.join(path, "plans.json")).get("configurations", {})
-            if is_stitched(configurations.get(parts[2], {})):
-                found.append(path)
+            contents = read_json(os.path.join(path, "plans.json"))
+            if is_stitched(contents.get("configurations", {}).get(parts[2], {})):
+                (found if plans is not None or not contents.get(BASELINE_KEY) else compared).append(path)
+    if not found and compared:
+        names = ", ".join(os.path.basename(f).split("__")[1] for f in compared)
+        raise StitchError(f"{folder} has stitched models that were made for a comparison only; train one with "
+                          f"nnUNetv2_train_stitch, or name one of these with -p: {names}")
     if not found:
         raise StitchError(f"no stitched model in {folder} fits; train one with nnUNetv2_train_stitch, or check "
                           f"-c, -tr and -p")

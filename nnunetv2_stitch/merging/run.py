@@ -20,7 +20,7 @@ from nnunetv2_stitch.merging.objective import SURROGATES, CentreObjective, requi
 from nnunetv2_stitch.merging.output import check_target, write_merged
 from nnunetv2_stitch.merging.search import SEARCHES, SearchOptions, require_cma
 from nnunetv2_stitch.merging.site import find_site, require_configuration, require_plans_name
-from nnunetv2_stitch.parties.model_folder import FINAL
+from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.randomness import seed_everything
 
 UNIFORM, GREEDY, FISHER = "uniform soup", "greedy soup", "Fisher merging"
@@ -28,11 +28,11 @@ UNIFORM, GREEDY, FISHER = "uniform soup", "greedy soup", "Fisher merging"
 
 @dataclass(frozen=True)
 class MergeRequest:
-    """What was asked for, a field per flag of nnUNetv2_merge_guided. `models`: folders or zips. `name`: what the merged
-    model's plans are called. `plans_name`: plans of the centre's data, None for the models'. `checkpoint_name`: of all
-    models, or a name for each."""
+    """What was asked for, a field per flag of nnUNetv2_merge_guided. `models`: folders or zips, or what was read of
+    them. `name`: what the merged model's plans are called. `plans_name`: plans of the centre's data, None for the
+    models'. `checkpoint_name`: of all models, or a name for each."""
 
-    models: Sequence[str]
+    models: Sequence[str | ModelFolder]
     dataset: int | str
     configuration: str
     fold: int | str
@@ -80,7 +80,8 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
         StitchError: bad input, before anything is written.
     """
     _check(request)
-    models = [read_party(path, name) for path, name in zip(request.models, _checkpoint_names(request))]
+    models = [m if isinstance(m, ModelFolder) else read_party(m, name)
+              for m, name in zip(request.models, _checkpoint_names(request))]
     members = read_members(models, request.fold)
     require_configuration(request.configuration, [m.model for m in members])
     site = find_site(request.dataset, request.configuration, request.fold, members, request.name, request.plans_name)

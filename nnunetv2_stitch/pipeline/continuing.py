@@ -46,6 +46,11 @@ def check_what_is_there(job: Job, previous: dict | None, continue_training: bool
     if started and not continue_training:
         raise StitchError(f"{job.model_folder} already holds fold {started[0]}; add --c to go on, -o_p NAME to keep it "
                           f"and make another, or delete it")
+    check_earlier_folds(job, previous)
+
+
+def check_earlier_folds(job: Job, previous: dict | None) -> None:
+    """Raises StitchError where folds under the same name were made from something else."""
     _keep_other_folds(job, previous)
     _go_on_as_begun(job, previous)
 
@@ -67,10 +72,15 @@ def _go_on_as_begun(job: Job, previous: dict | None) -> None:
 def _keep_other_folds(job: Job, previous: dict | None) -> None:
     """Folds may be trained one command at a time, so what earlier commands wrote into the plans must fit and stay."""
     name = job.host.configuration
-    old, new = (p.get("configurations", {}).get(name) for p in (previous or {}, job.plans))
     trained = glob.glob(os.path.join(glob.escape(os.path.dirname(job.model_folder)),
                                      f"*__{job.request.plans_name}__{name}", "fold_*"))
-    if old is None or not trained:
+    if not trained:
+        return
+    if name not in (previous or {}).get("configurations", {}):  # removed since; the copy beside the folds is left
+        beside = os.path.join(os.path.dirname(trained[0]), "plans.json")
+        previous = read_json(beside) if os.path.isfile(beside) else None
+    old, new = (p.get("configurations", {}).get(name) for p in (previous or {}, job.plans))
+    if old is None:
         return
     if _identity(old) != _identity(new):
         raise StitchError(f"{job.plans_file} was made for other parents, positions or checkpoints, and "

@@ -16,8 +16,10 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.facts import received_manifest
 from nnunetv2_stitch.exchange.finding import Partner, find_parties
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
+from nnunetv2_stitch.parties.datasets import data_digest
 from nnunetv2_stitch.parties.model_folder import ModelFolder
-from nnunetv2_stitch.pipeline.continuing import check_folders, previous_plans
+from nnunetv2_stitch.parties.reading import BASELINE_KEY
+from nnunetv2_stitch.pipeline.continuing import check_earlier_folds, check_folders, previous_plans
 from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
 from nnunetv2_stitch.selection.rules import GUIDED, RULES, position_at_progress
 from nnunetv2_stitch.stitching.network import build_parent
@@ -40,7 +42,7 @@ TRAINERS = {"double_batched": "nnUNetTrainerStitch", "direct": "nnUNetTrainerSti
 class Request:
     """What the user asked for, one field per flag of nnUNetv2_train_stitch. None means: choose sensibly. `more` are the
     partners beside B. `checkpoint_name` is that of all parents but those with one of their own: `checkpoint_a`,
-    `checkpoint_b`, `Partner.checkpoint_name`."""
+    `checkpoint_b`, `Partner.checkpoint_name`. `comparison` marks what is only trained for a comparison."""
 
     dataset_a: str | int | None
     dataset_b: str | int | None
@@ -72,6 +74,7 @@ class Request:
     half_targets: bool = False
     names: NameMaps = NO_MAPS
     more: Sequence[Partner] = ()
+    comparison: bool = False
 
     @property
     def partners(self) -> tuple[Partner, ...]:
@@ -132,12 +135,29 @@ class Job:
 
 
 def prepare(request: Request, continue_training: bool = False, dry_run: bool = False) -> Job:
-    """Find all models, check that they can be stitched, match them and make the plans; writes nothing.
+    """Find all models, check that they can be stitched, match them and make the plans, with what earlier commands made
+    under the same name; writes nothing.
 
     `dry_run` leaves out what is checked of the folders to be written and of the preprocessed data: see `check_folders`.
 
     Raises:
         StitchError: anything that stands in the way, in one line.
+    """
+    job = examine(request)
+    previous = previous_plans(job.plans_file)
+    job.plans["configurations"] = {**(previous or {}).get("configurations", {}), **job.plans["configurations"]}
+    if dry_run:
+        check_earlier_folds(job, previous)
+    else:
+        check_folders(job, previous, continue_training)
+    return job
+
+
+def examine(request: Request) -> Job:
+    """As `prepare`, where nothing were made under this name yet.
+
+    Raises:
+        StitchError: the parents cannot be stitched as asked for.
     """
     _check_request(request)
     host, partners = find_parties(request.dataset_a, request.model_a, request.configuration, request.trainer_a,
@@ -157,20 +177,19 @@ def prepare(request: Request, continue_training: bool = False, dry_run: bool = F
     training = Training(TRAINERS[request.fit], request.epochs, request.iterations, request.seed,
                         request.checkpoint_segments, setting.to_json() if fixed else None,
                         request.positions_per_pass, request.half_targets)
-    plans_file = os.path.join(str(nnUNet_preprocessed), host.dataset_name, f"{request.plans_name}.json")
-    previous = previous_plans(plans_file)
     plans = stitched_plans(host, partners, layout, request.plans_name, setting,
-                           None if len(positions) == len(layout.matches) else positions, training, records, previous,
-                           bridges)
+                           None if len(positions) == len(layout.matches) else positions, training, records, bridges)
+    plans.pop(BASELINE_KEY, None)  # the host's own, not this model's
+    if request.comparison:
+        plans[BASELINE_KEY] = True
+    configuration = plans["configurations"][host.configuration]
+    configuration["stitching"]["data"] = data_digest(os.path.join(str(nnUNet_preprocessed), host.dataset_name),
+                                                     host.configuration_manager.data_identifier)
     with torch.device("meta"):
-        network = supernet_from_plans(plans["configurations"][host.configuration], host.num_input_channels,
-                                      host.num_outputs)
-    job = Job(request, host, partners, reports, layout, folds, partner_folds, plans, positions, fixed,
-              {p: count_parameters(getattr(network, p)) for p in network.parties},
-              sum(p.numel() for p in network.stitch_parameters()))
-    if not dry_run:
-        check_folders(job, previous, continue_training)
-    return job
+        network = supernet_from_plans(configuration, host.num_input_channels, host.num_outputs)
+    return Job(request, host, partners, reports, layout, folds, partner_folds, plans, positions, fixed,
+               {p: count_parameters(getattr(network, p)) for p in network.parties},
+               sum(p.numel() for p in network.stitch_parameters()))
 
 
 def _sender(party: ModelFolder) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.finding import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.fitting.session import STITCHES_FILE
+from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.pipeline.claims import Claim
 from nnunetv2_stitch.pipeline.deployment import StitchResult, deployed_setting, select_and_deploy
 from nnunetv2_stitch.pipeline.fold_run import FoldRun, carry_out, require_processes
@@ -85,7 +86,7 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
             if only_validation or save_probabilities or not _validated(job, fold, summary):
                 say(f"fold {fold}: validation with nnU-Net's sliding window")
                 carry_out(_fold_run(job, fold, validate=True, save_probabilities=save_probabilities), device, num_gpus)
-                write_json(_stamp(job, fold), {"setting": deployed_setting(job, fold).to_json()})
+                write_json(_stamp(job, fold), _made_with(job, fold))
     return result
 
 
@@ -137,12 +138,17 @@ def _require_deployed(job: Job, switch: str = "--val") -> None:
 
 
 def _stamp(job: Job, fold) -> str:
-    """Beside `summary.json`: the setting it was made with, because nnU-Net's file does not say."""
+    """Beside `summary.json`: what it was made with, because nnU-Net's file does not say."""
     return os.path.join(job.model_folder, f"fold_{fold}", "validation", "stitch_setting.json")
 
 
+def _made_with(job: Job, fold) -> dict:
+    return {"setting": deployed_setting(job, fold).to_json(),
+            "stitches": sha256(os.path.join(job.model_folder, f"fold_{fold}", STITCHES_FILE))}
+
+
 def _validated(job: Job, fold, summary: str) -> bool:
-    """Whether the validation folder was made with the setting that is deployed now."""
+    """Whether the validation folder was made with the stitches and the setting that are deployed now."""
     if not (os.path.isfile(summary) and os.path.isfile(_stamp(job, fold))):
         return False
-    return read_json(_stamp(job, fold))["setting"] == deployed_setting(job, fold).to_json()
+    return read_json(_stamp(job, fold)) == _made_with(job, fold)

@@ -115,16 +115,15 @@ def record_parent(party: ModelFolder, results: str, folds: dict[int | str, int |
 
 def stitched_plans(host: ModelFolder, partners: Sequence[ModelFolder], layout: Layout, plans_name: str,
                    setting: Setting, positions: Sequence[int] | None, training: Training,
-                   parents: Sequence[ParentRecord], previous: dict | None = None,
-                   bridges: Sequence[Bridge | None] = ()) -> dict:
-    """Plans with one stitched configuration, keeping other configurations of `previous` stitched plans.
+                   parents: Sequence[ParentRecord], bridges: Sequence[Bridge | None] = ()) -> dict:
+    """Plans with one stitched configuration.
 
     `data_identifier` stays the host's, so that the host's preprocessed data are reused.
     """
     needed = any(b is not None and not b.is_identity for b in bridges)
     plans = copy.deepcopy(host.plans)
     plans["plans_name"] = plans_name
-    plans["configurations"] = dict((previous or {}).get("configurations", {}))
+    plans["configurations"] = {}
     configuration = copy.deepcopy(host.configuration_manager.configuration)
     configuration["architecture"] = {
         "network_class_name": CLASS_PATH,

@@ -1,12 +1,18 @@
 """One party's data under the other's plans, and both parties' data in one dataset."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import stitched_model
+import world as worlds
 
+from nnunetv2_stitch.baselines import datasets as module
 from nnunetv2_stitch.baselines.datasets import borrow_plans, has_preprocessed, merge_datasets
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.parties.datasets import data_digest
 from nnunetv2_stitch.parties.model_folder import read_model_folder
 
 
@@ -68,14 +74,85 @@ def test_a_party_with_fewer_folds_trains_on_all_its_cases_in_the_others(parties)
     assert not any(c.startswith("B_") for c in second["val"])
 
 
-def test_a_half_made_merged_dataset_is_made_again(parties):
+def test_a_half_made_merged_dataset_is_made_again(parties, monkeypatch):
     world, host, partner = parties
-    unfinished = world.preprocessed / ".unfinished_Dataset999_HostBlobsAndPartnerBlobs" / "nnUNetPlans_2d"
-    unfinished.mkdir(parents=True)
-    (unfinished / "A_rest.pkl").touch()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_prefixed_splits", interrupt)
+        merge_datasets(host, partner, "nnUNetMergedPlans")
+    unfinished, = world.preprocessed.glob(".unfinished_pooled_*")
+    (unfinished / "nnUNetPlans_2d" / "A_rest.pkl").touch()
     name = merge_datasets(host, partner, "nnUNetMergedPlans")
-    assert not unfinished.parent.exists()
+    assert not unfinished.exists()
     assert not list((world.preprocessed / name).rglob("A_rest.pkl"))
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_nothing_is_removed_that_was_not_made_from_exactly_these_data(parties):
+    """Names of datasets and folders do not say whose they are: a record in them does."""
+    world, host, partner = parties
+    users = world.preprocessed / "Dataset020_HostBlobsAndPartnerBlobs"
+    shutil.copytree(world.preprocessed / host.dataset_name, users)
+    (users / f"{worlds.PLANS}_2d").rename(users / "nnUNetPlans_3d_fullres")
+    before = stitched_model.tree(world.root)
+    first = merge_datasets(host, partner, "nnUNetMergedPlans")
+    assert first == "Dataset999_HostBlobsAndPartnerBlobs"
+    # Another hospital's dataset of the same short name, with other images.
+    shutil.copytree(world.preprocessed / partner.dataset_name, world.preprocessed / "Dataset805_PartnerBlobs")
+    data = world.preprocessed / "Dataset805_PartnerBlobs" / partner.configuration_manager.data_identifier
+    for file in data.glob("tr_000*"):
+        file.unlink()
+    other = replace(partner, dataset_name="Dataset805_PartnerBlobs")
+    made = stitched_model.tree(world.preprocessed / first)
+    second = merge_datasets(host, other, "nnUNetMergedPlans")
+    assert second == "Dataset998_HostBlobsAndPartnerBlobs"
+    assert len(list((world.preprocessed / second / "nnUNetPlans_2d").glob("*.pkl"))) == 19
+    assert merge_datasets(host, partner, "nnUNetMergedPlans") == first
+    assert stitched_model.tree(world.preprocessed / first) == made
+    after = stitched_model.tree(world.root)
+    assert {path: after.get(path) for path in before} == before
+
+
+def test_plans_of_somebody_else_are_not_overwritten(parties):
+    world, host, partner = parties
+    path = world.preprocessed / partner.dataset_name / "nnUNetMineplans.json"
+    path.write_text(json.dumps({"mine": True}))
+    with pytest.raises(StitchError, match="holds other plans; move it away"):
+        borrow_plans(host, partner, "nnUNetMineplans")
+    assert read(path) == {"mine": True}
+
+
+def test_data_are_told_apart_by_cases_folds_and_labels_and_not_by_what_training_writes_beside_them(parties):
+    world, host, _ = parties
+    folder = world.preprocessed / host.dataset_name
+    data = folder / host.configuration_manager.data_identifier
+    first = data_digest(str(folder), data.name)
+    (data / "tr_000.npy").touch()  # as nnU-Net unpacks npz
+    assert data_digest(str(folder), data.name) == first
+    splits = read(folder / "splits_final.json")
+    (folder / "splits_final.json").unlink()
+    planned = data_digest(str(folder), data.name)
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+    made = generate_crossval_split(sorted(p.stem for p in data.glob("*.pkl")))
+    (folder / "splits_final.json").write_text(json.dumps(made, default=str))  # as nnU-Net does when it trains
+    assert data_digest(str(folder), data.name) == planned != first
+    (folder / "splits_final.json").write_text(json.dumps(splits[::-1]))
+    assert data_digest(str(folder), data.name) not in (first, planned)
+    (folder / "splits_final.json").write_text(json.dumps(splits))
+    assert data_digest(str(folder), data.name) == first
+    (data / "tr_000.pkl").unlink()
+    assert data_digest(str(folder), data.name) != first
+    assert data_digest(str(folder), "nnUNetPlans_3d_fullres") is None
+
+
+def test_a_party_without_splits_is_pooled_by_those_that_nnunet_would_make(parties):
+    world, host, partner = parties
+    (world.preprocessed / partner.dataset_name / "splits_final.json").unlink()
+    name = merge_datasets(host, partner, "nnUNetMergedPlans")
+    folds = read(world.preprocessed / name / "splits_final.json")
+    assert len(folds) == 5 and all(sum(c.startswith("B_") for c in f["val"]) == 2 for f in folds)
 
 
 def test_images_that_are_not_here(parties):

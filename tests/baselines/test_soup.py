@@ -20,7 +20,7 @@ def world(world2d, copy_world, nnunet_env):
 
 def test_mean_of_two_folds_of_one_architecture(world):
     host = read_model_folder(str(world.model(world.host)))
-    folder = average_weights(host, host, {0: 1}, "nnUNetSoupPlans", "checkpoint_final.pth")
+    folder = average_weights(host, host, {0: 1}, "nnUNetSoupPlans")
     a, b, mean = (load_checkpoint(f"{path}/fold_{fold}/checkpoint_final.pth")["network_weights"]
                   for path, fold in ((host.path, 0), (host.path, 1), (folder, 0)))
     assert a.keys() == mean.keys()
@@ -37,7 +37,7 @@ def test_mean_of_two_folds_of_one_architecture(world):
 def test_networks_of_other_widths_cannot_be_averaged(world):
     host, partner = (read_model_folder(str(world.model(p))) for p in (world.host, world.partner))
     with pytest.raises(StitchError, match=r"cannot be averaged: decoder\.encoder\.\S* is \(8,\) and \(6,\)"):
-        average_weights(host, partner, {0: 0}, "nnUNetSoupPlans", "checkpoint_final.pth")
+        average_weights(host, partner, {0: 0}, "nnUNetSoupPlans")
 
 
 def test_plain_predictor_answers_as_nnunets_own(world):

@@ -64,6 +64,19 @@ def test_an_unreadable_image_leaves_nothing(prepared):
     assert sorted(p.name for p in target.parent.iterdir()) == ["images"]
 
 
+def test_a_folder_that_was_not_made_here_is_not_replaced(prepared):
+    _, target, *_ = prepared
+    for folder in (target, target.with_name(".unfinished_done")):
+        folder.mkdir()
+        (folder / "notes.txt").touch()
+        with pytest.raises(StitchError, match=f"{folder.name} is there and was not made by this command"):
+            run(*prepared)
+        assert [p.name for p in folder.iterdir()] == ["notes.txt"]
+        (folder / "notes.txt").unlink()
+        folder.rmdir()
+    run(*prepared)
+
+
 @pytest.mark.parametrize("ignore", [False, True])
 def test_nnunets_loader_draws_both_kinds_and_at_most_half_without_labels(prepared, world2d, ignore):
     images, target, plans, dataset_json = prepared

@@ -210,3 +210,10 @@ def test_predictions_of_another_model_are_not_kept(stitched2d, trained, tmp_path
     assert tree(tmp_path / "predictions") == first
     command("-models", f"x={world.model(world.partner)}", *one)
     assert tree(tmp_path / "predictions") != first
+    own = tmp_path / "predictions" / "y" / "A"  # somebody's work, in a folder that happens to be called so
+    own.mkdir(parents=True)
+    (own / "ts_000.nii.gz").write_bytes(b"by hand")
+    with pytest.raises(SystemExit):
+        command("-models", f"y={world.model(world.host)}", *one)
+    assert "not predicted by this command" in capsys.readouterr().err
+    assert (own / "ts_000.nii.gz").read_bytes() == b"by hand"
