@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from nnunetv2_stitch.distributed import ALONE, Place
@@ -139,7 +140,8 @@ def main(args: argparse.Namespace, place: Place = ALONE) -> None:
         if not place.is_first:
             return
         from nnunetv2_stitch.pipeline import Request, prepare
-        print_job(prepare(Request(**request_of(args)), dry_run=True))
+        with TemporaryDirectory() as folder:  # a zip has to be unpacked to be looked at
+            print_job(prepare(Request(**request_of(args)), dry_run=True, unpack_into=folder))
         return
     device = resolve_device(args.device)
     set_threads(device.type, place)

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.locks import locked, try_lock
-from nnunetv2_stitch.pipeline.continuing import check_folders, previous_plans
+from nnunetv2_stitch.pipeline.continuing import check_folders, note_places, previous_plans
 from nnunetv2_stitch.pipeline.prepare import Job
 
 
@@ -46,6 +46,11 @@ class Claim:
             write_json(job.plans_file, job.plans)
             for fold in job.folds:  # others see by the folders that folds are begun
                 os.makedirs(os.path.join(job.model_folder, f"fold_{fold}"), exist_ok=True)
+
+    def note_places(self) -> None:
+        """The plans name the parents' present places from now on."""
+        with locked(plans_lock(self.job.plans_file)):
+            note_places(self.job)
 
     def take(self, folds: Iterable[int | str]) -> None:
         """Raises StitchError if another command holds one of these folds."""
