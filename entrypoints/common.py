@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from nnunetv2_stitch.distributed import ALONE, launched
 from nnunetv2_stitch.errors import LostProcess, StitchError
+from nnunetv2_stitch.parties.once import reading_once
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +44,8 @@ def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None =
         if not several and launched() != ALONE:
             raise StitchError("of these commands only nnUNetv2_train_stitch runs in several processes; start this one "
                               "without torchrun")
-        main()
+        with reading_once():
+            main()
     except KeyboardInterrupt:
         _leave(f"interrupted{hint}", EXIT_INTERRUPTED, verbose)
     except LostProcess:
@@ -131,10 +133,8 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 def run_trusting(main: Callable[[], None], trust: bool, speaks: bool = True) -> Callable[[], None]:
     """`main` with `--trust` applied, which is said on stderr if this process `speaks`."""
     def trusted() -> None:
-        from nnunetv2_stitch.parties.trust import MEANING, trusting
-        if trust and speaks:
-            print(MEANING, file=sys.stderr, flush=True)
-        with trusting(trust):
+        from nnunetv2_stitch.parties.trust import trusting
+        with trusting(trust, aloud=speaks):
             main()
     return trusted
 

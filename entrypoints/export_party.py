@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunetv2_stitch.entrypoints.common import run
+from nnunetv2_stitch.entrypoints.common import add_trust, run, run_trusting
 from nnunetv2_stitch.entrypoints.parties import fold
 
 
@@ -27,13 +27,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("-licence", default="", metavar="TEXT", help="licence of the model, for the card")
     add("-contact", default="", metavar="TEXT", help="whom to ask, for the card")
     add("--stock", action="store_true", help="write a zip that nnUNetv2_install_pretrained_model_from_zip installs")
+    add_trust(parser)
     add("--verbose", action="store_true", help="print the traceback of an error")
     return parser
 
 
 def export_party_entry() -> None:
     args = build_parser().parse_args()
-    run(lambda: main(args), verbose=args.verbose)
+    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from tempfile import TemporaryDirectory
 
 from nnunetv2_stitch.entrypoints.common import add_trust, run, run_trusting
 from nnunetv2_stitch.entrypoints.parties import add_parties, parse_parties, parties_of
@@ -31,19 +32,28 @@ def stitch_info_entry() -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from nnunetv2_stitch.bridging.report import compare_parties
-    from nnunetv2_stitch.errors import StitchError
     from nnunetv2_stitch.exchange.finding import find_parties
-    from nnunetv2_stitch.fileio import json_text
     from nnunetv2_stitch.pipeline import Request
 
-    request = Request(**parties_of(args))
-    host, partners = find_parties(request.dataset_a, request.model_a, args.configuration, args.tr_a, args.p_a,
-                                  request.partners, args.chk, args.chk_a)
+    request = Request(**parties_of(args), folds=args.f)
+    with TemporaryDirectory() as folder:  # a zip has to be unpacked to be looked at
+        host, partners = find_parties(request.dataset_a, request.model_a, args.configuration, args.tr_a, args.p_a,
+                                      request.partners, args.chk, args.chk_a, folder)
+        tell(request, host, partners, args)
+
+
+def tell(request, host, partners, args: argparse.Namespace) -> None:
+    """Print the reports. Raises StitchError where nnUNetv2_train_stitch would refuse these models."""
+    from nnunetv2_stitch.bridging.report import compare_parties
+    from nnunetv2_stitch.errors import StitchError
+    from nnunetv2_stitch.fileio import json_text
+
     reports = [compare_parties(host, p, asked.names) for p, asked in zip(partners, request.partners)]
-    check = merge_check(host, partners, args) if args.merge_check else None
+    refusal = refused(request, host, partners, reports)
+    check = merge_check(host, partners, args) if args.merge_check and refusal is None else None
     if args.json:
         more = {} if check is None else {"merge_check": check.to_json()}
+        more |= {} if refusal is None else {"can_be_stitched": False, "refused": refusal}
         found = [{"host": host.path, "partner": p.path, **r.to_json(), **more} for p, r in zip(partners, reports)]
         print(json_text(found[0] if len(found) == 1 else found))
     else:
@@ -55,8 +65,22 @@ def main(args: argparse.Namespace) -> None:
             print_check(check)
     reasons = [f"{partner.dataset_name}, {line.name}: {line.how}" for partner, report in zip(partners, reports)
                if report.bridge is None for line in report.blocking]
+    reasons += [] if refusal is None else [refusal]
     if reasons:
         raise StitchError(f"these models cannot be stitched: {'; '.join(reasons)}")
+
+
+def refused(request, host, partners, reports) -> str | None:
+    """Why nnUNetv2_train_stitch would not take models that no line of the reports blocks; None where it would."""
+    from nnunetv2_stitch.errors import StitchError
+    from nnunetv2_stitch.pipeline.prepare import require_stitchable
+    bridges = [r.bridge for r in reports]
+    try:
+        if None not in bridges:
+            require_stitchable(request, host, partners, bridges)
+    except StitchError as error:
+        return str(error)
+    return None
 
 
 def merge_check(host, partners, args: argparse.Namespace):

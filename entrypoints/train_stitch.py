@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from nnunetv2_stitch.devices import set_up_device
@@ -139,9 +140,10 @@ def main(args: argparse.Namespace, place: Place = ALONE) -> None:
         if not place.is_first:
             return
         from nnunetv2_stitch.pipeline import Request, prepare
-        job = prepare(Request(**request_of(args)), dry_run=True)
-        print_job(job)
-        check_run(job, args)
+        with TemporaryDirectory() as folder:  # a zip has to be unpacked to be looked at
+            job = prepare(Request(**request_of(args)), dry_run=True, unpack_into=folder)
+            print_job(job)
+            check_run(job, args)
         print("\nNothing was written (--dry_run).")
         return
     device = resolve_device(args.device)

@@ -82,3 +82,25 @@ def read_json(path: str) -> Any:
         raise StitchError(f"{path} does not exist") from None
     except (ValueError, RecursionError, UnicodeDecodeError) as error:
         raise StitchError(f"{path} is not readable JSON ({error}); copy it again from its source") from error
+
+
+def relative_path(path: str, around: str) -> str:
+    """The way from the folder `around` to `path`, for records: with forward slashes, which every system reads; absolute
+    where there is no way, from one drive of Windows to another."""
+    try:
+        return os.path.relpath(path, around).replace(os.sep, "/")
+    except ValueError:
+        return os.path.abspath(path).replace(os.sep, "/")
+
+
+def recorded(path: str, around: str) -> str:
+    """How a record names a path: relative to the folder `around` where it lies inside, else absolute."""
+    inside = relative_path(path, around)
+    return os.path.abspath(path).replace(os.sep, "/") if inside.split("/")[0] == os.pardir else inside
+
+
+def found_again(record: str, around: str) -> str:
+    """The path that `recorded` or `relative_path` named; also of a record with the backslashes of Windows."""
+    if os.path.isabs(record):
+        return record
+    return os.path.normpath(os.path.join(around, *record.replace("\\", "/").split("/")))

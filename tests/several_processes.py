@@ -12,6 +12,7 @@ from nnunetv2_stitch.distributed import Place, group, rank_and_size
 from nnunetv2_stitch.errors import LostProcess
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, Moments, all_average
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss
+from nnunetv2_stitch.parties.trust import is_trusting
 from nnunetv2_stitch.pipeline.fold_run import FoldRun
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, score_cases
 
@@ -28,6 +29,17 @@ class RunElsewhere(FoldRun):
     def carry_out(self, device: torch.device) -> None:
         os.environ.update(self.env)
         super().carry_out(device)
+
+
+@dataclass(frozen=True)
+class TellsTrust:
+    """A step that only notes whether its process trusts."""
+
+    file: str
+
+    def carry_out(self, device: torch.device) -> None:
+        with open(self.file, "w") as f:
+            f.write(str(is_trusting()))
 
 
 def supernet():

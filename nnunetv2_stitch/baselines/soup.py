@@ -12,7 +12,7 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, write_json
 from nnunetv2_stitch.locks import plans_locked
-from nnunetv2_stitch.parties.checkpoint import load_checkpoint, network_weights
+from nnunetv2_stitch.parties.checkpoint import load_parent, network_weights
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY
 from nnunetv2_stitch.selection.deploy import plain
@@ -37,9 +37,9 @@ def average_weights(host: ModelFolder, partner: ModelFolder, folds: dict[int | s
                           f"nnUNetTrainer__{plans_name}__{host.configuration}")
     for fold, partner_fold in folds.items():
         path = host.checkpoint_path(fold)
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_parent(path)
         mine = network_weights(checkpoint)
-        theirs = network_weights(load_checkpoint(partner.checkpoint_path(partner_fold)))
+        theirs = network_weights(load_parent(partner.checkpoint_path(partner_fold)))
         for name in sorted(mine.keys() | theirs.keys()):
             if name not in mine or name not in theirs or mine[name].shape != theirs[name].shape:
                 shapes = " and ".join(str(tuple(w[name].shape)) if name in w else "missing" for w in (mine, theirs))

@@ -6,7 +6,7 @@ import numpy as np
 
 from nnunetv2_stitch.bridging.intensity import Normalisation
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.checkpoint import load_parent
 from nnunetv2_stitch.parties.reading import ModelFolder
 
 
@@ -23,7 +23,7 @@ def output_names(party: ModelFolder) -> list[str]:
 
 def normalisations(party: ModelFolder) -> list[Normalisation]:
     configuration = party.configuration_manager
-    properties = party.plans.get("foreground_intensity_properties_per_channel") or {}
+    properties = party.intensities
     masks = list(configuration.use_mask_for_norm)
     return [Normalisation.of(scheme, masks[i] if i < len(masks) else False, properties.get(str(i), {}))
             for i, scheme in enumerate(configuration.normalization_schemes)]
@@ -52,7 +52,7 @@ def mirroring(party: ModelFolder) -> str:
     """Axes along which the network has been mirrored in training, from its first fold's checkpoint."""
     if not party.folds:
         return "not trained"
-    axes = load_checkpoint(party.checkpoint_path(party.folds[0])).get("inference_allowed_mirroring_axes")
+    axes = load_parent(party.checkpoint_path(party.folds[0])).get("inference_allowed_mirroring_axes")
     return ", ".join(map(str, axes)) if axes else "none"
 
 

@@ -14,7 +14,7 @@ from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, DemoSettings, env
 from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.fileio import atomically, read_json, write_json
+from nnunetv2_stitch.fileio import atomically, read_json, relative_path, write_json
 
 STATE_FILE, LOG_FILE = "demo_state.json", "nnunet_output.log"
 RESULTS_FILE, TABLE_FILE = "results.json", "demo_table.md"
@@ -183,7 +183,7 @@ class _Story:
                 fit="double_batched", epochs=self.settings.stitch_epochs, iterations=self.settings.stitch_iterations,
                 device=self._device(), continue_training=self.resume, progress=False, seed=self.settings.seed,
                 say=self._detail(tell))
-        return {"model_folder": os.path.relpath(result.model_folder, self.folder), "folds": list(result.folds),
+        return {"model_folder": relative_path(result.model_folder, self.folder), "folds": list(result.folds),
                 "position": int(result.position), "position_name": result.position_name, "table": result.table,
                 "remarks": list(getattr(result, "remarks", []))}
 

@@ -16,15 +16,15 @@ from nnunetv2_stitch.distillation.unlabelled import fingerprint
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.inference.find import require_images, trained_folds
-from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
+from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY, DISTILLED_KEY
 from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
 from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
-from nnunetv2_stitch.plain_training.records import relative_to_results
+from nnunetv2_stitch.plain_training.records import below_results, relative_to_results
 from nnunetv2_stitch.stitching.network import build_parent
-from nnunetv2_stitch.stitching.plans import count_parameters
+from nnunetv2_stitch.stitching.plans import count_parameters, recorded_checkpoint
 
 TRAINER = "nnUNetTrainerStitchDistilled"
 
@@ -158,7 +158,7 @@ def _fold_entry(teacher: ModelFolder, fold: int | str, host: dict, student) -> d
     if not os.path.isfile(path):
         raise StitchError(f"{path}, the host's model that the student is to start from, does not exist; put it back, "
                           f"or use -start scratch")
-    load_weights(student, network_weights(load_checkpoint(path)), path)
+    load_weights(student, network_weights(load_parent(path)), path)
     if sha256(path) != named["sha256"]:
         raise StitchError(f"{path} is not the host's model that was stitched (sha256 differs); put that one back, or "
                           f"use -start scratch")
@@ -167,8 +167,8 @@ def _fold_entry(teacher: ModelFolder, fold: int | str, host: dict, student) -> d
 
 def host_checkpoint(host: dict, fold: int | str) -> str:
     """`host`: folder and checkpoint name, as the plans record them."""
-    return os.path.join(str(nnUNet_results), host["folder"], f"fold_{fold}", host["checkpoint"])
+    return recorded_checkpoint(host, fold, str(nnUNet_results))
 
 
 def teacher_folder(record: Distillation) -> str:
-    return os.path.join(str(nnUNet_results), record.teacher)
+    return below_results(record.teacher)

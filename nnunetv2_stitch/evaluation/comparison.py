@@ -14,7 +14,7 @@ from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
 from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.plane import Plane
 from nnunetv2_stitch.evaluation.statistics import PairedTest, Summary, from_json, to_json
-from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.fileio import found_again, read_json, relative_path, write_json
 
 FORMAT = "nnunetv2_stitch comparison 1"
 FILE = "comparison.json"
@@ -166,7 +166,7 @@ class Comparison:
 def save_comparison(comparison: Comparison, path: str) -> str:
     """Write `comparison.json`; folders in it are relative to the file, so that a whole tree can be moved."""
     around = os.path.dirname(os.path.abspath(path))
-    write_json(path, comparison.moved(lambda p: os.path.relpath(p, around)).to_json())
+    write_json(path, comparison.moved(lambda p: relative_path(p, around)).to_json())
     return path
 
 
@@ -185,7 +185,7 @@ def read_comparison(path: str) -> Comparison:
         raise StitchError(f"{path} is incomplete ({type(error).__name__}: {error}); evaluate again with -models and "
                           f"-datasets") from error
     around = os.path.dirname(os.path.abspath(path))
-    return comparison.moved(lambda p: os.path.normpath(os.path.join(around, p)))
+    return comparison.moved(lambda p: found_again(p, around))
 
 
 def changes(before: Comparison, after: Comparison) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
+from nnunetv2_stitch.exchange.plain import MAX_TEXT, is_whole
+
 PLANS_KEYS = ("image_reader_writer", "transpose_forward", "transpose_backward", "experiment_planner_used",
               "label_manager")
 INTENSITIES = "foreground_intensity_properties_per_channel"
@@ -17,6 +19,33 @@ CONFIGURATION_KEYS = ("data_identifier", "preprocessor_name", "batch_size", "pat
 ARCHITECTURE_KEYS = ("network_class_name", "arch_kwargs", "_kw_requires_import")
 DATASET_KEYS = ("channel_names", "modality", "labels", "regions_class_order", "numTraining", "file_ending",
                 "overwrite_image_reader_writer", "name", "reference", "licence", "license")
+
+TEXTS = ("name", "reference", "licence", "license")  # of a dataset, for people
+
+
+def of_own_model(plans: dict, dataset_json: dict, configuration: str,
+                 resolved: dict) -> tuple[dict, dict, list[str]]:
+    """One's own files without what does not travel, so that no check stops on it; and what was dropped.
+
+    Args:
+        resolved: the one configuration that travels, with what it inherits.
+    """
+    per_channel = {key: plans[key] for key in (INTENSITIES, OLD_INTENSITIES) if isinstance(plans.get(key), dict)}
+    kept = {key: plans[key] for key in (*PLANS_KEYS, "dataset_name", "plans_name") if key in plans}
+    kept["configurations"] = {configuration: {k: v for k, v in resolved.items() if k != "inherits_from"}}
+    kept |= {key: {channel: {k: v for k, v in values.items() if k in READ_INTENSITIES}
+                   for channel, values in channels.items() if isinstance(values, dict)}
+             for key, channels in per_channel.items()}
+    kept_dataset = {key: value for key, value in dataset_json.items() if key in DATASET_KEYS and value is not None
+                    and (key not in TEXTS or isinstance(value, str) and len(value) <= MAX_TEXT)
+                    and (key != "numTraining" or is_whole(value, 0, 10**9))}
+    dropped = [f"plans.json: {key}" for key in sorted(set(plans) - set(kept))]
+    dropped += [f"plans.json: configurations.{name}" for name in plans["configurations"] if name != configuration]
+    unread = sorted({k for channels in per_channel.values() for values in channels.values() if isinstance(values, dict)
+                     for k in values} - set(READ_INTENSITIES))
+    dropped += [f"plans.json: {INTENSITIES}: {', '.join(unread)}"] if unread else []
+    return kept, kept_dataset, dropped + [f"dataset.json: {key}" for key in sorted(set(dataset_json)
+                                                                                   - set(kept_dataset))]
 
 
 def clean_plans(plans: dict, configuration: str, resolved: dict, dataset_name: str,

@@ -15,6 +15,7 @@ from nnunetv2_stitch.exchange.alias import WHOLE
 from nnunetv2_stitch.exchange.card import CARD, card
 from nnunetv2_stitch.exchange.checked import Checked, checked
 from nnunetv2_stitch.exchange.checkpoints import clean_checkpoint, read_checkpoint
+from nnunetv2_stitch.exchange.clean import of_own_model
 from nnunetv2_stitch.exchange.facts import (
     mean_dice,
     network_name,
@@ -95,7 +96,10 @@ def export_party(model: ModelFolder, output: str, *, folds: Sequence[int | str] 
 def _checked(model: ModelFolder, name: str, folds: tuple[int | str, ...]) -> Checked:
     try:
         with without_warnings():
-            return checked(model.path, name, model.identifier, model.plans, model.dataset_json, folds)
+            plans, dataset_json, dropped = of_own_model(model.plans, model.dataset_json, model.configuration,
+                                                        model.configuration_manager.configuration)
+            result = checked(model.path, name, model.identifier, plans, dataset_json, folds)
+            return replace(result, dropped=(*dropped, *result.dropped))
     except StitchError as error:
         raise StitchError(f"{model.path} would be refused by the receiver: {error}") from error
 

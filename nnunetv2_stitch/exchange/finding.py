@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import string
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from nnunetv2.paths import nnUNet_results
@@ -43,9 +44,13 @@ class Partner:
 
 def find_parties(dataset_a: int | str | None, model_a: str | None, configuration: str | None, trainer_a: str | None,
                  plans_a: str | None, partners: Sequence[Partner], checkpoint_name: str = FINAL,
-                 checkpoint_a: str | None = None) -> tuple[ModelFolder, list[ModelFolder]]:
+                 checkpoint_a: str | None = None,
+                 unpack_into: str | None = None) -> tuple[ModelFolder, list[ModelFolder]]:
     """The host and its partners, each by its dataset or by its model: a folder or a zip, wherever it lies. Each has the
     `checkpoint_name` that it is used with: `checkpoint_a`, the partner's own, or else the one for all.
+
+    Args:
+        unpack_into: see `read_party`.
 
     Raises:
         StitchError: see `find_pair` and `read_party`; or a party is given twice or not at all.
@@ -62,20 +67,20 @@ def find_parties(dataset_a: int | str | None, model_a: str | None, configuration
         host, partner = find_pair(dataset_a, first.dataset, configuration, trainer_a, first.trainer, plans_a,
                                   first.plans, own, checkpoint_b=first.checkpoint_name)
     else:
-        given = [None if m is None else read_party(m, name) for m, name in ((model_a, own),
-                                                                           (first.model, first.checkpoint_name))]
+        given = [None if m is None else read_party(m, name, unpack_into)
+                 for m, name in ((model_a, own), (first.model, first.checkpoint_name))]
         # The party that is asked for by dataset takes the configuration of the one that is not.
         configuration = configuration or next(m.configuration for m in given if m is not None)
         host = given[0] or select_model(dataset_a, configuration, trainer_a, plans_a, "host", own)
         partner = given[1] or select_model(first.dataset, configuration, first.trainer, first.plans, "partner",
                                            first.checkpoint_name)
-    return host, [partner, *(_like(host, p) for p in partners[1:])]
+    return host, [partner, *(_like(host, p, unpack_into) for p in partners[1:])]
 
 
-def _like(host: ModelFolder, partner: Partner) -> ModelFolder:
+def _like(host: ModelFolder, partner: Partner, unpack_into: str | None) -> ModelFolder:
     """A further partner: of several models the one that is trained as the host's."""
     if partner.model is not None:
-        return read_party(partner.model, partner.checkpoint_name)
+        return read_party(partner.model, partner.checkpoint_name, unpack_into)
     models = find_models(partner.dataset, None, partner.checkpoint_name, configuration=host.configuration,
                          trainer=partner.trainer, plans=partner.plans)
     same = [m for m in models if m.identifier == host.identifier]
@@ -83,25 +88,21 @@ def _like(host: ModelFolder, partner: Partner) -> ModelFolder:
                                                        partner.plans, "partner", partner.checkpoint_name)
 
 
-def read_party(path: str, checkpoint_name: str = FINAL) -> ModelFolder:
+def read_party(path: str, checkpoint_name: str = FINAL, unpack_into: str | None = None) -> ModelFolder:
     """A party's model: a model folder, a folder with one model folder in it, or a zip of either.
 
     A zip is unpacked once, into `stitch_parties` in nnUNet_results, under its own sha256: names of datasets cannot
     collide there, and stock nnU-Net does not look there.
+
+    Args:
+        unpack_into: a folder for zips instead, for commands that write nothing.
 
     Raises:
         StitchError: not there, no model, several, or a zip that is refused.
     """
     path = os.path.abspath(path)
     if os.path.isfile(path):
-        if not nnUNet_results.is_set():
-            raise StitchError("environment variable nnUNet_results is not set; a zip is unpacked there")
-        wanted = "" if checkpoint_name == FINAL else "_" + os.path.splitext(checkpoint_name)[0]
-        name = sha256(path)[:16] + wanted
-        folder = os.path.join(str(nnUNet_results), UNPACKED, name)
-        with locked(os.path.join(str(nnUNet_results), f".{name}.lock")):  # jobs of several folds begin together
-            found = _model_folders(folder) if os.path.isdir(folder) else []
-            path = found[0] if found else unpack_party(path, folder, checkpoint_name=checkpoint_name).path
+        path = _unpacked(path, checkpoint_name, unpack_into)
         checkpoint_name = FINAL  # what it is called where it was unpacked
     elif os.path.isdir(path) and not os.path.isfile(os.path.join(path, "plans.json")):
         found = _model_folders(path)
@@ -114,6 +115,19 @@ def read_party(path: str, checkpoint_name: str = FINAL) -> ModelFolder:
     if not model.folds:
         raise StitchError(f"{path} has no fold with {checkpoint_name}: choose another with -chk")
     return model
+
+
+def _unpacked(path: str, checkpoint_name: str, into: str | None) -> str:
+    """The model folder of a zip."""
+    if into is None and not nnUNet_results.is_set():
+        raise StitchError("environment variable nnUNet_results is not set; a zip is unpacked there")
+    wanted = "" if checkpoint_name == FINAL else "_" + os.path.splitext(checkpoint_name)[0]
+    name = sha256(path)[:16] + wanted
+    folder = os.path.join(into or os.path.join(str(nnUNet_results), UNPACKED), name)
+    alone = locked(os.path.join(str(nnUNet_results), f".{name}.lock")) if into is None else nullcontext()
+    with alone:  # jobs of several folds begin together
+        found = _model_folders(folder) if os.path.isdir(folder) else []
+        return found[0] if found else unpack_party(path, folder, checkpoint_name=checkpoint_name).path
 
 
 def _model_folders(path: str) -> list[str]:

@@ -94,10 +94,11 @@ def _require_values(configuration: dict, channels: int) -> None:
 
 def _require_dataset(dataset_json: dict) -> int:
     """Number of channels."""
-    channels = dataset_json.get("channel_names", dataset_json.get("modality"))
+    # Keys say nothing: nnU-Net goes by order, and by the name of its first versions before the present one.
+    channels = dataset_json["modality"] if "modality" in dataset_json else dataset_json.get("channel_names")
     if not isinstance(channels, dict) or not 1 <= len(channels) <= MAX_CHANNELS or not all(
-            isinstance(v, str) for v in channels.values()) or set(channels) != {str(i) for i in range(len(channels))}:
-        raise refused(DATASET, f"has no channel_names 0, 1, ... (at most {MAX_CHANNELS})")
+            isinstance(v, str) for v in channels.values()):
+        raise refused(DATASET, f"has no channel_names (at most {MAX_CHANNELS})")
     labels = dataset_json.get("labels")
     values = labels.values() if isinstance(labels, dict) else [None]
     flat = [x for v in values for x in (v if isinstance(v, list) else [v])]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.exchange.card import NO_PROMISE, cell
 from nnunetv2_stitch.exchange.facts import versions
+from nnunetv2_stitch.parties.reading import channel_names
 
 
 def stitched_card(plans: Mapping, configuration: str, dataset_json: Mapping, table: Sequence[Mapping],
@@ -18,8 +19,7 @@ def stitched_card(plans: Mapping, configuration: str, dataset_json: Mapping, tab
              "A stitched ensemble of trained nnU-Nets (arXiv 2512.17592): an ordinary nnU-Net model of the first, "
              "whose plans, preprocessing and labels it has.", "", "| | |", "|---|---|"]
     labels = ", ".join(f"{k} = {v}" for k, v in dataset_json["labels"].items())
-    names = dataset_json.get("channel_names") or dataset_json.get("modality") or {}
-    for key, value in (("Labels", labels), ("Channels", ", ".join(map(str, names.values()))),
+    for key, value in (("Labels", labels), ("Channels", ", ".join(channel_names(dataset_json))),
                        ("Configuration", configuration), ("Setting", describe(arguments["setting"])),
                        ("Positions with stitches", str(len(arguments["positions"] or arguments["matches"]))),
                        ("Made with", ", ".join(f"{k} {v}" for k, v in versions().items()))):

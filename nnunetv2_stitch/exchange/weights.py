@@ -13,19 +13,10 @@ from torch import nn
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.archive import MAX_MEMBERS, index_size
 from nnunetv2_stitch.exchange.plain import printable, without_warnings
-from nnunetv2_stitch.parties.checkpoint import load_weights
+from nnunetv2_stitch.parties.checkpoint import first_names, load_weights
 
 MAX_HEADER_BYTES = 8 << 20  # of a safetensors file: names and shapes; a large nnU-Net needs a tenth of a MiB
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-
-def first_names(network: nn.Module) -> dict[str, str]:
-    """Every name in the state dict, and the first of the names that its tensor has there.
-
-    A decoder holds a reference to its encoder, and blocks list their layers twice: up to four names for one tensor.
-    """
-    firsts: dict[int, str] = {}
-    return {name: firsts.setdefault(id(tensor), name) for name, tensor in network.state_dict(keep_vars=True).items()}
 
 
 def require_fit(network: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
@@ -59,16 +50,13 @@ def without_duplicates(network: nn.Module, weights: Mapping[str, torch.Tensor], 
     """Each tensor once, under its first name, in memory of its own so that nothing else travels along.
 
     Raises:
-        StitchError: `weights` do not fit, or hold different values under two names of one tensor.
+        StitchError: `weights` do not fit.
     """
     require_fit(network, weights, where)
     kept: dict[str, torch.Tensor] = {}
     for name, first in first_names(network).items():
         if name == first:
             kept[name] = weights[name].detach().clone(memory_format=torch.contiguous_format)
-        elif weights[name].dtype != kept[first].dtype or not torch.equal(weights[name], kept[first]):
-            raise StitchError(f"{where}: {name} and {first} are one tensor of the network but differ in the file; use "
-                              f"a checkpoint as stock nnU-Net saves it")
     return kept
 
 

@@ -7,23 +7,24 @@ from collections.abc import Sequence
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
+from nnunetv2_stitch.exchange.trainer_check import network_as_trained
+from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
-from nnunetv2_stitch.stitching.network import build_parent
 
 
 def plain_predictor(model: ModelFolder, folds: Sequence[int | str], device: torch.device, tta: bool = True,
                     checkpoint_name: str = FINAL, progress: bool = False) -> nnUNetPredictor:
-    """An initialised predictor for the folds' models together, as nnU-Net ensembles folds.
+    """An initialised predictor for the folds' models together, as nnU-Net ensembles folds, with the network that their
+    trainer builds where that is installed here.
 
     Raises:
         StitchError: a network class that may not be built, or a checkpoint missing, broken or of another network.
     """
-    network = build_parent(model.network_spec, model.num_input_channels, model.num_outputs)
-    weights, mirroring = [], None
+    network, weights, mirroring = None, [], None
     for fold in folds:
         path = model.checkpoint_path(fold, checkpoint_name)
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_parent(path)
+        network = network or network_as_trained(model, checkpoint.get("trainer_name"))
         load_weights(network, network_weights(checkpoint), path)
         weights.append({k: v.clone() for k, v in network.state_dict().items()})
         mirroring = checkpoint.get("inference_allowed_mirroring_axes")

@@ -10,9 +10,10 @@ import torch
 from nnunetv2_stitch.bridging.terms import output_names
 from nnunetv2_stitch.errors import NotMergeableError, StitchError
 from nnunetv2_stitch.exchange.facts import received_manifest
+from nnunetv2_stitch.exchange.parent_check import require_parent
 from nnunetv2_stitch.exchange.plain import printable
 from nnunetv2_stitch.merging.atlas import Atlas, require_same_tensors
-from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
+from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.stitching.network import build_parent
 
@@ -65,7 +66,7 @@ def read_member(model: ModelFolder, fold: int | str, label: str) -> Member:
     """The model's weights of `fold`, else of `all`, else of its first fold.
 
     Raises:
-        StitchError: a stitched model, the second stage of a cascade, or a checkpoint that is missing or refused.
+        StitchError: a stitched model, the second stage of a cascade, or what `require_parent` refuses.
     """
     if model.is_stitched or model.is_cascaded:
         what = "a stitched ensemble" if model.is_stitched else "the second stage of a cascade"
@@ -74,7 +75,8 @@ def read_member(model: ModelFolder, fold: int | str, label: str) -> Member:
         raise StitchError(f"{model.path} has no fold with {model.checkpoint_name}: choose another with -chk")
     own = fold if fold in model.folds else "all" if "all" in model.folds else model.folds[0]
     path = model.checkpoint_path(own)
-    checkpoint, digest = load_checkpoint(path), sha256(path)
+    require_parent(model, own)
+    checkpoint, digest = load_parent(path), sha256(path)
     return Member(label, model, own, path, digest, _tensors(checkpoint, path), _axes(checkpoint), _cases(model),
                   _licence(model))
 
@@ -101,7 +103,7 @@ def make_atlas(members: Sequence[Member], base: str | None = None, granularity: 
 
     around = None
     if base is not None:
-        weights = _tensors(load_checkpoint(base), base)
+        weights = _tensors(load_parent(base), base)
         require_same_tensors({members[0].label: members[0].weights, "the base": weights})
         around = parameters(weights, base)
     return Atlas([parameters(m.weights, m.path) for m in members], around, granularity, [m.label for m in members])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.exchange.card import NO_PROMISE, cell
 from nnunetv2_stitch.exchange.facts import versions
+from nnunetv2_stitch.parties.reading import channel_names
 
 
 def merged_card(dataset_json: Mapping, records: Sequence[Mapping]) -> str:
@@ -17,8 +18,7 @@ def merged_card(dataset_json: Mapping, records: Sequence[Mapping]) -> str:
              "centre's data (guided model merging, arXiv 2503.20138). An ordinary model of the stock trainer; nothing "
              "has to be installed for it.", "", "| | |", "|---|---|"]
     labels = ", ".join(f"{k} = {v}" for k, v in dataset_json["labels"].items())
-    names = dataset_json.get("channel_names") or dataset_json.get("modality") or {}
-    for key, value in (("Labels", labels), ("Channels", ", ".join(map(str, names.values()))),
+    for key, value in (("Labels", labels), ("Channels", ", ".join(channel_names(dataset_json))),
                        ("Configuration", first["configuration"]), ("Coefficients per", first["granularity"]),
                        ("Made with", ", ".join(f"{k} {v}" for k, v in versions().items()))):
         lines.append(f"| {key} | {cell(value)} |")

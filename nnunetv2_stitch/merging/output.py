@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 from nnunetv2.paths import nnUNet_results
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.figures.merge_coefficients import merge_coefficients
@@ -20,7 +21,6 @@ from nnunetv2_stitch.parties.model_folder import FINAL
 
 RECORD, FIGURE = "merge.json", "merge.png"
 TRAINER = "nnUNetTrainer"
-SAME_PLANS = ("configurations", "transpose_forward", "foreground_intensity_properties_per_channel")
 
 
 def check_target(site: Site) -> str:
@@ -37,8 +37,7 @@ def check_target(site: Site) -> str:
         raise StitchError(f"{folder} already holds fold {site.fold}; choose another name with -o, or delete it")
     plans_file = os.path.join(folder, "plans.json")
     if os.path.isfile(plans_file):
-        there = read_json(plans_file)
-        if any(there.get(k) != site.plans.get(k) for k in SAME_PLANS):
+        if _of_plans(read_json(plans_file)) != _of_plans(site.plans):
             raise StitchError(f"{folder} holds another model; choose another name with -o")
     around = folder
     while not os.path.isdir(around):
@@ -46,6 +45,12 @@ def check_target(site: Site) -> str:
     if not os.access(around, os.W_OK):
         raise StitchError(f"no permission to write into {around}; change its permissions or nnUNet_results")
     return folder
+
+
+def _of_plans(plans: dict) -> tuple:
+    """What folds of one model have in common."""
+    manager = PlansManager(plans)
+    return plans["configurations"], manager.transpose_forward, manager.foreground_intensity_properties_per_channel
 
 
 def write_merged(folder: str, site: Site, state: Mapping[str, torch.Tensor], record: dict,

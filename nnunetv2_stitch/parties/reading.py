@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -84,8 +85,15 @@ class ModelFolder:
     @property
     def channel_names(self) -> list[str]:
         """In the order of the network's input channels."""
-        names = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
-        return [str(names[k]) for k in sorted(names, key=int)]
+        return channel_names(self.dataset_json)
+
+    @cached_property
+    def intensities(self) -> dict[str, dict]:
+        """nnU-Net's foreground intensities by channel, which CTNormalization reads; empty where the plans have none."""
+        try:
+            return self.plans_manager.foreground_intensity_properties_per_channel or {}
+        except KeyError:
+            return {}
 
     @cached_property
     def received(self) -> dict:
@@ -103,6 +111,13 @@ class ModelFolder:
             raise StitchError(f"{self.path} has no {checkpoint_name} of fold {fold}; folds that have it: "
                               f"{', '.join(map(str, there)) or 'none'}")
         return path
+
+
+def channel_names(dataset_json: Mapping) -> list[str]:
+    """Names of the input channels as nnU-Net takes them: in the file's order, whatever the keys, and under the first
+    versions' name before the present one."""
+    names = dataset_json["modality"] if "modality" in dataset_json else dataset_json["channel_names"]
+    return [str(name) for name in names.values()]
 
 
 def read_model_folder(path: str, checkpoint_name: str = FINAL) -> ModelFolder:
@@ -158,9 +173,7 @@ def _require_readable(model: ModelFolder, plans_file: str, dataset_file: str) ->
         raise StitchError(f"{plans_file} is not a plans file of nnU-Net v2 ({_said(error)}); copy it again from its "
                           f"source") from error
     try:
-        channels = model.dataset_json.get("channel_names") or model.dataset_json["modality"]
-        sorted(channels, key=int)
-        if not model.num_input_channels or not model.num_outputs:
+        if not model.channel_names or not model.num_outputs:
             raise ValueError("no channels or no labels")
     except Exception as error:
         raise StitchError(f"{dataset_file} is not a dataset.json of nnU-Net v2 ({_said(error)}); copy it again from "

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 
 from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.locks import FoldLocks, locked, plans_locked
-from nnunetv2_stitch.pipeline.continuing import check_folders, previous_plans
+from nnunetv2_stitch.pipeline.continuing import check_folders, note_places, previous_plans
 from nnunetv2_stitch.pipeline.prepare import Job
 
 
@@ -39,6 +39,11 @@ class Claim(FoldLocks):
             write_json(job.plans_file, job.plans)
             for fold in job.folds:  # others see by the folders that folds are begun
                 os.makedirs(os.path.join(job.model_folder, f"fold_{fold}"), exist_ok=True)
+
+    def note_places(self) -> None:
+        """The plans name the parents' present places from now on."""
+        with plans_locked(self.job.plans_file):
+            note_places(self.job)
 
     def choosing(self) -> AbstractContextManager[None]:
         """Alone in choosing the position and deploying it."""

@@ -6,10 +6,14 @@ import glob
 import os
 from typing import TYPE_CHECKING
 
+from nnunetv2.paths import nnUNet_results
+
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.fileio import is_writable, read_json
+from nnunetv2_stitch.fileio import is_writable, read_json, write_json
+from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.preprocessed import require_trainable
 from nnunetv2_stitch.stitching.network import CLASS_PATH
+from nnunetv2_stitch.stitching.plans import recorded_checkpoint
 
 if TYPE_CHECKING:
     from nnunetv2_stitch.pipeline.prepare import Job
@@ -82,6 +86,8 @@ def _keep_other_folds(job: Job, previous: dict | None) -> None:
     old, new = (p.get("configurations", {}).get(name) for p in (previous or {}, job.plans))
     if old is None:
         return
+    for ours, theirs in zip(new["stitching"]["parents"], old["stitching"]["parents"]):
+        _require_found_again(ours, theirs)
     if _identity(old) != _identity(new):
         raise StitchError(f"{job.plans_file} was made for other parents, positions or checkpoints, and "
                           f"{os.path.dirname(trained[0])} was trained with it; give the same arguments as then, "
@@ -94,6 +100,40 @@ def _keep_other_folds(job: Job, previous: dict | None) -> None:
                 raise StitchError(f"fold {fold} was stitched with fold {entry['fold']} of {ours['dataset']}, which is "
                                   f"not what it would be stitched with now (fold or sha256 differs); give the same "
                                   f"-f_b as then, or -o_p NAME for another model")
+
+
+def _require_found_again(ours: dict, theirs: dict) -> None:
+    """A parent that has moved since is known by its sha256. Where it is gone from its recorded place and lies at ours,
+    the record takes over what it is called there.
+
+    Raises:
+        StitchError: it is gone, and some of its folds that were stitched are not at the place given now.
+    """
+    results = str(nnUNet_results)
+    before, now = ({fold: recorded_checkpoint(record, entry["fold"], results)
+                    for fold, entry in theirs["folds"].items()} for record in (theirs, ours))
+    if before == now or all(map(os.path.isfile, before.values())):
+        return
+    for fold, entry in theirs["folds"].items():
+        if not os.path.isfile(now[fold]) or sha256(now[fold]) != entry["sha256"]:
+            raise StitchError(f"fold {fold} was stitched with {before[fold]}, which is not there any more, and "
+                              f"{now[fold]} is another checkpoint or missing; give the folder's present place with "
+                              f"-m_a or -m_b, or use -o_p NAME for another model")
+    theirs.update({k: v for k, v in ours.items() if k != "folds"})
+
+
+def note_places(job: Job) -> None:
+    """Write into the plans where the parents lie now, so that whatever reads them later finds them there."""
+    for path in (job.plans_file, os.path.join(job.model_folder, "plans.json")):
+        if not os.path.isfile(path):
+            continue
+        plans = read_json(path)
+        stitched = plans["configurations"].get(job.host.configuration, {}).get("stitching", {"parents": []})
+        places = [{**record, **{k: v for k, v in own.items() if k != "folds"}} for record, own in
+                  zip(stitched["parents"], job.configuration["stitching"]["parents"])]
+        if places != stitched["parents"]:
+            stitched["parents"] = places
+            write_json(path, plans)
 
 
 def _identity(configuration: dict) -> tuple:

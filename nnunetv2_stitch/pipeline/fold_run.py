@@ -17,6 +17,8 @@ from nnunetv2_stitch.devices import set_up_device, trainer_for
 from nnunetv2_stitch.distributed import group, launched, rank_and_size, share, wait
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import LostProcess, StitchError
+from nnunetv2_stitch.parties.once import reading_once
+from nnunetv2_stitch.parties.trust import is_trusting, trusting
 
 UNEXPECTED, BAD_INPUT = 1, 2  # exit codes of the commands
 
@@ -105,7 +107,8 @@ def follow(device: torch.device) -> None:
 
 def _spawn(step: FoldRun, device: torch.device, count: int, method: str = "spawn") -> None:
     try:
-        mp.start_processes(_spawned, (step, device, count, find_free_network_port()), count, start_method=method)
+        mp.start_processes(_spawned, (step, device, count, find_free_network_port(), is_trusting()), count,
+                           start_method=method)
     except mp.ProcessExitedException as error:
         raise LostProcess(str(error)) from error
     except mp.ProcessRaisedException as error:
@@ -116,11 +119,11 @@ def _spawn(step: FoldRun, device: torch.device, count: int, method: str = "spawn
         raise RuntimeError(f"{kind}: {said}") from error
 
 
-def _spawned(rank: int, step: FoldRun, device: torch.device, count: int, port: int) -> None:
+def _spawned(rank: int, step: FoldRun, device: torch.device, count: int, port: int, trusts: bool) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count),
                       MASTER_ADDR="localhost", MASTER_PORT=str(port))
     set_up_device(device, threads=1)
-    with silent_unless(rank == 0), group(launched(), device):
+    with silent_unless(rank == 0), trusting(trusts, aloud=False), reading_once(), group(launched(), device):
         step.carry_out(device)
 
 

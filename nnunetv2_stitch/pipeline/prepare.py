@@ -10,19 +10,19 @@ from functools import cached_property
 import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 
+from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
 from nnunetv2_stitch.bridging.report import Report, require_bridge
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.facts import received_manifest
 from nnunetv2_stitch.exchange.finding import Partner, find_parties
-from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
+from nnunetv2_stitch.exchange.parent_check import require_parents
 from nnunetv2_stitch.parties.datasets import data_digest
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY
 from nnunetv2_stitch.pipeline.continuing import check_earlier_folds, check_folders, previous_plans
 from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
 from nnunetv2_stitch.selection.rules import GUIDED, RULES, position_at_progress
-from nnunetv2_stitch.stitching.network import build_parent
 from nnunetv2_stitch.stitching.plans import (
     Layout,
     Training,
@@ -134,16 +134,18 @@ class Job:
         return os.path.join(self.preprocessed_folder, f"{self.request.plans_name}.json")
 
 
-def prepare(request: Request, continue_training: bool = False, dry_run: bool = False) -> Job:
+def prepare(request: Request, continue_training: bool = False, dry_run: bool = False,
+            unpack_into: str | None = None) -> Job:
     """Find all models, check that they can be stitched, match them and make the plans, with what earlier commands made
-    under the same name; writes nothing.
+    under the same name; writes nothing but models that come as zips (see `read_party`), and these into `unpack_into`
+    where it is given.
 
     `dry_run` leaves out what is checked of the folders to be written and of the preprocessed data: see `check_folders`.
 
     Raises:
         StitchError: anything that stands in the way, in one line.
     """
-    job = examine(request)
+    job = examine(request, unpack_into)
     previous = previous_plans(job.plans_file)
     job.plans["configurations"] = {**(previous or {}).get("configurations", {}), **job.plans["configurations"]}
     if dry_run:
@@ -153,7 +155,7 @@ def prepare(request: Request, continue_training: bool = False, dry_run: bool = F
     return job
 
 
-def examine(request: Request) -> Job:
+def examine(request: Request, unpack_into: str | None = None) -> Job:
     """As `prepare`, where nothing were made under this name yet.
 
     Raises:
@@ -161,14 +163,13 @@ def examine(request: Request) -> Job:
     """
     _check_request(request)
     host, partners = find_parties(request.dataset_a, request.model_a, request.configuration, request.trainer_a,
-                                  request.plans_a, request.partners, request.checkpoint_name, request.checkpoint_a)
+                                  request.plans_a, request.partners, request.checkpoint_name, request.checkpoint_a,
+                                  unpack_into)
     reports = [require_bridge(host, p, asked.names) for p, asked in zip(partners, request.partners)]
     bridges = [r.bridge for r in reports]
-    folds, partner_folds = _folds(request, host, partners)
-    layout = lay_out(host, partners, "blocks" if request.positions == "blocks" else "all", bridges)
+    folds, partner_folds, layout = require_stitchable(request, host, partners, bridges)
     positions = _positions(request, layout)
     fixed = _fixed_positions(request, layout, positions)
-    _check_weights([host, *partners], [{f: f for f in folds}, *partner_folds])
 
     results = str(nnUNet_results)
     records = [record_parent(p, results, own, *_sender(p))
@@ -190,6 +191,19 @@ def examine(request: Request) -> Job:
     return Job(request, host, partners, reports, layout, folds, partner_folds, plans, positions, fixed,
                {p: count_parameters(getattr(network, p)) for p in network.parties},
                sum(p.numel() for p in network.stitch_parameters()))
+
+
+def require_stitchable(request: Request, host: ModelFolder, partners: Sequence[ModelFolder],
+                       bridges: Sequence[Bridge | None]) -> tuple[list, list[dict], Layout]:
+    """Folds of the host, of each partner by those, and the layout. Reads every checkpoint of these folds, so that a
+    broken file is found before hours of training.
+
+    Raises:
+        StitchError: a fold that is not trained, networks without layers that match, or what `require_parent` refuses.
+    """
+    folds, partner_folds = _folds(request, host, partners)
+    require_parents([host, *partners], [folds, *(own.values() for own in partner_folds)])
+    return folds, partner_folds, lay_out(host, partners, "blocks" if request.positions == "blocks" else "all", bridges)
 
 
 def _sender(party: ModelFolder) -> tuple[str, str]:
@@ -265,12 +279,3 @@ def _fixed_positions(request, layout, positions) -> list[int]:
             raise StitchError(f"-position {' '.join(map(str, asked))}: give one position with each of "
                               f"{', '.join(parties)}, this has {found.count(party)} with {party}; --dry_run lists them")
     return sorted(asked)
-
-
-def _check_weights(parties: Sequence[ModelFolder], folds: Sequence[dict]) -> None:
-    """Read every checkpoint and try it in its network, so that a broken file is found before hours of training."""
-    for party, own in zip(parties, folds):
-        network = build_parent(party.network_spec, party.num_input_channels, party.num_outputs)
-        for fold in sorted(set(own.values()), key=str):
-            path = party.checkpoint_path(fold)
-            load_weights(network, network_weights(load_checkpoint(path)), path)

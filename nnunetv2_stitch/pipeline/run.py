@@ -15,6 +15,7 @@ from nnunetv2_stitch.exchange.finding import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import sha256
+from nnunetv2_stitch.parties.once import reading_once
 from nnunetv2_stitch.pipeline.claims import Claim
 from nnunetv2_stitch.pipeline.deployment import StitchResult, deployed_setting, select_and_deploy
 from nnunetv2_stitch.pipeline.fold_run import FoldRun, carry_out, require_processes
@@ -23,6 +24,7 @@ from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.rules import GUIDED
 
 
+@reading_once()
 @our_trainers_known()
 def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None = None, *more: str | int | Partner,
                  device: str | torch.device = "cuda", num_gpus: int = 1, continue_training: bool = False,
@@ -79,6 +81,7 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
             # One choice for all folds of the model, also those that earlier commands trained.
             job = replace(job, folds=[*job.folds, *claim.take_free(f for f in _other_folds(job)
                                                                    if _fold_is_done(job, f))])
+        claim.note_places()
         with claim.choosing():
             result = select_and_deploy(job, device, not only_validation, sweeps, prefer, say)
         for fold in job.folds:

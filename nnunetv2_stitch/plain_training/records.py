@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping
 
 from nnunetv2.paths import nnUNet_results
+
+from nnunetv2_stitch.fileio import found_again, recorded
 
 DISTILLATION, FROM_MERGED = RECORDS = ("distillation", "from_merged")  # keys of a configuration
 
@@ -22,5 +23,9 @@ def without_records(plans: Mapping) -> dict:
 
 def relative_to_results(path: str) -> str:
     """How a record names a model folder: relative to nnUNet_results where it lies inside, else absolute."""
-    inside = os.path.relpath(path, str(nnUNet_results))
-    return os.path.abspath(path) if inside.startswith("..") else inside
+    return recorded(path, str(nnUNet_results))
+
+
+def below_results(record: str) -> str:
+    """The folder that such a record names."""
+    return found_again(record, str(nnUNet_results))

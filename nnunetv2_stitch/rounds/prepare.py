@@ -12,11 +12,10 @@ from nnunetv2_stitch.bridging.terms import output_names
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.finding import read_party
 from nnunetv2_stitch.exchange.plain import printable
-from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.fileio import read_json, relative_path
 from nnunetv2_stitch.inference.find import trained_folds
-from nnunetv2_stitch.merging.members import Member, build_network, read_member
+from nnunetv2_stitch.merging.members import Member, read_member
 from nnunetv2_stitch.merging.site import find_site, require_configuration, require_plans_name
-from nnunetv2_stitch.parties.checkpoint import load_weights
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
 from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
@@ -79,11 +78,9 @@ def prepare(request: FromMergedRequest, continue_training: bool = False) -> From
     configuration = request.configuration or model.configuration
     require_configuration(configuration, [model])
     folds = list(request.folds or trained_folds(model.path, None, model.checkpoint_name))
-    # Read and built once, so that a broken file is found now and not after the plans are written.
     begins: dict[str, dict] = {}
     for fold in folds:
         member = read_member(model, fold, printable(model.dataset_name, 80))
-        load_weights(build_network([member]), member.weights, member.path)
         begins[str(fold)] = _begin(member)
         site = find_site(request.dataset, configuration, fold, [member], request.plans_name, request.data_plans,
                          "the party's")
@@ -101,6 +98,6 @@ def prepare(request: FromMergedRequest, continue_training: bool = False) -> From
 
 
 def _begin(member: Member) -> dict:
-    inside = os.path.relpath(member.path, member.model.path).replace(os.sep, "/")
+    inside = relative_path(member.path, member.model.path)
     return {"fold": str(member.fold), "checkpoint": inside, "sha256": member.sha256,
             "mirroring": list(member.mirroring)}

@@ -7,10 +7,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from nnunetv2.paths import nnUNet_results
-
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.plain_training.records import FROM_MERGED as KEY
+from nnunetv2_stitch.plain_training.records import below_results
 
 #: Fields that may not change between a training and its continuation, and among folds: the flag that sets each.
 FLAGS = {"model": "-m", "learning_rate": "-lr", "seed": "-seed", "num_epochs": "-epochs",
@@ -56,4 +55,4 @@ class FromMerged:
 
     def checkpoint(self, fold: int | str) -> str:
         """Path of the checkpoint that the fold begins with."""
-        return os.path.join(str(nnUNet_results), self.model, *self.of_fold(fold)["checkpoint"].split("/"))
+        return os.path.join(below_results(self.model), *self.of_fold(fold)["checkpoint"].split("/"))

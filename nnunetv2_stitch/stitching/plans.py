@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -12,10 +12,11 @@ from torch import nn
 
 from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import found_again, recorded
 from nnunetv2_stitch.graph.matching import Match, match_star
 from nnunetv2_stitch.graph.nodes import LayerNode, layer_nodes
 from nnunetv2_stitch.graph.tracing import trace
-from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
+from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.stitching.network import CLASS_PATH, StitchedEnsemble, build_parent
 from nnunetv2_stitch.stitching.setting import Setting, party_names
@@ -103,14 +104,18 @@ class ParentRecord:
 def record_parent(party: ModelFolder, results: str, folds: dict[int | str, int | str],
                   name: str = "", licence: str = "") -> ParentRecord:
     """A `ParentRecord`; the folder is relative to nnUNet_results where it lies inside, absolute elsewhere."""
-    inside = os.path.relpath(party.path, results)
     paths = {s: party.checkpoint_path(own) for s, own in folds.items()}
     return ParentRecord(
         party.dataset_name, party.trainer, party.plans_name, party.configuration, party.checkpoint_name,
-        os.path.abspath(party.path) if inside.startswith("..") else inside,
+        recorded(party.path, results),
         {str(s): {"fold": str(own), "sha256": sha256(paths[s])} for s, own in folds.items()},
         name, licence,
     )
+
+
+def recorded_checkpoint(record: Mapping, fold: int | str, results: str) -> str:
+    """Where a parent's checkpoint lies: `record` is a `ParentRecord` as plans hold it, `fold` the parent's."""
+    return os.path.join(found_again(record["folder"], results), f"fold_{fold}", record["checkpoint"])
 
 
 def stitched_plans(host: ModelFolder, partners: Sequence[ModelFolder], layout: Layout, plans_name: str,
@@ -168,18 +173,24 @@ def load_parents(network: StitchedEnsemble, configuration: dict, fold: int | str
         StitchError: a missing, changed or unreadable checkpoint, or weights that do not fit.
     """
     allowed = []
-    for party, record in zip(network.parties, configuration["stitching"]["parents"]):
+    for party, spec, record in zip(network.parties, network.parents, configuration["stitching"]["parents"]):
         entry = record["folds"].get(str(fold))
         if entry is None:
             raise StitchError(f"the plans name no {party} weights for fold {fold}, only for folds "
                               f"{', '.join(record['folds'])}; run nnUNetv2_train_stitch with -f {fold}")
-        path = os.path.join(results, record["folder"], f"fold_{entry['fold']}", record["checkpoint"])
-        checkpoint = load_checkpoint(path)
+        path = recorded_checkpoint(record, entry["fold"], results)
+        if not os.path.isfile(path):
+            raise StitchError(f"{path}, the {party} that was stitched, does not exist; if it was moved, run "
+                              f"nnUNetv2_train_stitch with --select and -m_{'a' if party == 'host' else 'b'} and its "
+                              f"present place, or put it back")
+        checkpoint = load_parent(path)
         weights = network_weights(checkpoint)
         if sha256(path) != entry["sha256"]:
             raise StitchError(f"{path} is not the checkpoint that the plans were made for (sha256 differs); "
                               f"run nnUNetv2_train_stitch again")
-        load_weights(getattr(network, party), weights, path)
+        with torch.device("meta"):
+            whole = build_parent(spec, *network.shape_of(party))
+        load_weights(getattr(network, party), weights, path, whole)
         axes = checkpoint.get("inference_allowed_mirroring_axes") or ()
         terms = network.terms.get(party)
         allowed.append({terms.axes[a] for a in axes} if terms else set(axes))

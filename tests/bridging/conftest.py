@@ -32,6 +32,7 @@ def predict_bridged(host, partner, images: Path, output: Path, maps=NO_MAPS, ans
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
+    from nnunetv2_stitch.stitching.network import build_parent
     from nnunetv2_stitch.stitching.plans import Training, lay_out, stitched_plans, supernet_from_plans
     from nnunetv2_stitch.stitching.setting import Setting
 
@@ -43,7 +44,8 @@ def predict_bridged(host, partner, images: Path, output: Path, maps=NO_MAPS, ans
                                   host.num_outputs)
     for side, party in (("host", host), ("partner", partner)):
         path = party.checkpoint_path(0)
-        load_weights(getattr(network, side), network_weights(load_checkpoint(path)), path)
+        whole = build_parent(party.network_spec, party.num_input_channels, party.num_outputs)
+        load_weights(getattr(network, side), network_weights(load_checkpoint(path)), path, whole)
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.manual_initialization(network, host.plans_manager, host.configuration_manager, [network.state_dict()],
                                     host.dataset_json, "nnUNetTrainer", None)

@@ -61,14 +61,14 @@ BAD = {
     "base": ({"-base": "none.pth"}, "none.pth does not exist", None),
     "shape": ({}, "encoder.stages.0.0.convs.0.conv.weight is", lambda f: change_weights(
         f["checkpoint"], lambda w: w.update({"encoder.stages.0.0.convs.0.conv.weight": torch.zeros(1)}))),
-    "missing": ({}, "and missing", lambda f: change_weights(f["checkpoint"], lambda w: w.popitem())),
-    "no tensor": ({}, "more is no tensor", lambda f: change_weights(f["checkpoint"], lambda w: w.update(more=1))),
+    "missing": ({}, "lacks tensor", lambda f: change_weights(f["checkpoint"], lambda w: w.popitem())),
+    "no tensor": ({}, "holds tensor more", lambda f: change_weights(f["checkpoint"], lambda w: w.update(more=1))),
     "nan": ({}, "NaN or infinity", lambda f: change_weights(f["checkpoint"],
                                                             lambda w: w[next(iter(w))].fill_(float("nan")))),
     "code": ({}, "could run code", lambda f: torch.save({"network_weights": {}, "x": Path}, f["checkpoint"])),
-    "strides": ({}, "strides of their networks differ", lambda f: f["edit"](
+    "activation": ({}, "nonlin of their networks differ", lambda f: f["edit"](
         f["models"][1] / "plans.json",
-        lambda p: p["configurations"]["2d"]["architecture"]["arch_kwargs"].update(strides=[1, 1, 1]))),
+        lambda p: p["configurations"]["2d"]["architecture"]["arch_kwargs"].update(nonlin="torch.nn.ReLU"))),
     "class": ({}, "network_class_name 'os.system' is not allowed", lambda f: [f["edit"](
         m / "plans.json", lambda p: p["configurations"]["2d"]["architecture"].update(network_class_name="os.system"))
         for m in f["models"]]),
@@ -259,12 +259,13 @@ def test_without_usable_labels_the_members_mean_is_the_goal(used, call, tmp_path
     assert "a" in read_json(folder / "dataset.json")["labels"]
 
 
-def test_info_without_data_judges_by_the_weights(call, make_model, results):  # noqa: F811
+def test_info_without_data_judges_by_the_weights(call, make_model, results, edit):  # noqa: F811
     models = two_models(make_model, results)
     code, out, _ = call("-m_a", models[0], "-m_b", models[1], "--merge_check", entry=stitch_info_entry)
     assert code == 0 and "Merge: the models share a common start" in out and "The loss was not measured: " in out
     code, out, _ = call("-m_a", models[0], "-m_b", models[1], "--merge_check", "--json", entry=stitch_info_entry)
     assert json.loads(out)["merge_check"]["verdict"] == "merge"
-    change_weights(models[1] / "fold_0" / "checkpoint_final.pth", lambda w: w.update(more=torch.zeros(1)))
+    edit(models[1] / "plans.json",
+         lambda p: p["configurations"]["2d"]["architecture"]["arch_kwargs"].update(nonlin="torch.nn.ReLU"))
     code, out, _ = call("-m_a", models[0], "-m_b", models[1], "--merge_check", entry=stitch_info_entry)
-    assert "Stitch, do not merge: " in out and "more is missing and (1,)" in out
+    assert "Stitch, do not merge: " in out and "nonlin of their networks differ" in out

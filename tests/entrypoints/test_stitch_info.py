@@ -1,11 +1,15 @@
 """nnUNetv2_stitch_info says what differs and whether it matters."""
 
 import json
+import shutil
 
 import pytest
 from model_folders import edit, make_model, results  # noqa: F401 -- fixtures
+from stitched_model import tree
 
 from nnunetv2_stitch.entrypoints.stitch_info import stitch_info_entry
+from nnunetv2_stitch.exchange.export import export_party
+from nnunetv2_stitch.parties.model_folder import read_model_folder
 
 
 @pytest.fixture
@@ -91,3 +95,21 @@ def test_a_map_that_is_none(call, make_model, tmp_path):  # noqa: F811
     (tmp_path / "map.json").write_text('{"A": "b", "b": null}')
     code, out, _ = call("911", "912", "-label_map", tmp_path / "map.json")
     assert code == 0 and "b of the partner counts as background; a of the host" in " ".join(out.split())
+
+
+def test_a_zip_is_looked_at_without_a_trace(call, make_model, results, tmp_path, monkeypatch):  # noqa: F811
+    """Kind: what promises to write nothing writes nothing, so a folder that cannot be written to is no hindrance."""
+    host, partner = make_model("Dataset911_A"), make_model("Dataset912_B")
+    sent = export_party(read_model_folder(str(partner)), str(tmp_path / "b.zip")).path
+    shutil.rmtree(partner.parent)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    results.chmod(0o555)
+    before = sorted(tmp_path.rglob("*")), tree(tmp_path)
+    code, out, err = call("911", "-m_b", sent)
+    assert (code, err) == (0, "") and "Dataset912_B" in out
+    assert (sorted(tmp_path.rglob("*")), tree(tmp_path)) == before
+    monkeypatch.delenv("nnUNet_results")
+    assert call("-m_a", host, "-m_b", sent)[0] == 0
+    assert (sorted(tmp_path.rglob("*")), tree(tmp_path)) == before
+    results.chmod(0o755)

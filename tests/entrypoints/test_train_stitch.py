@@ -13,6 +13,8 @@ from world import World
 
 from nnunetv2_stitch.entrypoints import train_stitch
 from nnunetv2_stitch.entrypoints.common import run
+from nnunetv2_stitch.exchange.export import export_party
+from nnunetv2_stitch.parties.model_folder import read_model_folder
 
 
 @pytest.fixture
@@ -266,6 +268,17 @@ def test_dry_run_prints_the_matches_and_writes_nothing(world, capsys):
     auxiliary = {t.data_ptr() for k, t in network["network_weights"].items() if "seg_layers" in k and ".2." not in k}
     assert f"{sum(n for p, n in unique.items() if p not in auxiliary):,} parameters" in lines[0]
     assert tree(world.root) == before
+
+
+@pytest.mark.slow
+def test_dry_run_of_a_zip_leaves_no_trace(world, tmp_path, capsys, monkeypatch):
+    sent = export_party(read_model_folder(str(world.model(world.partner))), str(tmp_path / "b.zip")).path
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    before = sorted(tmp_path.rglob("*")), tree(tmp_path)
+    command(801, "-m_b", sent, "--dry_run", "-positions", 20)
+    assert "Nothing was written" in capsys.readouterr().out
+    assert (sorted(tmp_path.rglob("*")), tree(tmp_path)) == before
 
 
 @pytest.mark.slow

@@ -6,11 +6,13 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from exchange.zips import members, require_absent
 
+from nnunetv2_stitch.entrypoints.export_party import export_party_entry
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.parties.reading import read_model_folder
 
@@ -197,3 +199,39 @@ def test_interrupted(copy, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         export_party(read_model_folder(str(copy)), str(tmp_path / "out.zip"), say=interrupt)
     assert sorted(p.name for p in tmp_path.iterdir()) == [copy.parent.name]
+
+
+def test_what_does_not_travel_stops_no_export(copy, tmp_path, export, results, install):
+    """Kind: of one's own files nothing is checked but what is sent."""
+    plans, dataset = (json.loads((copy / name).read_text()) for name in ("plans.json", "dataset.json"))
+    other = json.loads(json.dumps(plans["configurations"]["2d"]))
+    other.update(preprocessor_name="MyOwnPreprocessor", normalization_schemes=["MyOwnNormalization"])
+    other["architecture"]["network_class_name"] = "my.own.Network"
+    plans["configurations"] |= {"3d_mine": other, "3d_half": {"inherits_from": "nowhere"}}
+    plans.update(my_notes="n" * 10_000, my_table=list(range(200_000)))
+    plans["foreground_intensity_properties_per_channel"]["0"].update(max=float("inf"), note="x")
+    dataset.update(description="d" * 10_000, name=None, reference=["a paper", "another"], licence="l" * 10_000,
+                   numTraining="many", regions_class_order=None, training=[{"image": "patient_0815"}] * 100_000)
+    for name, value in (("plans.json", plans), ("dataset.json", dataset)):
+        (copy / name).write_text(json.dumps(value))
+    said = export("-m", copy, "-o", tmp_path / "out.zip", "-name", "SiteB", "-licence", "CC BY 4.0")
+    for left_out in ("plans.json: my_notes", "plans.json: configurations.3d_mine", "dataset.json: description",
+                     "dataset.json: name", "dataset.json: licence", "dataset.json: numTraining"):
+        assert left_out in said, left_out
+    assert "Dataset999_B" in install(tmp_path / "out.zip", "-as", "B")
+
+
+def test_ones_own_checkpoint_with_more_than_numbers_has_a_way_out(copy, tmp_path, bad, capsys, monkeypatch):
+    """Arrays, numpy's texts and paths, as trainers of one's own put them there: the line names the way, and it leads
+    to a zip that needs no trust."""
+    path = copy / "fold_1" / "checkpoint_final.pth"
+    for value in (np.array([1.0, 2.0]), np.str_("a"), Path("/home/doctor")):
+        checkpoint = torch.load(path, weights_only=False)
+        torch.save({**checkpoint, "mine": value}, path)
+        assert "a model of your own is read with --trust" in bad()
+    monkeypatch.setattr("sys.argv", ["nnUNetv2_export_party", "-m", str(copy), "-o", str(tmp_path / "out.zip"),
+                                     "-name", "SiteB", "--trust"])
+    export_party_entry()
+    said = capsys.readouterr()
+    assert "mine" in said.out and said.err.startswith("--trust: ")
+    require_absent(tmp_path / "out.zip", SECRETS)

@@ -12,6 +12,7 @@ import torch
 from networks import build, spec
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.graph import trace
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
 from nnunetv2_stitch.parties.plain_numpy import PlainDtype, plain_scalar
 
@@ -192,14 +193,25 @@ def test_prefix_of_some_names_only_belongs_to_the_network():
     assert network_weights({"network_weights": weights}) == weights
 
 
-def test_load_weights_ignores_what_the_module_lacks(checkpoint):
+def test_every_tensor_is_used_or_known_or_the_weights_are_refused(checkpoint):
+    """Kind: every tensor of a checkpoint is used, or known to be a duplicate or an idle head, or it is refused."""
     weights = network_weights(load_checkpoint(str(checkpoint)))
-    network = build(spec())
-    load_weights(network.encoder, {k[8:]: v for k, v in weights.items() if k.startswith("encoder.")} | weights, "p")
-    for name, value in network.encoder.state_dict().items():
-        assert torch.equal(value, weights["encoder." + name])
-    load_weights(network, {**weights, "decoder.seg_layers.9.weight": torch.zeros(1)}, "p")
-    assert all(torch.equal(v, weights[k]) for k, v in network.state_dict().items())
+    traced, whole = trace(build(spec(), seed=3)), build(spec(), seed=4)
+    assert len(traced.state_dict()) < len(weights), "tracing leaves only the first of a tensor's names"
+    before = {k: v.clone() for k, v in traced.state_dict().items()}
+    extra = {"decoder.seg_layers.9.weight": torch.zeros(1)}  # of deep supervision, by other versions of nnU-Net
+    again = next(k for k in weights if k not in before)
+    for wrong, said in ({"norm.running_mean": torch.zeros(6)}, "holds tensor norm.running_mean"), \
+                       ({again: weights[again] + 1}, "are one tensor"):
+        for module, network in ((traced, whole), (whole, None)):
+            with pytest.raises(StitchError, match=said) as error:
+                load_weights(module, {**weights, **wrong}, "folder/c.pth", network)
+            assert "folder/c.pth" in one_line(error)
+    with pytest.raises(StitchError, match="holds tensor"):  # a traced network alone cannot tell
+        load_weights(traced, weights, "p")
+    assert all(torch.equal(v, before[k]) for k, v in traced.state_dict().items())
+    load_weights(traced, {**weights, **extra}, "p", whole)
+    assert all(torch.equal(v, weights[k]) for k, v in traced.state_dict().items())
 
 
 def test_load_weights_names_the_first_bad_tensor_and_changes_nothing(checkpoint):

@@ -143,20 +143,20 @@ def check_request(parties: Sequence[FederatedParty], configuration: str, fold: i
 
 
 def resolved(plans: dict, configuration: str, path: str) -> dict[str, Any]:
-    """A configuration with what it inherits from others.
+    """A configuration with what it inherits from others, plans of older nnU-Net versions translated.
 
     Raises:
         StitchError: the plans do not have it, or they inherit in a circle.
     """
-    chain: list[dict] = []
-    name: str | None = configuration
-    while name is not None:
-        if name not in plans.get("configurations", {}) or len(chain) > len(plans["configurations"]):
-            raise StitchError(f"{path} has no configuration {name}; it has "
-                              f"{', '.join(plans.get('configurations', {})) or 'none'}")
-        chain.append(plans["configurations"][name])
-        name = chain[-1].get("inherits_from")
-    return {key: value for part in reversed(chain) for key, value in part.items()}
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    if configuration not in plans.get("configurations", {}):
+        raise StitchError(f"{path} has no configuration {configuration}; it has "
+                          f"{', '.join(plans.get('configurations', {})) or 'none'}")
+    try:
+        return PlansManager(plans).get_configuration(configuration).configuration
+    except Exception as error:  # nnU-Net checks nothing, so any type of error may come from here
+        raise StitchError(f"{path}: configuration {configuration} is not one of nnU-Net v2 ({error}); plan the dataset "
+                          f"again") from error
 
 
 def _variable(name: str) -> str:
@@ -205,7 +205,8 @@ def _properties(configuration: dict, plans: dict, dataset: dict) -> dict[str, An
     values = {key: configuration.get(key) for key in SAME_CONFIGURATION}
     values |= {key: plans.get(key) for key in SAME_PLANS}
     if "CTNormalization" in (configuration.get("normalization_schemes") or []):  # it uses the plans' intensities
-        values["foreground_intensity_properties_per_channel"] = plans.get("foreground_intensity_properties_per_channel")
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+        values["foreground intensities"] = PlansManager(plans).foreground_intensity_properties_per_channel
     values["labels in dataset.json"] = (dataset.get("labels"), dataset.get("regions_class_order"))
-    values["number of channels"] = len(dataset.get("channel_names") or dataset.get("modality") or [])
+    values["number of channels"] = len(dataset["modality" if "modality" in dataset else "channel_names"])
     return values
