@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -60,7 +60,7 @@ _built: dict[worlds.World, Stitched] = {}
 def trained(world: worlds.World, factory: pytest.TempPathFactory) -> Stitched:
     """The world's folds stitched at every position, in a copy of the world; once per session. Read only."""
     if world not in _built:
-        copy = worlds.World(Path(shutil.copytree(world.root, factory.mktemp("stitched") / "world")), world.dim)
+        copy = replace(world, root=Path(shutil.copytree(world.root, factory.mktemp("stitched") / "world")))
         before = tree(copy.model(copy.host), copy.model(copy.partner))
         with environment(copy.env), worlds.thread_pools():
             result = stitch(copy, epochs=2, iterations=4)

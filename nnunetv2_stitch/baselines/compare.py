@@ -17,6 +17,7 @@ from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
 from nnunetv2_stitch.evaluation.labels import read_labels
 from nnunetv2_stitch.evaluation.matrix import evaluate
 from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.folders import names_in
 from nnunetv2_stitch.inference.plain import plain_predictor
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
 from nnunetv2_stitch.parties.model_folder import read_model_folder
@@ -143,7 +144,7 @@ def _test_sets(given: Mapping[str, str] | None, job) -> list[TestSet]:
     sets = [TestSet(name, path) for name, path in given.items()]
     for test_set in sets:
         images, labels = test_set.images_folder, test_set.labels_folder
-        if images is None or not os.listdir(images) or labels == test_set.folder:
+        if images is None or not names_in(images) or labels == test_set.folder:
             raise StitchError(f"{test_set.folder} holds no test cases; a comparison needs imagesTs and labelsTs of "
                               f"every party that is tested: add them, or name folders with -datasets NAME=DIR")
     return sets
@@ -172,6 +173,6 @@ def _state(folder: str, resume: bool, job, epochs: int | None, iterations: int |
             raise StitchError(f"the comparison in {folder} was started with other {', '.join(different)}; choose "
                               f"another folder with -o")
         return state
-    if os.path.isdir(folder) and os.listdir(folder):
+    if os.path.isdir(folder) and names_in(folder):
         raise StitchError(f"{folder} is not empty and holds no comparison; choose another folder with -o")
     return {"request": same, "rows": {}, "skipped": {}}

@@ -14,6 +14,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.folders import files_in
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY
 
@@ -92,10 +93,10 @@ def _link_party(party: ModelFolder, prefix: str, target: str, data_identifier: s
     """Link a party's preprocessed cases and labels under prefixed names; returns its case names."""
     source = preprocessed_folder(party)
     for ours, theirs in ((data_identifier, party.configuration_manager.data_identifier), (LABELS, LABELS)):
-        for file in sorted(os.listdir(os.path.join(source, theirs))):
+        for file in files_in(os.path.join(source, theirs)):
             _link(os.path.join(source, theirs, file), os.path.join(target, ours, prefix + file))
-    names = os.listdir(os.path.join(source, party.configuration_manager.data_identifier))
-    identifiers = sorted(n[:-len(".pkl")] for n in names if n.endswith(".pkl"))
+    data = os.path.join(source, party.configuration_manager.data_identifier)
+    identifiers = [n[:-len(".pkl")] for n in files_in(data, ".pkl")]
     if not identifiers:
         raise StitchError(f"{source} holds no preprocessed case; run nnUNetv2_preprocess -d {party.dataset_name}")
     return identifiers

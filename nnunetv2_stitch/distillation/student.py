@@ -11,6 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.model_folder import ModelFolder
+from nnunetv2_stitch.parties.reading import channel_names
 
 HOST = "host"
 
@@ -83,12 +84,8 @@ def _require_same_input(student: str, manager: PlansManager, configuration: str,
 
 def require_same_terms(dataset_json: dict, teacher: ModelFolder, dataset: str) -> None:
     """Raises StitchError unless labels and channels of the dataset are the teacher's."""
-    def channels(value: dict) -> list[str]:
-        names = value.get("channel_names") or value.get("modality") or {}
-        return [str(names[k]) for k in sorted(names, key=int)]
-
     for what, mine, wanted in (("labels", dataset_json.get("labels"), teacher.dataset_json["labels"]),
-                               ("channels", channels(dataset_json), teacher.channel_names)):
+                               ("channels", channel_names(dataset_json), teacher.channel_names)):
         if mine != wanted:
             raise StitchError(f"{what} of {dataset} are {mine}, the teacher's are {wanted}; give -d the dataset of the "
                               f"teacher's host")

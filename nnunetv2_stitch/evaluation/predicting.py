@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
 from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.folders import files_in, names_in
 
 if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -59,6 +60,8 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
                 if case + ending not in kept:
                     with contextlib.nullcontext() if verbose else contextlib.redirect_stdout(io.StringIO()):
                         predictor.predict_from_files_sequential([list(channels)], [os.path.join(temporary, case)])
+                    if os.path.isfile(spacing := os.path.join(temporary, case + ".json")):  # beside a tif
+                        os.replace(spacing, os.path.join(folder, case + ".json"))
                     os.replace(os.path.join(temporary, case + ending), os.path.join(folder, case + ending))
                 each(party, case)
     return found
@@ -66,11 +69,11 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
 
 def _kept(folder: str, made_with: Mapping) -> set[str]:
     """Names of finished predictions in a folder. Raises StitchError if others made them."""
-    if not os.path.isdir(folder) or not os.listdir(folder):
+    if not os.path.isdir(folder) or not names_in(folder):
         return set()
     record = os.path.join(folder, RECORD)
     if os.path.isfile(record) and read_json(record) == made_with:
-        return set(os.listdir(folder))
+        return set(files_in(folder))
     raise StitchError(f"{folder} holds predictions of another model, or made in another way; leave out --c to predict "
                       f"anew, or choose another -o")
 
@@ -82,9 +85,12 @@ def files_to_predict(entry: ModelEntry, test_set: TestSet, cases: Sequence[str],
     Raises:
         StitchError: no images, another file format than the model's, or a case with too few or too many channels.
     """
-    path = os.path.join(entry.folder, "dataset.json")
-    dataset_json = read_json(path)
-    channels = dataset_json.get("channel_names") or dataset_json.get("modality") or {}
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunetv2_stitch.inference.images import require_channels
+    from nnunetv2_stitch.parties.reading import channel_names
+
+    dataset_json = read_json(os.path.join(entry.folder, "dataset.json"))
     if dataset_json.get("file_ending", ending) != ending:
         raise StitchError(f"model {entry.name} reads {dataset_json['file_ending']} files, dataset {test_set.name} has "
                           f"{ending}; convert the dataset, or predict elsewhere and give the predictions")
@@ -92,11 +98,12 @@ def files_to_predict(entry: ModelEntry, test_set: TestSet, cases: Sequence[str],
         raise StitchError(f"dataset {test_set.name} has no images ({test_set.folder} holds neither imagesTs nor "
                           f"images), so model {entry.name} cannot predict; add them, or give its predictions")
     files = {case: test_set.images_of(case, ending) for case in cases}
-    for case, found in files.items():
-        if len(found) != len(channels):
-            raise StitchError(f"case {case} of dataset {test_set.name} has {len(found)} images in "
-                              f"{test_set.images_folder}, model {entry.name} needs {len(channels)} "
-                              f"({case}_0000{ending} to _{max(0, len(channels) - 1):04d})")
+    missing = next((case for case, found in files.items() if not found), None)
+    if missing is not None:
+        raise StitchError(f"case {missing} of dataset {test_set.name} has no image {missing}_0000{ending} in "
+                          f"{test_set.images_folder}, which model {entry.name} needs; add it, or take its label out")
+    reader = PlansManager(os.path.join(entry.folder, "plans.json")).image_reader_writer_class()
+    require_channels(files, len(channel_names(dataset_json)), reader)
     return files
 
 

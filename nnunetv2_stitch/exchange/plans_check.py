@@ -12,7 +12,7 @@ from nnunetv2_stitch.exchange.plain import ENDING, IDENTIFIER, is_name, is_numbe
 from nnunetv2_stitch.exchange.stock_names import require_stock_names
 from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
 
-MAX_CHANNELS, MAX_LABELS, MAX_LABEL = 64, 1024, 65535
+MAX_CHANNELS, MAX_CHANNEL_KEY, MAX_LABELS, MAX_LABEL = 64, 64, 1024, 65535
 MAX_PATCH_SIDE, MAX_PATCH_VOXELS = 16384, 2**27
 MAX_ARGUMENT = 1024  # of a resampling function
 PLANS, DATASET = "plans.json", "dataset.json"
@@ -96,8 +96,8 @@ def _require_dataset(dataset_json: dict) -> int:
     """Number of channels."""
     channels = dataset_json.get("channel_names", dataset_json.get("modality"))
     if not isinstance(channels, dict) or not 1 <= len(channels) <= MAX_CHANNELS or not all(
-            isinstance(v, str) for v in channels.values()) or set(channels) != {str(i) for i in range(len(channels))}:
-        raise refused(DATASET, f"has no channel_names 0, 1, ... (at most {MAX_CHANNELS})")
+            isinstance(v, str) for v in channels.values()) or any(len(k) > MAX_CHANNEL_KEY for k in channels):
+        raise refused(DATASET, f"has no channel_names (at most {MAX_CHANNELS})")
     labels = dataset_json.get("labels")
     values = labels.values() if isinstance(labels, dict) else [None]
     flat = [x for v in values for x in (v if isinstance(v, list) else [v])]

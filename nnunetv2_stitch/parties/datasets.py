@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.folders import names_in
 
 
 def matching(names: Sequence[str], dataset: int | str) -> list[str]:
@@ -28,7 +29,7 @@ def find_dataset(root, variable: str, dataset: int | str, otherwise: str = "") -
     """
     if not root.is_set() or not os.path.isdir(str(root)):
         raise StitchError(f"environment variable {variable} does not name a folder; set nnU-Net's three folders first")
-    there = [n for n in sorted(os.listdir(str(root))) if n.startswith("Dataset")]
+    there = [n for n in names_in(str(root)) if n.startswith("Dataset") and os.path.isdir(os.path.join(str(root), n))]
     found = matching(there, dataset)
     if len(found) != 1:
         what = f"taken twice: {', '.join(found)}" if found else f"not there; there are: {', '.join(there) or 'none'}"

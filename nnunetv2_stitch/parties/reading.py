@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import folds_in
 
 FINAL = "checkpoint_final.pth"
 BASELINE_KEY = "made_for_stitch_comparison"  # in the plans of models that only a comparison needs
@@ -84,8 +86,7 @@ class ModelFolder:
     @property
     def channel_names(self) -> list[str]:
         """In the order of the network's input channels."""
-        names = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
-        return [str(names[k]) for k in sorted(names, key=int)]
+        return channel_names(self.dataset_json)
 
     @cached_property
     def received(self) -> dict:
@@ -103,6 +104,16 @@ class ModelFolder:
             raise StitchError(f"{self.path} has no {checkpoint_name} of fold {fold}; folds that have it: "
                               f"{', '.join(map(str, there)) or 'none'}")
         return path
+
+
+def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
+    """Names of the channels in the order of dataset.json, which is what nnU-Net goes by: the keys mean nothing to it.
+
+    Raises:
+        KeyError, AttributeError: dataset.json has none, or not as nnU-Net writes them.
+    """
+    names = dataset_json.get("channel_names") or dataset_json["modality"]  # as they were called before
+    return [str(n) for n in names.values()]
 
 
 def read_model_folder(path: str, checkpoint_name: str = FINAL) -> ModelFolder:
@@ -134,10 +145,7 @@ def read_model_folder(path: str, checkpoint_name: str = FINAL) -> ModelFolder:
 
 def trained_folds(path: str, checkpoint_name: str = FINAL) -> tuple[int | str, ...]:
     """Folds of a model folder that hold a checkpoint of this name, `all` last."""
-    folds = [name[5:] for name in os.listdir(path)
-             if name.startswith("fold_") and os.path.isfile(os.path.join(path, name, checkpoint_name))]
-    numbered = sorted(int(f) for f in folds if f.isdecimal())
-    return (*numbered, *(f for f in folds if f == "all"))
+    return tuple(folds_in(path, checkpoint_name))
 
 
 def _require_readable(model: ModelFolder, plans_file: str, dataset_file: str) -> None:
@@ -158,8 +166,7 @@ def _require_readable(model: ModelFolder, plans_file: str, dataset_file: str) ->
         raise StitchError(f"{plans_file} is not a plans file of nnU-Net v2 ({_said(error)}); copy it again from its "
                           f"source") from error
     try:
-        channels = model.dataset_json.get("channel_names") or model.dataset_json["modality"]
-        sorted(channels, key=int)
+        channel_names(model.dataset_json)
         if not model.num_input_channels or not model.num_outputs:
             raise ValueError("no channels or no labels")
     except Exception as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import FOLD
 from nnunetv2_stitch.stitching.network import CLASS_PATH
 
 if TYPE_CHECKING:
@@ -60,8 +61,9 @@ def _keep_other_folds(job: Job, previous: dict | None) -> None:
     """Folds may be trained one command at a time, so what earlier commands wrote into the plans must fit and stay."""
     name = job.host.configuration
     old, new = (p.get("configurations", {}).get(name) for p in (previous or {}, job.plans))
-    trained = glob.glob(os.path.join(glob.escape(os.path.dirname(job.model_folder)),
-                                     f"*__{job.request.plans_name}__{name}", "fold_*"))
+    trained = [path for path in glob.glob(os.path.join(glob.escape(os.path.dirname(job.model_folder)),
+                                                       f"*__{job.request.plans_name}__{name}", "fold_*"))
+               if FOLD.fullmatch(os.path.basename(path))]
     if old is None or not trained:
         return
     if _identity(old) != _identity(new):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import folds_in
 
 if TYPE_CHECKING:
     from nnunetv2_stitch.plain_training.job import PlainJob
@@ -44,16 +44,15 @@ def _merge_folds(job: PlainJob, previous: dict | None):
         raise StitchError(f"{job.plans_file} was made from other plans; choose another name with {job.name_flag}")
     if job.configuration not in (previous or {}).get("configurations", {}):
         return job.record
-    begun = sorted(glob.glob(os.path.join(glob.escape(job.model_folder), "fold_*")))
-    if not begun:
+    if not os.path.isdir(job.model_folder) or not (begun := folds_in(job.model_folder)):
         return job.record
     old = type(job.record).of(previous["configurations"][job.configuration], job.plans_name)
     for name, flag in job.flags.items():
         before, now = getattr(old, name), getattr(job.record, name)
         if before != now:
             said = "other images" if name.endswith("sha256") else f"{'its default' if before is None else before}"
-            raise StitchError(f"{begun[0]} was begun with {flag} {said}; go on with the same, or use {job.name_flag} "
-                              f"NAME for another model")
+            raise StitchError(f"{job.fold_folder(begun[0])} was begun with {flag} {said}; go on with the same, or use "
+                              f"{job.name_flag} NAME for another model")
     for fold, entry in job.record.folds.items():
         if os.path.isdir(job.fold_folder(fold)) and old.folds.get(fold, entry) != entry:
             raise StitchError(f"{job.fold_folder(fold)} was begun with {job.changed}; use {job.name_flag} NAME for "

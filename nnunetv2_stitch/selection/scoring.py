@@ -48,7 +48,7 @@ class SettingScorer(PositionSweep):
         folder = os.path.join(preprocessed_folder, self.data_identifier)
         dataset_class = infer_dataset_class(folder)
         if fold == "all":
-            names = sorted(dataset_class.get_identifiers(folder))
+            names = sorted(n for n in dataset_class.get_identifiers(folder) if not n.startswith("."))
         else:
             path = os.path.join(preprocessed_folder, "splits_final.json")
             splits = read_json(path)
@@ -77,6 +77,6 @@ def labelled_test_cases(raw_folder: str, plans_manager: PlansManager, configurat
     same grid."""
     configuration_manager = plans_manager.get_configuration(configuration)
     channels = len(configuration_manager.normalization_schemes)
-    terms = PartyTerms(tuple(range(channels)), None, (), dataset_json)
+    terms = PartyTerms(tuple(range(channels)), None, (), dataset_json, channels)
     return [preprocess(case, terms, plans_manager, configuration_manager)
-            for case in test_files(raw_folder, dataset_json["file_ending"], channels)]
+            for case in test_files(raw_folder, dataset_json["file_ending"])]
