@@ -198,15 +198,15 @@ def console_script(name: str, *arguments: str, world: worlds.World, **variables:
     return done.stdout
 
 
-def read_segmentations(folder: Path) -> dict:
+def read_segmentations(folder: Path, ending: str = ".nii.gz") -> dict:
     """Arrays of a folder's images by file name."""
     import SimpleITK as sitk
-    files = sorted(Path(folder).glob("*.nii.gz"))
+    files = sorted(Path(folder).glob(f"*{ending}"))
     return {f.name: sitk.GetArrayFromImage(sitk.ReadImage(str(f))) for f in files}
 
 
-def assert_equal_voxels(a: Path, b: Path, cases: int) -> None:
-    one, two = read_segmentations(a), read_segmentations(b)
+def assert_equal_voxels(a: Path, b: Path, cases: int, ending: str = ".nii.gz") -> None:
+    one, two = read_segmentations(a, ending), read_segmentations(b, ending)
     assert one.keys() == two.keys() and len(one) == cases
     for name, voxels in one.items():
         assert (voxels == two[name]).all(), f"{name}: {(voxels != two[name]).sum()} voxels differ"

@@ -131,8 +131,8 @@ def test_absurd_plans(kind, bad_json):
 
 DATASETS = {
     "no channels": lambda d: d.pop("channel_names"), "many channels": lambda d: d.update(
-        channel_names={str(i): "MRI" for i in range(10_000)}), "channel numbers": lambda d: d.update(
-        channel_names={"x": "MRI"}), "other channels": lambda d: d.update(channel_names={"0": "a", "1": "b"}),
+        channel_names={str(i): "MRI" for i in range(10_000)}), "channel keys": lambda d: d.update(
+        channel_names={"x" * 10_000: "MRI"}), "other channels": lambda d: d.update(channel_names={"0": "a", "1": "b"}),
     "many labels": lambda d: d.update(labels={"background": 0, **{str(i): i for i in range(1, 9999)}}),
     "large label": lambda d: d.update(labels={"background": 0, "a": 10**9}), "no labels": lambda d: d.pop("labels"),
     "no background": lambda d: d.update(labels={"a": 1, "b": 2}), "more labels": lambda d: d["labels"].update(c=3),

@@ -75,7 +75,7 @@ def test_folders_that_are_no_model(make_model, refuses, tmp_path):
         (dataset, "{}", "dataset.json has no labels"),
         (dataset, '{"labels": {"background": 1}, "channel_names": {"0": "MRI"}}', "not a dataset.json"),
         (dataset, '{"labels": {"background": 0, "a": 1}}', "not a dataset.json"),
-        (dataset, '{"labels": {"background": 0, "a": 1}, "channel_names": {"first": "MRI"}}', "not a dataset.json"),
+        (dataset, '{"labels": {"background": 0, "a": 1}, "channel_names": ["MRI"]}', "not a dataset.json"),
     ]:
         path.write_text(text)
         said = refuses(read_model_folder, str(folder))
