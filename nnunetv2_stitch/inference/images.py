@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import numpy as np
+import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
@@ -75,8 +78,8 @@ def require_channels_of(case: str, files: Sequence[str], found: int, needed: int
 
 
 class ImagePredictor(nnUNetPredictor):
-    """nnU-Net's predictor, which passes over files that are no images of cases, and names the case whose channels are
-    not the model's."""
+    """nnU-Net's predictor, which passes over files that are no images of cases, and names the case that cannot be read
+    or whose channels are not the model's."""
 
     _inputs: Sequence[Sequence[str]] = ()
 
@@ -90,10 +93,31 @@ class ImagePredictor(nnUNetPredictor):
 
     def predict_logits_from_preprocessed_data(self, data):
         needed = determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json)
-        if len(data) != needed:
-            reader, ending = self.plans_manager.image_reader_writer_class(), self.dataset_json["file_ending"]
-            for files in self._inputs:  # only now, for it takes as long as reading all images once more
-                case = os.path.basename(files[0])[:-len(ending) - 5]
-                require_channels_of(case, files, len(read_images(files, reader)), needed)
-            raise StitchError(f"an image has {len(data)} channels, the model needs {needed}")
+        if len(data) != needed:  # a network that reads some channels only would not notice
+            raise ValueError(f"an image has {len(data)} channels, the model needs {needed}")
         return super().predict_logits_from_preprocessed_data(data)
+
+    @wraps(nnUNetPredictor.predict_from_files)  # nnU-Net looks up its own parameters' names
+    def predict_from_files(self, *arguments, **options):
+        with self._naming_the_case():
+            return super().predict_from_files(*arguments, **options)
+
+    @wraps(nnUNetPredictor.predict_from_files_sequential)
+    def predict_from_files_sequential(self, *arguments, **options):
+        with self._naming_the_case():
+            return super().predict_from_files_sequential(*arguments, **options)
+
+    @contextmanager
+    def _naming_the_case(self) -> Iterator[None]:
+        """Where nnU-Net fails at an image, look for the one; only then, for all of them have to be read once more."""
+        try:
+            yield
+        except (StitchError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception:
+            ending, reader = self.dataset_json["file_ending"], self.plans_manager.image_reader_writer_class()
+            channels = determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json)
+            for files in self._inputs:
+                case = os.path.basename(files[0])[:-len(ending) - 5]
+                require_channels_of(case, files, len(read_images(files, reader)), channels)
+            raise
