@@ -184,7 +184,8 @@ def _predictions(models: Sequence[ModelEntry], to_predict: Sequence[ModelEntry],
     for m in to_predict:
         say(f"Predicting with {m.name} ...")
         with _bar(sum(map(len, images[m.name].values())), progress, "case") as bar:
-            folders[m.name] = predict(m, images[m.name], output, each=lambda party, case, b=bar: b.update(), **options)
+            folders[m.name] = predict(m, images[m.name], output, each=lambda party, case, b=bar: b.update(), say=say,
+                                      **options)
     return {m.name: folders[m.name] for m in models}
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 RECORD = "predicted_with.json"
+ALIKE = 30  # letters of a warning that may end in names of files
 
 
 def prediction_folder(output: str, model: str, party: str) -> str:
@@ -27,7 +28,8 @@ def prediction_folder(output: str, model: str, party: str) -> str:
 def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]], output: str, *,
             folds: Sequence[int | str] | None = None, checkpoint_name: str = "checkpoint_final.pth",
             device: Any = "cpu", mirroring: bool = True, continue_prediction: bool = False, verbose: bool = False,
-            each: Callable[[str, str], None] = lambda party, case: None) -> dict[str, str]:
+            each: Callable[[str, str], None] = lambda party, case: None,
+            say: Callable[[str], None] = lambda line: None) -> dict[str, str]:
     """Predict test cases with one model folder, one case at a time; a case's file is whole or not there.
 
     Args:
@@ -36,6 +38,7 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
         folds: None for all that are trained.
         continue_prediction: keep what the same model has predicted there.
         each: is told test set and case after every case.
+        say: is told what nnU-Net's readers warn of (channels of other places, no spacing), once per test set.
 
     Returns:
         Test set -> folder.
@@ -49,6 +52,7 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
     made_with = {"model": entry.name, "mode": entry.mode, "mirroring": mirroring, "checkpoints": predictor.checkpoints}
     found = {}
     for party, files in cases.items():
+        warned: set[str] = set()
         folder = found[party] = prediction_folder(output, entry.name, party)
         kept = _kept(folder, made_with) if continue_prediction else set()
         for case in files:  # what another model left here must not pass for this one's when this is interrupted
@@ -58,8 +62,13 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
         with tempfile.TemporaryDirectory(prefix=".tmp", dir=folder) as temporary:
             for case, channels in files.items():
                 if case + ending not in kept:
-                    with contextlib.nullcontext() if verbose else contextlib.redirect_stdout(io.StringIO()):
+                    printed = io.StringIO()
+                    with contextlib.nullcontext() if verbose else contextlib.redirect_stdout(printed):
                         predictor.predict_from_files_sequential([list(channels)], [os.path.join(temporary, case)])
+                    for line in printed.getvalue().splitlines():
+                        if line.startswith("WARNING") and line[:ALIKE] not in warned:
+                            warned.add(line[:ALIKE])
+                            say(f"{party}, case {case}: {line}")
                     if os.path.isfile(spacing := os.path.join(temporary, case + ".json")):  # beside a tif
                         os.replace(spacing, os.path.join(folder, case + ".json"))
                     os.replace(os.path.join(temporary, case + ending), os.path.join(folder, case + ending))

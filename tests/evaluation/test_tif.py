@@ -57,6 +57,13 @@ def test_evaluation_of_a_model(tif, tmp_path):
     assert not [line for line in found.remarks if "elsewhere" in line]
     assert {panel["aspect"] for figure in worst_panels(found, "A") for panel in figure} == {1 / 1.25}
 
+    (raw / "imagesTs" / "ts_001.json").unlink()  # nnU-Net warns, and takes 1 mm
+    said = []
+    found = evaluate([ModelEntry("A alone", str(model))], [TestSet("A", str(raw))], output=str(tmp_path / "again"),
+                     resamples=50, say=said.append)
+    assert [line for line in said if line.startswith("A, case ts_001: WARNING no spacing file found")]
+    assert [line for line in found.remarks if line.startswith("1 predictions of A alone on A lie elsewhere")]
+
 
 def test_another_spacing_is_another_image(tmp_path):
     (tmp_path / "a_0000.tif").touch()

@@ -189,3 +189,8 @@ def test_pictures_with_other_channels_are_refused_in_one_line(at_a, images, tmp_
     with pytest.raises(SystemExit):
         command(predict_stitched, *arguments)
     assert "case ts_002" in (err := capsys.readouterr().err) and "has 4 channels" in err
+    (images / "ts_001_0000.png").write_bytes(b"no image")
+    with pytest.raises(SystemExit):
+        command(predict_stitched, *arguments)
+    assert "ts_001_0000.png or another file of its case cannot be read" in (err := capsys.readouterr().err)
+    assert err.count("\n") == 1
