@@ -67,7 +67,8 @@ def main(args: argparse.Namespace) -> None:
         raise StitchError(f"input folder {args.i} does not exist")
     device = resolve_device(args.device)
     set_up_device(device)
-    from nnunetv2_stitch.inference.find import find_stitched_model, require_images
+    from nnunetv2_stitch.inference.find import find_stitched_model
+    from nnunetv2_stitch.inference.images import require_images
     from nnunetv2_stitch.inference.predictor import StitchedPredictor
 
     folder = args.m or find_stitched_model(args.d, args.c, args.tr, args.p)
@@ -76,7 +77,8 @@ def main(args: argparse.Namespace) -> None:
         perform_everything_on_device=device.type == "cuda" and not args.not_on_device,
         verbose_preprocessing=args.verbose, allow_tqdm=not args.disable_progress_bar)
     predictor.initialize_from_trained_model_folder(folder, args.f, args.chk, args.mode)
-    require_images(args.i, predictor.dataset_json["file_ending"], len(predictor.dataset_json["channel_names"]))
+    require_images(args.i, predictor.dataset_json["file_ending"], predictor.uncompiled.input_channels,
+                   predictor.plans_manager.image_reader_writer_class())
     os.makedirs(args.o, exist_ok=True)
     if not os.access(args.o, os.W_OK):
         raise StitchError(f"no permission to write into {args.o}")

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,6 +34,12 @@ def world3d(pytestconfig, tmp_path_factory) -> worlds.World:
 
 
 @pytest.fixture(scope="session")
+def world_rgb(pytestconfig, tmp_path_factory) -> worlds.World:
+    """Two parties with colour images in png, one trained fold each (30 s to build), for slow tests. Read only."""
+    return _world(2, pytestconfig, tmp_path_factory, rgb=True)
+
+
+@pytest.fixture(scope="session")
 def stitched2d(world2d, tmp_path_factory) -> stitched_model.Stitched:
     """Two folds stitched at every position. Read only: `copy_world(stitched2d.world)` gives a copy to change."""
     return stitched_model.trained(world2d, tmp_path_factory)
@@ -42,7 +49,7 @@ def stitched2d(world2d, tmp_path_factory) -> stitched_model.Stitched:
 def copy_world(tmp_path):
     """`copy_world(world2d)`: a copy that the test may change."""
     def copy(world: worlds.World) -> worlds.World:
-        return worlds.World(Path(shutil.copytree(world.root, tmp_path / "world")), world.dim)
+        return replace(world, root=Path(shutil.copytree(world.root, tmp_path / "world")))
     return copy
 
 
@@ -63,22 +70,24 @@ def thread_pools():
         yield
 
 
-def _world(dim: int, config, tmp_path_factory) -> worlds.World:
+def _world(dim: int, config, tmp_path_factory, rgb: bool = False) -> worlds.World:
     """Built in another process, because nnU-Net's set-up of logging, threads and seeds is no test's business."""
     digest = hashlib.sha256(version("nnunetv2").encode())
     for source in (TESTS / "world.py", *sorted(worlds.TRAINERS.glob("*.py"))):
         digest.update(source.read_bytes())
     cache = getattr(config, "cache", None)
     folder = cache.mkdir("worlds") if cache else tmp_path_factory.mktemp("worlds")
-    root = folder / f"{dim}d_{digest.hexdigest()[:12]}"
-    with open(folder / f"{dim}d.lock", "w") as lock:  # several pytest processes may want it at once
+    kind = "rgb" if rgb else f"{dim}d"
+    root = folder / f"{kind}_{digest.hexdigest()[:12]}"
+    with open(folder / f"{kind}.lock", "w") as lock:  # several pytest processes may want it at once
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.is_dir():
             unfinished = folder / f"{root.name}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
-            command = [sys.executable, str(TESTS / "world.py"), str(unfinished), "--dim", str(dim)]
+            command = [sys.executable, str(TESTS / "world.py"), str(unfinished), "--dim", str(dim),
+                       *(["--rgb"] if rgb else [])]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             if done.returncode:
                 raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-5000:]}")
             unfinished.rename(root)
-    return worlds.World(root, dim)
+    return worlds.World(root, dim, rgb)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -61,7 +61,7 @@ _built: dict[worlds.World, Stitched] = {}
 def trained(world: worlds.World, factory: pytest.TempPathFactory) -> Stitched:
     """The world's folds stitched at every position, in a copy of the world; once per session. Read only."""
     if world not in _built:
-        copy = worlds.World(Path(shutil.copytree(world.root, factory.mktemp("stitched") / "world")), world.dim)
+        copy = replace(world, root=Path(shutil.copytree(world.root, factory.mktemp("stitched") / "world")))
         before = tree(copy.model(copy.host), copy.model(copy.partner))
         with environment(copy.env), worlds.thread_pools():
             result = stitch(copy, epochs=2, iterations=4)
@@ -212,15 +212,15 @@ def stock_prediction(folder: Path, images: Path, output: Path, fold: int | str =
     return output
 
 
-def read_segmentations(folder: Path) -> dict:
+def read_segmentations(folder: Path, ending: str = ".nii.gz") -> dict:
     """Arrays of a folder's images by file name."""
     import SimpleITK as sitk
-    files = sorted(Path(folder).glob("*.nii.gz"))
+    files = sorted(Path(folder).glob(f"*{ending}"))
     return {f.name: sitk.GetArrayFromImage(sitk.ReadImage(str(f))) for f in files}
 
 
-def assert_equal_voxels(a: Path, b: Path, cases: int) -> None:
-    one, two = read_segmentations(a), read_segmentations(b)
+def assert_equal_voxels(a: Path, b: Path, cases: int, ending: str = ".nii.gz") -> None:
+    one, two = read_segmentations(a, ending), read_segmentations(b, ending)
     assert one.keys() == two.keys() and len(one) == cases
     for name, voxels in one.items():
         assert (voxels == two[name]).all(), f"{name}: {(voxels != two[name]).sum()} voxels differ"

@@ -1,8 +1,8 @@
 """A small world of two parties, each with its own images and its own model trained by stock nnU-Net.
 
-`python tests/world.py FOLDER --dim 2` builds it in under a minute. The images are blobs of two tissues whose
-intensities differ between the parties; all cases are independent draws. The parents differ in width (2d), so that code
-which mixes up the two channel counts of a match fails.
+`python tests/world.py FOLDER --dim 2` builds it in under a minute; with `--rgb` its images are colour photographs. The
+images are blobs of two tissues whose intensities differ between the parties; all cases are independent draws. The
+parents differ in width (2d), so that code which mixes up the two channel counts of a match fails.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads that spin while they wait tak
 
 @dataclass(frozen=True)
 class Party:
-    """Mean intensity of background, a and b, and the standard deviation of the noise; features per stage."""
+    """Mean intensity of background, a and b, and the standard deviation of the noise; features per stage; keys of
+    channel_names, for colour images."""
 
     dataset_id: int
     name: str
     intensities: tuple[float, float, float]
     noise: float
     features: tuple[int, ...]
+    colours: tuple[str, ...] = ()
 
     @property
     def dataset(self) -> str:
@@ -55,6 +57,11 @@ PARTIES = {
     3: (Party(803, "HostCubes", (0., 1., 2.), 0.3, (8, 16, 16)),
         Party(804, "PartnerCubes", (0., 1., -1.), 0.4, (8, 16, 16))),
 }
+# One png per case that holds three channels, all of one name, which is the only way to the normalisation for colours.
+# nnU-Net goes by the order of the keys, whatever they are.
+RGB_PARTIES = (Party(805, "HostPhotos", (0., 1., 2.), 0.3, (8, 16, 32, 32), ("0", "1", "2")),
+               Party(806, "PartnerPhotos", (0., 1., -1.), 0.4, (6, 12, 24, 24), ("red", "green", "blue")))
+COLOURS = (30., 15., -20.)  # of an intensity of 1 in each channel, around a grey of 100
 SHAPE = {2: (1, 64, 64), 3: (24, 24, 24)}  # (z, y, x)
 # nnU-Net plans only 2d where the third spacing of a one-slice image is huge.
 SPACING = {2: (1., 1., 999.), 3: (1., 1., 1.)}  # (x, y, z), mm
@@ -69,14 +76,23 @@ class World:
 
     root: Path
     dim: int
+    rgb: bool = False
+
+    @property
+    def parties(self) -> tuple[Party, Party]:
+        return RGB_PARTIES if self.rgb else PARTIES[self.dim]
 
     @property
     def host(self) -> Party:
-        return PARTIES[self.dim][0]
+        return self.parties[0]
 
     @property
     def partner(self) -> Party:
-        return PARTIES[self.dim][1]
+        return self.parties[1]
+
+    @property
+    def ending(self) -> str:
+        return ".png" if self.rgb else ".nii.gz"
 
     @property
     def configuration(self) -> str:
@@ -85,7 +101,7 @@ class World:
     @property
     def folds(self) -> tuple[int, ...]:
         """The folds that are trained; splits_final.json has two in either world."""
-        return FOLDS[self.dim]
+        return FOLDS[3 if self.rgb else self.dim]
 
     @property
     def raw(self) -> Path:
@@ -162,12 +178,22 @@ def write_raw(world: World, party: Party) -> None:
         for index in range(count):
             case = f"{part.lower()}_{index:03d}"
             image, labels = draw_case(party, world.dim, rng)
-            for array, path in ((image, f"images{part}/{case}_0000.nii.gz"), (labels, f"labels{part}/{case}.nii.gz")):
-                volume = sitk.GetImageFromArray(array)
-                volume.SetSpacing(SPACING[world.dim])
-                sitk.WriteImage(volume, str(folder / path))
-    write(folder / "dataset.json", {"channel_names": {"0": "MRI"}, "labels": LABELS,
-                                    "numTraining": CASES[world.dim][0], "file_ending": ".nii.gz"})
+            for array, path in ((image, f"images{part}/{case}_0000"), (labels, f"labels{part}/{case}")):
+                if world.rgb:
+                    volume = sitk.GetImageFromArray(*((coloured(array), True) if array is image else (array[0],)))
+                else:
+                    volume = sitk.GetImageFromArray(array)
+                    volume.SetSpacing(SPACING[world.dim])
+                sitk.WriteImage(volume, str(folder / (path + world.ending)))
+    write(folder / "dataset.json", {"channel_names": dict.fromkeys(party.colours, "rgb_to_0_1") or {"0": "MRI"},
+                                    "labels": LABELS, "numTraining": CASES[world.dim][0], "file_ending": world.ending})
+
+
+def coloured(image):
+    """Intensities (1, y, x) as a colour photograph (y, x, 3)."""
+    import numpy as np
+
+    return np.clip(100 + image[0, ..., None] / 100 * COLOURS, 0, 255).astype(np.uint8)
 
 
 def shrink_plans(world: World, party: Party) -> None:
@@ -220,9 +246,9 @@ def train_party(world: World, party: Party) -> None:
         run_training(party.dataset, world.configuration, fold, TRAINER, PLANS, device=torch.device("cpu"))
 
 
-def build(root: Path, dim: int) -> World:
+def build(root: Path, dim: int, rgb: bool = False) -> World:
     """Build the world in an empty or missing folder."""
-    world = World(root, dim)
+    world = World(root, dim, rgb)
     os.environ.update(world.env)
     for folder in (world.raw, world.preprocessed, world.results):
         folder.mkdir(parents=True)
@@ -230,7 +256,7 @@ def build(root: Path, dim: int) -> World:
 
     torch.set_num_threads(int(QUIET["OMP_NUM_THREADS"]))
     with thread_pools():
-        for party in PARTIES[dim]:
+        for party in world.parties:
             start = time.time()
             write_raw(world, party)
             train_party(world, party)
@@ -246,5 +272,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dim", type=int, choices=(2, 3), required=True)
+    parser.add_argument("--rgb", action="store_true")
     arguments = parser.parse_args()
-    build(arguments.folder.resolve(), arguments.dim)
+    build(arguments.folder.resolve(), arguments.dim, arguments.rgb)

@@ -18,6 +18,7 @@ from nnunetv2_stitch.evaluation.comparison import Comparison
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
 from nnunetv2_stitch.evaluation.labels import read_labels
 from nnunetv2_stitch.evaluation.matrix import evaluate
+from nnunetv2_stitch.folders import names_in
 from nnunetv2_stitch.inference.plain import plain_predictor
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
 from nnunetv2_stitch.parties.model_folder import read_model_folder
@@ -147,7 +148,7 @@ def _test_sets(given: Mapping[str, str] | None, job) -> list[TestSet]:
     sets = [TestSet(name, path) for name, path in given.items()]
     for test_set in sets:
         images, labels = test_set.images_folder, test_set.labels_folder
-        if images is None or not os.listdir(images) or labels == test_set.folder:
+        if images is None or not names_in(images) or labels == test_set.folder:
             raise StitchError(f"{test_set.folder} holds no test cases; a comparison needs imagesTs and labelsTs of "
                               f"every party that is tested: add them, or name folders with -datasets NAME=DIR")
     return sets

@@ -15,6 +15,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import file_ending_dataset_map
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.folders import files_in
 from nnunetv2_stitch.locks import locked, plans_locked
 from nnunetv2_stitch.parties.datasets import STORED, data_digest, folds_of
 from nnunetv2_stitch.parties.model_folder import ModelFolder
@@ -127,11 +128,10 @@ def _link_party(party: ModelFolder, prefix: str, target: str, data_identifier: s
     source = preprocessed_folder(party)
     for ours, theirs, endings in ((data_identifier, party.configuration_manager.data_identifier, STORED),
                                   (LABELS, LABELS, party.dataset_json["file_ending"])):
-        for file in sorted(os.listdir(os.path.join(source, theirs))):
-            if file.endswith(endings) and not file.startswith("."):
-                _link(os.path.join(source, theirs, file), os.path.join(target, ours, prefix + file))
-    names = os.listdir(os.path.join(source, party.configuration_manager.data_identifier))
-    identifiers = sorted(n[:-len(".pkl")] for n in names if n.endswith(".pkl") and not n.startswith("."))
+        for file in files_in(os.path.join(source, theirs), endings):
+            _link(os.path.join(source, theirs, file), os.path.join(target, ours, prefix + file))
+    data = os.path.join(source, party.configuration_manager.data_identifier)
+    identifiers = [n[:-len(".pkl")] for n in files_in(data, ".pkl")]
     if not identifiers:
         raise StitchError(f"{source} holds no preprocessed case; run nnUNetv2_preprocess -d {party.dataset_name}")
     return identifiers

@@ -43,23 +43,48 @@ def match_names(host: Sequence[str], partner: Sequence[str], synonyms: Mapping[s
     """Match the partner's names to the host's; `synonyms` maps names of the partner to names of the host, or to None
     for those that are not wanted. Several names may map to one.
 
+    Where names are equal but for case, spaces and hyphens on one side already, those that are spelled alike on both
+    belong together, and the rest by their order, as many on either side: nnU-Net itself goes by order alone.
+
     Raises:
-        StitchError: synonyms name something that neither side has, or two names of one side are the same.
+        StitchError: synonyms name something that neither side has, or one name stands for several of either side, and
+            not for as many of the other.
     """
-    for side, names in (("host", host), ("partner", partner)):
-        if len({canonical(n) for n in names}) < len(names):
-            raise StitchError(f"two {what}s of the {side} have the same name: {', '.join(names)}")
     known_host, known_partner = {canonical(n) for n in host}, {canonical(n) for n in partner}
-    renamed = {canonical(k): None if v is None else canonical(v) for k, v in synonyms.items()}
-    for theirs, ours in renamed.items():
-        if theirs not in known_partner:
+    for theirs, ours in synonyms.items():
+        if canonical(theirs) not in known_partner:
             raise StitchError(f"-{what}_map: the partner has no {what} {theirs!r}, only {', '.join(partner)}")
-        if ours is not None and ours not in known_host:
+        if ours is not None and canonical(ours) not in known_host:
             raise StitchError(f"-{what}_map: the host has no {what} {ours!r}, only {', '.join(host)}")
-    meaning = [renamed.get(canonical(n), canonical(n)) for n in partner]
-    sources = tuple(tuple(i for i, m in enumerate(meaning) if m == canonical(name)) for name in host)
+    spelled = {k: v for k, v in synonyms.items() if k in partner}
+    loosely = {canonical(k): v for k, v in synonyms.items() if k not in partner}
+    mapped = [n in spelled or canonical(n) in loosely for n in partner]
+    meaning = [spelled[n] if n in spelled else loosely.get(canonical(n), n) for n in partner]
+    sources: list[tuple[int, ...]] = [()] * len(host)
+    for name in dict.fromkeys(map(canonical, host)):
+        ours = [i for i, n in enumerate(host) if canonical(n) == name]
+        theirs = [i for i, n in enumerate(meaning) if n is not None and canonical(n) == name]
+        if len(ours) > 1 or sum(not mapped[k] for k in theirs) > 1:
+            for i, group in _pairs(ours, theirs, host, meaning, what).items():
+                sources[i] = group
+        else:
+            sources[ours[0]] = tuple(theirs)
     used = {i for group in sources for i in group}
-    return NameMatch(sources, tuple(n for i, n in enumerate(partner) if i not in used))
+    return NameMatch(tuple(sources), tuple(n for i, n in enumerate(partner) if i not in used))
+
+
+def _pairs(ours: Sequence[int], theirs: Sequence[int], host: Sequence[str], meaning: Sequence[str | None],
+           what: str) -> dict[int, tuple[int, ...]]:
+    """Of names that are nearly equal: index among the host's -> indices among the partner's."""
+    spellings = [host[i] for i in ours]
+    found = {i: tuple(k for k in theirs if meaning[k] == host[i]) for i in ours if spellings.count(host[i]) == 1}
+    found = {i: group for i, group in found.items() if len(group) == 1}
+    rest = [k for k in theirs if (k,) not in found.values()]
+    left = [i for i in ours if i not in found]
+    if left and rest and len(left) != len(rest):
+        raise StitchError(f"the host has {len(ours)} {what}s and the partner {len(theirs)} that mean {host[ours[0]]}, "
+                          f"so which is which? Tell them apart by their names in dataset.json, or give -{what}_map")
+    return {**found, **{i: (k,) for i, k in zip(left, rest)}}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, read_json, relative_path, write_json
+from nnunetv2_stitch.folders import names_in
 
 STATE_FILE, LOG_FILE = "demo_state.json", "nnunet_output.log"
 RESULTS_FILE, TABLE_FILE = "results.json", "demo_table.md"
@@ -80,7 +81,7 @@ def check_folder(folder: str, resume: bool = False, seed: int | None = None,
     path = os.path.join(folder, STATE_FILE)
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise StitchError(f"{folder} is a file; choose another folder with -o")
-    if os.path.isdir(folder) and os.listdir(folder):
+    if os.path.isdir(folder) and names_in(folder):
         if not resume:
             raise StitchError(f"{folder} is not empty; add --c to go on with the demo in it, or choose another -o")
         state = read_json(path) if os.path.isfile(path) else None

@@ -15,7 +15,8 @@ from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher, req
 from nnunetv2_stitch.distillation.unlabelled import fingerprint
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.inference.find import require_images, trained_folds
+from nnunetv2_stitch.inference.find import trained_folds
+from nnunetv2_stitch.inference.images import require_images
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
@@ -105,7 +106,8 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
         request.iterations, host={k: host[k] for k in ("folder", "checkpoint")} if start == HOST else {}, folds=entries)
     if request.unlabelled is not None:
         ending = dataset_json["file_ending"]
-        cases = require_images(request.unlabelled, ending, teacher.num_input_channels)
+        cases = require_images(request.unlabelled, ending, teacher.num_input_channels,
+                               manager.image_reader_writer_class())
         record = replace(record, unlabelled=f"{request.plans_name}_{configuration}_unlabelled", unlabelled_cases=cases,
                          unlabelled_sha256=fingerprint(request.unlabelled, ending))
     plans.update(plans_name=request.plans_name, dataset_name=dataset)

@@ -10,11 +10,12 @@ import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import comp_blosc2_params
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 from tqdm import tqdm
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.folders import image_files
+from nnunetv2_stitch.inference.images import require_channels_of
 
 PREFIX = "unlabelled/"  # before an identifier; no file name can hold it
 SOURCE_FILE = "source.json"
@@ -24,8 +25,10 @@ PLACES = 10000  # where patches may be centred, kept per image
 def fingerprint(folder: str, file_ending: str) -> str:
     """A sha256 of the names, sizes and times of a folder's images, which changes when they do."""
     digest = hashlib.sha256()
-    for name in sorted(n for n in os.listdir(folder) if n.endswith(file_ending)):
-        status = os.stat(os.path.join(folder, name))
+    files = [f for found in image_files(folder, file_ending).values() for f in found]
+    beside = [f[:-len(file_ending) - 5] + ".json" for f in files]  # where nnU-Net's reader of tif finds the spacing
+    for path in sorted({*files, *filter(os.path.isfile, beside)}):
+        name, status = os.path.basename(path), os.stat(path)
         digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
@@ -37,7 +40,8 @@ def preprocess_unlabelled(images: str, target: str, plans: dict, configuration: 
     Does nothing where `target` was made from the same images: `source` is their `fingerprint`.
 
     Raises:
-        StitchError: an image cannot be read, or `target` is a folder that was not made here.
+        StitchError: an image cannot be read or has other channels than the student, or `target` is a folder that was
+            not made here.
     """
     marker = os.path.join(target, SOURCE_FILE)
     if os.path.isfile(marker) and read_json(marker)["sha256"] == source:
@@ -55,8 +59,8 @@ def preprocess_unlabelled(images: str, target: str, plans: dict, configuration: 
     write_json(os.path.join(unfinished, SOURCE_FILE), {"sha256": source})
     ending = dataset_json["file_ending"]
     try:
-        for files in tqdm(create_lists_from_splitted_dataset_folder(images, ending), unit="image",
-                          desc="preprocessing unlabelled images", disable=not progress):
+        for case, files in tqdm(image_files(images, ending).items(), unit="image",
+                                desc="preprocessing unlabelled images", disable=not progress):
             try:
                 data, inside, properties = preprocessor.run_case(files, None, manager, configuration_manager,
                                                                  dataset_json)
@@ -64,9 +68,9 @@ def preprocess_unlabelled(images: str, target: str, plans: dict, configuration: 
                 said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
                 raise StitchError(f"{files[0]} cannot be read or preprocessed ({said}); repair it or take it out of "
                                   f"the folder") from error
+            require_channels_of(case, files, len(data), len(configuration_manager.normalization_schemes))
             properties["class_locations"] = _places(inside, ignored)
-            _save(data, inside, properties, os.path.join(unfinished, os.path.basename(files[0])[:-len(ending) - 5]),
-                  configuration_manager.patch_size)
+            _save(data, inside, properties, os.path.join(unfinished, case), configuration_manager.patch_size)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(unfinished, target)
     finally:
@@ -107,7 +111,7 @@ class JoinedDataset:
     def __init__(self, labelled: nnUNetBaseDataset, folder: str):
         self.labelled = labelled
         self.unlabelled = nnUNetDatasetBlosc2(folder)
-        own, more = list(labelled.identifiers), sorted(self.unlabelled.identifiers)
+        own, more = list(labelled.identifiers), sorted(n for n in self.unlabelled.identifiers if not n.startswith("."))
         self.identifiers = own * max(1, -(-len(more) // len(own))) + [PREFIX + name for name in more]
 
     def load_case(self, identifier: str):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.folders import files_in, folds_in, image_files
 from nnunetv2_stitch.stitching.setting import OUTPUT
 
 IMAGES, LABELS = ("imagesTs", "images"), ("labelsTs", "labels")
@@ -141,20 +142,15 @@ class TestSet:
             StitchError: there is none.
         """
         folder = self.labels_folder
-        names = sorted(n for n in os.listdir(folder) if n.endswith(ending) and not n.startswith("."))
+        names = files_in(folder, ending)
         if not names:
             raise StitchError(f"dataset {self.name}: no reference segmentation (*{ending}) in {folder}; the files must "
                               f"be named CASE{ending}")
         return {n[:-len(ending)]: os.path.join(folder, n) for n in names}
 
     def images_of(self, case: str, ending: str) -> list[str]:
-        """Files of a case's channels, in their order; empty if there are none."""
-        folder, prefix = self.images_folder, f"{case}_"
-        if folder is None:
-            return []
-        return sorted(os.path.join(folder, n) for n in os.listdir(folder)
-                      if n.startswith(prefix) and n.endswith(ending) and n[len(prefix):-len(ending)].isdigit()
-                      and len(n) == len(prefix) + 4 + len(ending))
+        """Image files of a case, in their order; empty if there are none."""
+        return [] if self.images_folder is None else image_files(self.images_folder, ending).get(case, [])
 
     def _inside(self, names: tuple[str, ...]) -> str | None:
         return next((p for n in names if os.path.isdir(p := os.path.join(self.folder, n))), None)
@@ -163,7 +159,7 @@ class TestSet:
 def is_model_folder(folder: str) -> bool:
     """Whether a folder is a trained model. (nnU-Net writes plans.json and dataset.json beside predictions too.)"""
     return os.path.isdir(folder) and all(os.path.isfile(os.path.join(folder, n)) for n in ("plans.json", "dataset.json")
-                                         ) and any(n.startswith("fold_") for n in os.listdir(folder))
+                                         ) and bool(folds_in(folder))
 
 
 def require_distinct(names: Iterable[str], what: str) -> None:

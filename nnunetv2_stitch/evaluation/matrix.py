@@ -14,6 +14,7 @@ from nnunetv2_stitch import __version__
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.comparison import Comparison, Score, Settings
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet, is_model_folder, require_distinct
+from nnunetv2_stitch.evaluation.grids import difference
 from nnunetv2_stitch.evaluation.labels import FOREGROUND, Agreement, Labels, agree, read_labels
 from nnunetv2_stitch.evaluation.metrics import MEASURES, in_plane_spacing, score_case
 from nnunetv2_stitch.evaluation.plane import plane
@@ -152,7 +153,7 @@ def _labels(models: Sequence[ModelEntry], datasets: Sequence[TestSet], given: La
 
 def _look_through(test_set: TestSet) -> _Party:
     contents = read_json(test_set.dataset_json) if test_set.dataset_json else {}
-    ending = contents.get("file_ending") or ending_of(os.listdir(test_set.labels_folder), test_set.labels_folder)
+    ending = contents.get("file_ending") or ending_of(test_set.labels_folder)
     cases = test_set.cases(ending)
     return _Party(test_set, ending, cases, reader_for(ending, next(iter(cases.values())), contents))
 
@@ -183,7 +184,8 @@ def _predictions(models: Sequence[ModelEntry], to_predict: Sequence[ModelEntry],
     for m in to_predict:
         say(f"Predicting with {m.name} ...")
         with _bar(sum(map(len, images[m.name].values())), progress, "case") as bar:
-            folders[m.name] = predict(m, images[m.name], output, each=lambda party, case, b=bar: b.update(), **options)
+            folders[m.name] = predict(m, images[m.name], output, each=lambda party, case, b=bar: b.update(), say=say,
+                                      **options)
     return {m.name: folders[m.name] for m in models}
 
 
@@ -195,20 +197,21 @@ def _score_all(models: Sequence[ModelEntry], parties: Sequence[_Party], folders:
         for p in parties:
             party = p.test_set.name
             for case, path in p.cases.items():
-                reference, spacing = read_segmentation(path, p.reader)
+                reference, grid = read_segmentation(path, p.reader)
                 for m in models:
                     file = _file(folders[m.name][party], case, p)
-                    prediction, spacing_there = read_segmentation(file, p.reader)
+                    prediction, grid_there = read_segmentation(file, p.reader)
                     require_same_grid(reference, prediction, path, file)
-                    found = score_case(reference, prediction, spacing, labels.regions, tolerance, labels.ignore)
+                    found = score_case(reference, prediction, grid.spacing, labels.regions, tolerance, labels.ignore)
                     scores += _rows(m.name, party, case, found, agreement)
-                    if not np.allclose(spacing, spacing_there, rtol=1e-3):
-                        moved.setdefault(m.name, file)
+                    if said := difference(reference.shape, grid, grid_there):
+                        moved.setdefault((m.name, party), []).append((case, said))
                     if odd := set(np.unique(prediction)) - labels.values - {0, labels.ignore}:
                         unknown.setdefault(m.name, (file, min(odd)))
                     bar.update()
-    remarks = [f"Predictions of {m} have another voxel spacing than their references, first {os.path.basename(f)}; "
-               f"the references' was used." for m, f in moved.items()]
+    remarks = [f"{len(cases)} predictions of {m} on {party} lie elsewhere than their references, first case "
+               f"{cases[0][0]}: {cases[0][1]}; they were compared voxel by voxel, as nnU-Net does, with the "
+               f"references' spacing." for (m, party), cases in moved.items()]
     remarks += [f"{m} predicts value {v} in {os.path.basename(f)}, which is none of the labels; it counts as "
                 f"background." for m, (f, v) in unknown.items()]
     return scores, remarks
@@ -238,7 +241,7 @@ def _rows(model: str, party: str, case: str, found: Mapping[str, Any], agreement
 def _default_tolerance(parties: Sequence[_Party]) -> float:
     widths = []
     for p in parties:
-        grids = [(a.shape, s) for a, s in (read_segmentation(f, p.reader) for f in p.cases.values())]
+        grids = [(a.shape, grid.spacing) for a, grid in (read_segmentation(f, p.reader) for f in p.cases.values())]
         widths.append(float(np.median([in_plane_spacing(shape, spacing) for shape, spacing in grids])))
     return max(widths)
 

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
 from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.folders import files_in, names_in
 
 if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 RECORD = "predicted_with.json"
+ALIKE = 30  # letters of a warning that may end in names of files
 
 
 def prediction_folder(output: str, model: str, party: str) -> str:
@@ -26,7 +28,8 @@ def prediction_folder(output: str, model: str, party: str) -> str:
 def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]], output: str, *,
             folds: Sequence[int | str] | None = None, checkpoint_name: str = "checkpoint_final.pth",
             device: Any = "cpu", mirroring: bool = True, continue_prediction: bool = False, verbose: bool = False,
-            each: Callable[[str, str], None] = lambda party, case: None) -> dict[str, str]:
+            each: Callable[[str, str], None] = lambda party, case: None,
+            say: Callable[[str], None] = lambda line: None) -> dict[str, str]:
     """Predict test cases with one model folder, one case at a time; a case's file is whole or not there.
 
     Args:
@@ -35,6 +38,7 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
         folds: None for all that are trained.
         continue_prediction: keep what the same model has predicted there.
         each: is told test set and case after every case.
+        say: is told what nnU-Net's readers warn of (channels of other places, no spacing), once per test set.
 
     Returns:
         Test set -> folder.
@@ -50,6 +54,7 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
     made_with = {"model": entry.name, "mode": entry.mode, "mirroring": mirroring, "checkpoints": predictor.checkpoints}
     found = {}
     for party, files in cases.items():
+        warned: set[str] = set()
         folder = found[party] = prediction_folder(output, entry.name, party)
         kept = _kept(folder, made_with) if continue_prediction else set()
         for case in files:  # what another model left here must not pass for this one's when this is interrupted
@@ -59,8 +64,15 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
         with tempfile.TemporaryDirectory(prefix=".tmp", dir=folder) as temporary:
             for case, channels in files.items():
                 if case + ending not in kept:
-                    with contextlib.nullcontext() if verbose else contextlib.redirect_stdout(io.StringIO()):
+                    printed = io.StringIO()
+                    with contextlib.nullcontext() if verbose else contextlib.redirect_stdout(printed):
                         predictor.predict_from_files_sequential([list(channels)], [os.path.join(temporary, case)])
+                    for line in printed.getvalue().splitlines():
+                        if line.startswith("WARNING") and line[:ALIKE] not in warned:
+                            warned.add(line[:ALIKE])
+                            say(f"{party}, case {case}: {line}")
+                    if os.path.isfile(spacing := os.path.join(temporary, case + ".json")):  # beside a tif
+                        os.replace(spacing, os.path.join(folder, case + ".json"))
                     os.replace(os.path.join(temporary, case + ending), os.path.join(folder, case + ending))
                 each(party, case)
     return found
@@ -75,11 +87,11 @@ def _require_ours(folder: str) -> None:
 
 def _kept(folder: str, made_with: Mapping) -> set[str]:
     """Names of finished predictions in a folder. Raises StitchError if others made them."""
-    if not os.path.isdir(folder) or not os.listdir(folder):
+    if not os.path.isdir(folder) or not names_in(folder):
         return set()
     record = os.path.join(folder, RECORD)
     if os.path.isfile(record) and read_json(record) == made_with:
-        return set(os.listdir(folder))
+        return set(files_in(folder))
     raise StitchError(f"{folder} holds predictions of another model, or made in another way; leave out --c to predict "
                       f"anew, or choose another -o")
 
@@ -91,9 +103,12 @@ def files_to_predict(entry: ModelEntry, test_set: TestSet, cases: Sequence[str],
     Raises:
         StitchError: no images, another file format than the model's, or a case with too few or too many channels.
     """
-    path = os.path.join(entry.folder, "dataset.json")
-    dataset_json = read_json(path)
-    channels = dataset_json.get("channel_names") or dataset_json.get("modality") or {}
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunetv2_stitch.inference.images import require_channels
+    from nnunetv2_stitch.parties.reading import channel_names
+
+    dataset_json = read_json(os.path.join(entry.folder, "dataset.json"))
     if dataset_json.get("file_ending", ending) != ending:
         raise StitchError(f"model {entry.name} reads {dataset_json['file_ending']} files, dataset {test_set.name} has "
                           f"{ending}; convert the dataset, or predict elsewhere and give the predictions")
@@ -101,11 +116,12 @@ def files_to_predict(entry: ModelEntry, test_set: TestSet, cases: Sequence[str],
         raise StitchError(f"dataset {test_set.name} has no images ({test_set.folder} holds neither imagesTs nor "
                           f"images), so model {entry.name} cannot predict; add them, or give its predictions")
     files = {case: test_set.images_of(case, ending) for case in cases}
-    for case, found in files.items():
-        if len(found) != len(channels):
-            raise StitchError(f"case {case} of dataset {test_set.name} has {len(found)} images in "
-                              f"{test_set.images_folder}, model {entry.name} needs {len(channels)} "
-                              f"({case}_0000{ending} to _{max(0, len(channels) - 1):04d})")
+    missing = next((case for case, found in files.items() if not found), None)
+    if missing is not None:
+        raise StitchError(f"case {missing} of dataset {test_set.name} has no image {missing}_0000{ending} in "
+                          f"{test_set.images_folder}, which model {entry.name} needs; add it, or take its label out")
+    reader = PlansManager(os.path.join(entry.folder, "plans.json")).image_reader_writer_class()
+    require_channels(files, len(channel_names(dataset_json)), reader)
     return files
 
 

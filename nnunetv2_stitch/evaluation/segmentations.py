@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.evaluation.grids import Grid, grid_of
+from nnunetv2_stitch.folders import files_in
 
 
 def file_endings() -> list[str]:
@@ -17,18 +19,18 @@ def file_endings() -> list[str]:
     return sorted(endings, key=lambda ending: (-len(ending), ending))
 
 
-def ending_of(names: Iterable[str], where: str) -> str:
-    """The one ending that nnU-Net can read among file names.
+def ending_of(folder: str) -> str:
+    """The one ending that nnU-Net can read among a folder's files.
 
     Raises:
         StitchError: none, or several.
     """
     endings = file_endings()
-    kinds = (next((e for e in endings if n.endswith(e)), "") for n in names if not n.startswith("."))
+    kinds = (next((e for e in endings if n.endswith(e)), "") for n in files_in(folder))
     found = sorted(set(kinds) - {""})
     if len(found) != 1:
-        raise StitchError(f"{where} holds {'files of several kinds: ' + ', '.join(found) if found else 'no image file'}"
-                          f"; nnU-Net reads {', '.join(endings)}, one kind per dataset")
+        what = "files of several kinds: " + ", ".join(found) if found else "no image file"
+        raise StitchError(f"{folder} holds {what}; nnU-Net reads {', '.join(endings)}, one kind per dataset")
     return found[0]
 
 
@@ -53,8 +55,8 @@ def reader_for(ending: str, example: str, dataset_json: Mapping[str, Any] | None
     raise StitchError(f"{example} cannot be read ({said}); check the file, or copy it again from its source")
 
 
-def read_segmentation(path: str, reader: Any) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Labels `(z, y, x)` as integers, and the spacing along these axes in mm; 2d images have one slice.
+def read_segmentation(path: str, reader: Any) -> tuple[np.ndarray, Grid]:
+    """Labels `(z, y, x)` as integers, and where they lie; 2d images have one slice.
 
     Raises:
         StitchError: unreadable, of several channels, or not of whole numbers.
@@ -69,7 +71,7 @@ def read_segmentation(path: str, reader: Any) -> tuple[np.ndarray, tuple[float, 
     if not np.array_equal(labels, voxels[0]):
         raise StitchError(f"{path} holds values between whole numbers, so it is no segmentation; give label maps, not "
                           f"probabilities")
-    return labels.astype(np.int32), tuple(float(s) for s in properties["spacing"])
+    return labels.astype(np.int32), grid_of(properties)
 
 
 def require_same_grid(reference: np.ndarray, prediction: np.ndarray, reference_file: str, prediction_file: str) -> None:

@@ -13,6 +13,7 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.install import unpack_party
+from nnunetv2_stitch.folders import model_folders_in
 from nnunetv2_stitch.locks import locked
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import (
@@ -105,7 +106,7 @@ def read_party(path: str, checkpoint_name: str = FINAL, unpack_into: str | None 
         path = _unpacked(path, checkpoint_name, unpack_into)
         checkpoint_name = FINAL  # what it is called where it was unpacked
     elif os.path.isdir(path) and not os.path.isfile(os.path.join(path, "plans.json")):
-        found = _model_folders(path)
+        found = model_folders_in(path)
         if len(found) != 1:
             names = ", ".join(os.path.basename(f) for f in found) or "none"
             raise StitchError(f"{path} is no model folder and does not hold exactly one (found {names}); give the "
@@ -126,10 +127,5 @@ def _unpacked(path: str, checkpoint_name: str, into: str | None) -> str:
     folder = os.path.join(into or os.path.join(str(nnUNet_results), UNPACKED), name)
     alone = locked(os.path.join(str(nnUNet_results), f".{name}.lock")) if into is None else nullcontext()
     with alone:  # jobs of several folds begin together
-        found = _model_folders(folder) if os.path.isdir(folder) else []
+        found = model_folders_in(folder) if os.path.isdir(folder) else []
         return found[0] if found else unpack_party(path, folder, checkpoint_name=checkpoint_name).path
-
-
-def _model_folders(path: str) -> list[str]:
-    return [os.path.join(path, n) for n in sorted(os.listdir(path))
-            if len(n.split("__")) == 3 and os.path.isfile(os.path.join(path, n, "plans.json"))]

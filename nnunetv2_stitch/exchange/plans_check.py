@@ -12,7 +12,7 @@ from nnunetv2_stitch.exchange.plain import ENDING, IDENTIFIER, is_name, is_numbe
 from nnunetv2_stitch.exchange.stock_names import require_stock_names
 from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
 
-MAX_CHANNELS, MAX_LABELS, MAX_LABEL = 64, 1024, 65535
+MAX_CHANNELS, MAX_CHANNEL_KEY, MAX_LABELS, MAX_LABEL = 64, 64, 1024, 65535
 MAX_PATCH_SIDE, MAX_PATCH_VOXELS = 16384, 2**27
 MAX_ARGUMENT = 1024  # of a resampling function
 PLANS, DATASET = "plans.json", "dataset.json"
@@ -97,7 +97,7 @@ def _require_dataset(dataset_json: dict) -> int:
     # Keys say nothing: nnU-Net goes by order, and by the name of its first versions before the present one.
     channels = dataset_json["modality"] if "modality" in dataset_json else dataset_json.get("channel_names")
     if not isinstance(channels, dict) or not 1 <= len(channels) <= MAX_CHANNELS or not all(
-            isinstance(v, str) for v in channels.values()):
+            isinstance(v, str) for v in channels.values()) or any(len(k) > MAX_CHANNEL_KEY for k in channels):
         raise refused(DATASET, f"has no channel_names (at most {MAX_CHANNELS})")
     labels = dataset_json.get("labels")
     values = labels.values() if isinstance(labels, dict) else [None]

@@ -8,6 +8,7 @@ from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import folds_in, model_folders_in
 from nnunetv2_stitch.parties.reading import BASELINE_KEY
 from nnunetv2_stitch.stitching.plans import is_stitched
 
@@ -42,11 +43,8 @@ def find_stitched_model(dataset: str, configuration: str | None = None, trainer:
     from nnunetv2_stitch.parties.model_folder import dataset_folder
     folder = dataset_folder(dataset, results_folder())
     found, compared = [], []
-    for name in sorted(os.listdir(folder)):
-        parts = name.split("__")
-        path = os.path.join(folder, name)
-        if len(parts) != 3 or not os.path.isfile(os.path.join(path, "plans.json")):
-            continue
+    for path in model_folders_in(folder):
+        parts = os.path.basename(path).split("__")
         wanted = ((trainer, parts[0]), (plans, parts[1]), (configuration, parts[2]))
         if all(w is None or w == p for w, p in wanted):
             contents = read_json(os.path.join(path, "plans.json"))
@@ -71,9 +69,7 @@ def trained_folds(model_folder: str, folds: list | None, checkpoint_name: str) -
     Raises:
         StitchError: a fold without this checkpoint.
     """
-    there = [n[5:] for n in sorted(os.listdir(model_folder)) if n.startswith("fold_")
-             and os.path.isfile(os.path.join(model_folder, n, checkpoint_name))]
-    there = [f if f == "all" else int(f) for f in there]
+    there = folds_in(model_folder, checkpoint_name)
     if folds is None:
         folds = [f for f in there if f != "all"] or there
     missing = [f for f in folds if f not in there]
@@ -81,28 +77,6 @@ def trained_folds(model_folder: str, folds: list | None, checkpoint_name: str) -
         raise StitchError(f"{model_folder} has no {checkpoint_name} of fold {missing[0] if missing else '0'}; "
                           f"it has folds {', '.join(map(str, there)) or 'none'}; choose with -f and -chk")
     return list(folds)
-
-
-def require_images(folder: str, file_ending: str, channels: int) -> int:
-    """Number of cases in an input folder.
-
-    Raises:
-        StitchError: no such folder, no image with nnU-Net's name pattern, or a case with missing channels.
-    """
-    if not os.path.isdir(folder):
-        raise StitchError(f"input folder {folder} does not exist")
-    cases: dict[str, set] = {}
-    for name in os.listdir(folder):
-        stem = name[:-len(file_ending)]
-        if name.endswith(file_ending) and len(stem) > 5 and stem[-5] == "_" and stem[-4:].isdigit():
-            cases.setdefault(stem[:-5], set()).add(int(stem[-4:]))
-    if not cases:
-        raise StitchError(f"nothing to predict in {folder}: no file named CASE_0000{file_ending}, as nnU-Net expects")
-    for case, present in sorted(cases.items()):
-        if present != set(range(channels)):
-            raise StitchError(f"case {case} in {folder} has channels {sorted(present)}, the model needs {channels} "
-                              f"(_0000 to _{channels - 1:04d})")
-    return len(cases)
 
 
 def results_folder() -> str:

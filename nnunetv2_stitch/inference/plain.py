@@ -8,6 +8,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_stitch.exchange.trainer_check import network_as_trained
+from nnunetv2_stitch.inference.images import ImagePredictor
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 
@@ -28,8 +29,8 @@ def plain_predictor(model: ModelFolder, folds: Sequence[int | str], device: torc
         load_weights(network, network_weights(checkpoint), path)
         weights.append({k: v.clone() for k, v in network.state_dict().items()})
         mirroring = checkpoint.get("inference_allowed_mirroring_axes")
-    predictor = nnUNetPredictor(device=device, use_mirroring=tta, perform_everything_on_device=device.type == "cuda",
-                                allow_tqdm=progress)
+    predictor = ImagePredictor(device=device, use_mirroring=tta, perform_everything_on_device=device.type == "cuda",
+                               allow_tqdm=progress)
     predictor.manual_initialization(network, model.plans_manager, model.configuration_manager, weights,
                                     model.dataset_json, model.trainer, mirroring)
     return predictor

@@ -10,21 +10,21 @@ from itertools import combinations
 import numpy as np
 import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import image_files
 from nnunetv2_stitch.inference.find import results_folder, stitched_configuration, trained_folds
+from nnunetv2_stitch.inference.images import ImagePredictor
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.selection.deploy import load_supernet
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting, encode_setting
 from nnunetv2_stitch.stitching.setting import Setting
 
 
-class StitchedPredictor(nnUNetPredictor):
+class StitchedPredictor(ImagePredictor):
     """nnUNetPredictor for stitched models; everything that is not redefined here is nnU-Net's.
 
     Stays initialised between cases: initialise once, then call `predict_from_files`, `predict_single_npy_array` or
@@ -156,7 +156,7 @@ class StitchedPredictor(nnUNetPredictor):
             StitchError: the deployed checkpoint does not hold all parents.
         """
         ending = self.dataset_json["file_ending"]
-        cases = create_lists_from_splitted_dataset_folder(input_folder, ending)[part_id::num_parts]
+        cases = list(image_files(input_folder, ending).values())[part_id::num_parts]
         os.makedirs(output_folder, exist_ok=True)
         preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
         writer = self.plans_manager.image_reader_writer_class()

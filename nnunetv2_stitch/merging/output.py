@@ -14,6 +14,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.figures.merge_coefficients import merge_coefficients
 from nnunetv2_stitch.exchange.card import CARD
 from nnunetv2_stitch.fileio import read_json, write_json, write_text
+from nnunetv2_stitch.folders import folds_in
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.merging.merged_card import merged_card
 from nnunetv2_stitch.merging.site import Site
@@ -78,8 +79,7 @@ def write_merged(folder: str, site: Site, state: Mapping[str, torch.Tensor], rec
             check_target(site)  # once more: another command may have written meanwhile
             write_json(plans_file, site.plans)
             write_json(os.path.join(folder, "dataset.json"), site.dataset_json)
-            others = [read_json(os.path.join(folder, n, RECORD)) for n in sorted(os.listdir(folder))
-                      if n.startswith("fold_") and os.path.isfile(os.path.join(folder, n, RECORD))]
+            others = [read_json(os.path.join(folder, f"fold_{f}", RECORD)) for f in folds_in(folder, RECORD)]
             write_text(os.path.join(folder, CARD), merged_card(site.dataset_json, [*others, record]))
             os.replace(unfinished, fold)
     except BaseException as error:

@@ -14,6 +14,7 @@ from nnunetv2_stitch.bridging.report import TOLERANCE
 from nnunetv2_stitch.bridging.terms import normalisations, output_names
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import files_in
 from nnunetv2_stitch.merging.members import Member
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import ModelFolder
@@ -54,7 +55,7 @@ def find_site(dataset: int | str, configuration: str, fold: int | str, members: 
     plans_name = plans_name or model.plans_name
     path = os.path.join(folder, f"{plans_name}.json")
     if not os.path.isfile(path):
-        there = ", ".join(n[:-5] for n in sorted(os.listdir(folder)) if n.endswith(".json") and n not in NO_PLANS)
+        there = ", ".join(n[:-5] for n in files_in(folder, ".json") if n not in NO_PLANS)
         raise StitchError(f"{path} does not exist: {whose} data must be preprocessed with the models' plans; see "
                           f"nnUNetv2_move_plans_between_datasets and nnUNetv2_preprocess, or name the plans with -p; "
                           f"there are: {there or 'none'}")

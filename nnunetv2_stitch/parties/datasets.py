@@ -11,6 +11,7 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import names_in
 
 STORED = (".b2nd", ".npz", ".pkl")  # what nnU-Net's preprocessing writes; it unpacks npy beside npz when it trains
 TERMS = ("labels", "regions_class_order", "channel_names", "modality")  # of dataset.json
@@ -36,7 +37,7 @@ def find_dataset(root, variable: str, dataset: int | str, otherwise: str = "") -
     """
     if not root.is_set() or not os.path.isdir(str(root)):
         raise StitchError(f"environment variable {variable} does not name a folder; set nnU-Net's three folders first")
-    there = [n for n in sorted(os.listdir(str(root))) if n.startswith("Dataset")]
+    there = [n for n in names_in(str(root)) if n.startswith("Dataset") and os.path.isdir(os.path.join(str(root), n))]
     found = matching(there, dataset)
     if len(found) != 1:
         what = f"taken twice: {', '.join(found)}" if found else f"not there; there are: {', '.join(there) or 'none'}"

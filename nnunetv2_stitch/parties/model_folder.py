@@ -7,6 +7,7 @@ import os
 from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.folders import model_folders_in, names_in
 from nnunetv2_stitch.parties.datasets import matching
 from nnunetv2_stitch.parties.reading import FINAL, ModelFolder, read_model_folder, trained_folds
 
@@ -33,7 +34,7 @@ def dataset_folder(dataset: int | str, results: str | None = None) -> str:
     if not os.path.isdir(results):
         raise StitchError(f"nnUNet_results {results} does not exist; set nnUNet_results to the folder that holds the "
                           f"trained models of both parties")
-    folders = [n for n in sorted(os.listdir(results)) if os.path.isdir(os.path.join(results, n))]
+    folders = [n for n in names_in(results) if os.path.isdir(os.path.join(results, n))]
     there = [n for n in folders if n.startswith("Dataset")]
     found = matching(there, dataset)
     if len(found) > 1:
@@ -57,14 +58,10 @@ def find_models(dataset: int | str, results: str | None = None, checkpoint_name:
     folder = dataset_folder(dataset, results)
     wanted = (trainer, plans, configuration)
     found, unfinished = [], []
-    for name in sorted(os.listdir(folder)):
-        parts = name.split("__")
-        # Names of other shapes are nnU-Net's `ensembles`, zip files and the like.
-        if len(parts) != 3 or not os.path.isfile(os.path.join(folder, name, "plans.json")):
+    for path in model_folders_in(folder):
+        if any(w is not None and w != part for w, part in zip(wanted, os.path.basename(path).split("__"))):
             continue
-        if any(w is not None and w != part for w, part in zip(wanted, parts)):
-            continue
-        model = read_model_folder(os.path.join(folder, name), checkpoint_name)
+        model = read_model_folder(path, checkpoint_name)
         if not model.is_stitched and (plans is not None or not model.is_baseline):
             (found if model.folds else unfinished).append(model)
     if not found:
@@ -72,7 +69,7 @@ def find_models(dataset: int | str, results: str | None = None, checkpoint_name:
         which = f" that fits {asked}" if any(wanted) else ""
         rest = ", ".join(m.identifier for m in unfinished)
         hint = f"{rest} has no fold with {checkpoint_name}: finish its training or choose with -chk" if rest else \
-            f"there are: {', '.join(n for n in sorted(os.listdir(folder)) if n.count('__') == 2) or 'none'}"
+            f"there are: {', '.join(map(os.path.basename, model_folders_in(folder))) or 'none'}"
         raise StitchError(f"no trained model{which} in {folder}; {hint}")
     return found
 

@@ -13,6 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import folds_in
 
 FINAL = "checkpoint_final.pth"
 BASELINE_KEY = "made_for_stitch_comparison"  # in the plans of models that only a comparison needs
@@ -113,9 +114,13 @@ class ModelFolder:
         return path
 
 
-def channel_names(dataset_json: Mapping) -> list[str]:
+def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
     """Names of the input channels as nnU-Net takes them: in the file's order, whatever the keys, and under the first
-    versions' name before the present one."""
+    versions' name before the present one.
+
+    Raises:
+        KeyError, AttributeError: dataset.json has none, or not as nnU-Net writes them.
+    """
     names = dataset_json["modality"] if "modality" in dataset_json else dataset_json["channel_names"]
     return [str(name) for name in names.values()]
 
@@ -149,10 +154,7 @@ def read_model_folder(path: str, checkpoint_name: str = FINAL) -> ModelFolder:
 
 def trained_folds(path: str, checkpoint_name: str = FINAL) -> tuple[int | str, ...]:
     """Folds of a model folder that hold a checkpoint of this name, `all` last."""
-    folds = [name[5:] for name in os.listdir(path)
-             if name.startswith("fold_") and os.path.isfile(os.path.join(path, name, checkpoint_name))]
-    numbered = sorted(int(f) for f in folds if f.isdecimal())
-    return (*numbered, *(f for f in folds if f == "all"))
+    return tuple(folds_in(path, checkpoint_name))
 
 
 def _require_readable(model: ModelFolder, plans_file: str, dataset_file: str) -> None:

@@ -10,6 +10,7 @@ from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import is_writable, read_json, write_json
+from nnunetv2_stitch.folders import FOLD
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.preprocessed import require_trainable
 from nnunetv2_stitch.stitching.network import CLASS_PATH
@@ -76,8 +77,9 @@ def _go_on_as_begun(job: Job, previous: dict | None) -> None:
 def _keep_other_folds(job: Job, previous: dict | None) -> None:
     """Folds may be trained one command at a time, so what earlier commands wrote into the plans must fit and stay."""
     name = job.host.configuration
-    trained = glob.glob(os.path.join(glob.escape(os.path.dirname(job.model_folder)),
-                                     f"*__{job.request.plans_name}__{name}", "fold_*"))
+    trained = [path for path in glob.glob(os.path.join(glob.escape(os.path.dirname(job.model_folder)),
+                                                       f"*__{job.request.plans_name}__{name}", "fold_*"))
+               if FOLD.fullmatch(os.path.basename(path))]
     if not trained:
         return
     if name not in (previous or {}).get("configurations", {}):  # removed since; the copy beside the folds is left

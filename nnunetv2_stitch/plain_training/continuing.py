@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import folds_in
 
 if TYPE_CHECKING:
     from nnunetv2_stitch.plain_training.job import PlainJob
@@ -44,8 +44,7 @@ def _merge_folds(job: PlainJob, previous: dict | None):
         raise StitchError(f"{job.plans_file} was made from other plans; choose another name with {job.name_flag}")
     if job.configuration not in (previous or {}).get("configurations", {}):
         return job.record
-    begun = sorted(glob.glob(os.path.join(glob.escape(job.model_folder), "fold_*")))
-    if not begun:
+    if not os.path.isdir(job.model_folder) or not (begun := folds_in(job.model_folder)):
         return job.record
     old = type(job.record).of(previous["configurations"][job.configuration], job.plans_name)
     for name, flag in job.flags.items():
@@ -53,8 +52,8 @@ def _merge_folds(job: PlainJob, previous: dict | None):
         moved = flag == "-m" and any(old.folds.get(f) == entry for f, entry in job.record.folds.items())
         if before != now and not moved:  # a model is known by its sha256, wherever it lies by now
             said = "other images" if name.endswith("sha256") else f"{'its default' if before is None else before}"
-            raise StitchError(f"{begun[0]} was begun with {flag} {said}; go on with the same, or use {job.name_flag} "
-                              f"NAME for another model")
+            raise StitchError(f"{job.fold_folder(begun[0])} was begun with {flag} {said}; go on with the same, or use "
+                              f"{job.name_flag} NAME for another model")
     own = {str(f): job.record.folds[str(f)] for f in job.folds}
     for fold, entry in own.items():
         if os.path.isdir(job.fold_folder(fold)) and old.folds.get(fold, entry) != entry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.evaluation.grids import difference, grid_of
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import files_in, image_files
+from nnunetv2_stitch.inference.images import require_channels_of
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.preprocessed import SPLITS, split_of_fold
 from nnunetv2_stitch.selection.party_terms import PartyTerms
@@ -23,7 +26,7 @@ Case = tuple[np.ndarray, np.ndarray]  # data (C, z, y, x), segmentation (1, z, y
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """A case's images, by its own channels, and its reference segmentation."""
+    """A case's image files, in their order, and its reference segmentation."""
 
     images: tuple[str, ...]
     label: str
@@ -48,7 +51,7 @@ class RawDataset:
     @property
     def has_test_cases(self) -> bool:
         labels = os.path.join(self.folder, "labelsTs")
-        return os.path.isdir(labels) and any(n.endswith(self.dataset_json["file_ending"]) for n in os.listdir(labels))
+        return os.path.isdir(labels) and bool(files_in(labels, self.dataset_json["file_ending"]))
 
 
 def raw_dataset(dataset: int | str) -> RawDataset:
@@ -83,29 +86,37 @@ def validation_files(dataset: RawDataset, fold: int | str) -> list[CaseFiles]:
     return _whole(CaseFiles(tuple(files[n]["images"]), files[n]["label"]) for n in names)
 
 
-def test_files(folder: str, ending: str, channels: int) -> list[CaseFiles]:
+def test_files(folder: str, ending: str) -> list[CaseFiles]:
     """The cases of `imagesTs` that `labelsTs` has references for, in order of their names.
 
     Raises:
         StitchError: a reference without its images.
     """
     labels = os.path.join(folder, "labelsTs")
-    stems = sorted(n[:-len(ending)] for n in os.listdir(labels) if n.endswith(ending))
-    return _whole(CaseFiles(tuple(os.path.join(folder, "imagesTs", f"{stem}_{i:04d}{ending}") for i in range(channels)),
-                            os.path.join(labels, stem + ending)) for stem in stems)
+    images = image_files(os.path.join(folder, "imagesTs"), ending)
+    stems = [n[:-len(ending)] for n in files_in(labels, ending)]
+    return _whole(CaseFiles(tuple(images.get(s, [os.path.join(folder, "imagesTs", f"{s}_0000{ending}")])),
+                            os.path.join(labels, s + ending)) for s in stems)
 
 
 def _whole(cases: Iterable[CaseFiles]) -> list[CaseFiles]:
     cases = list(cases)
     missing = next((f for c in cases for f in (*c.images, c.label) if not os.path.isfile(f)), None)
     if missing:
-        raise StitchError(f"{missing} does not exist; every case needs all its channels and its reference")
+        raise StitchError(f"{missing} does not exist; every case needs its images and its reference")
     return cases
 
 
+def _ignored(path: str, said: str) -> None:
+    pass
+
+
 def preprocess(case: CaseFiles, terms: PartyTerms, plans_manager: PlansManager,
-               configuration_manager: ConfigurationManager) -> Case:
+               configuration_manager: ConfigurationManager, apart: Callable[[str, str], None] = _ignored) -> Case:
     """Data and reference of a case on the grid of a host's plans, in the host's channels and label numbers.
+
+    Args:
+        apart: is told the reference's file, and how far its place in space is from the image's, where they differ.
 
     Raises:
         StitchError: files that cannot be read or do not belong together.
@@ -115,8 +126,8 @@ def preprocess(case: CaseFiles, terms: PartyTerms, plans_manager: PlansManager,
         raise StitchError(f"{case.label}: the model's image reader {type(reader).__name__} does not read this format, "
                           f"only {', '.join(reader.supported_file_endings)}; convert the dataset")
     try:
-        data, properties = reader.read_images([case.images[i] for i in terms.channels])
-        segmentation, _ = reader.read_seg(case.label)
+        data, properties = reader.read_images(case.images)  # a file may hold several channels
+        segmentation, reference = reader.read_seg(case.label)
     except Exception as error:  # readers raise what their libraries do
         said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise StitchError(f"{case.label} or its images cannot be read ({said}); check them with "
@@ -124,6 +135,10 @@ def preprocess(case: CaseFiles, terms: PartyTerms, plans_manager: PlansManager,
     if data.shape[1:] != segmentation.shape[1:]:
         raise StitchError(f"{case.label} is of shape {segmentation.shape[1:]}, its image of {data.shape[1:]}; they "
                           f"must lie on the same grid")
+    require_channels_of(os.path.basename(case.label), case.images, len(data), terms.of)
+    if said := difference(data.shape[1:], grid_of(properties), grid_of(reference)):
+        apart(case.label, said)
+    data = data[list(terms.channels)]
     data, segmentation, _ = configuration_manager.preprocessor_class(verbose=False).run_case_npy(
         data, terms.renumbered(segmentation, case.label), properties, plans_manager, configuration_manager,
         terms.dataset_json)

@@ -149,7 +149,7 @@ def _cases(model: ModelFolder, data: RawDataset, party: str, fold: int | str, te
         cases = validation_files(data, own)
         where = f"validation cases of fold {own}"
     elif data.has_test_cases:
-        cases = test_files(data.folder, data.dataset_json["file_ending"], len(_channels(data)))
+        cases = test_files(data.folder, data.dataset_json["file_ending"])
         where = "test cases"
     else:
         why = (" (fold all was trained on every training case)" if own == "all" else
@@ -160,10 +160,6 @@ def _cases(model: ModelFolder, data: RawDataset, party: str, fold: int | str, te
         raise StitchError(f"fold {own} of {data.name} has no validation cases; take the test cases (--test_cases)")
     say(f"fold {fold}: {len(cases)} {where} of {data.name}")
     return cases
-
-
-def _channels(data: RawDataset) -> dict:
-    return data.dataset_json.get("channel_names") or data.dataset_json["modality"]
 
 
 def _sweep(model: ModelFolder, fold: int | str, files: Sequence[CaseFiles], terms: PartyTerms,
@@ -178,10 +174,17 @@ def _sweep(model: ModelFolder, fold: int | str, files: Sequence[CaseFiles], term
                             None if positions is None else sorted(set(positions)))
     kept.made_of |= {"positions": sweeper.positions, "rows": len(sweeper.rows)}
 
+    apart: dict[str, str] = {}
+
     def score(case: int) -> np.ndarray:
-        values = sweeper.score_case(*preprocess(files[case], terms, model.plans_manager, model.configuration_manager))
+        values = sweeper.score_case(*preprocess(files[case], terms, model.plans_manager, model.configuration_manager,
+                                                apart.setdefault))
         values[:, list(terms.unlabelled)] = np.nan
         return values
 
     scores = score_cases(score, len(files), kept, f"fold {fold}: {len(sweeper.positions)} positions", progress, say)
+    if apart:
+        path, how = next(iter(apart.items()))
+        say(f"{len(apart)} of {len(files)} references lie elsewhere than their images, first {path}: {how}; they were "
+            f"compared voxel by voxel, as nnU-Net does")
     return sweeper.summarise(fold, scores, [network.matches[p]["host_path"] for p in sweeper.positions])

@@ -17,12 +17,14 @@ from nnunetv2_stitch.parties.reading import ModelFolder
 class PartyTerms:
     """`channels`: for each channel of the model the party's. `renumber`: the party's label numbers to the model's,
     None where they are the same. `unlabelled`: which of the model's foreground labels the party does not have; they
-    cannot be scored. `dataset_json`: the model's, with an ignore label where only the party has one."""
+    cannot be scored. `dataset_json`: the model's, with an ignore label where only the party has one. `of`: how many
+    channels the party's images have."""
 
     channels: tuple[int, ...]
     renumber: Mapping[int, int] | None
     unlabelled: tuple[int, ...]
     dataset_json: dict
+    of: int
 
     def renumbered(self, segmentation: np.ndarray, path: str) -> np.ndarray:
         """A segmentation in the model's numbers; `path` is for messages.
@@ -61,8 +63,8 @@ def party_terms(model: ModelFolder, dataset_json: dict, maps: NameMaps = NO_MAPS
                           f"has another name, give -channel_map")
     order = tuple(found[0] for found in channels.sources)
     if regions or model.label_manager.has_regions:
-        return PartyTerms(order, *_same_regions(model, dataset_json))
-    return PartyTerms(order, *_labels(model, party, maps))
+        return PartyTerms(order, *_same_regions(model, dataset_json), len(names[0]))
+    return PartyTerms(order, *_labels(model, party, maps), len(names[0]))
 
 
 def _same_regions(model: ModelFolder, dataset_json: dict) -> tuple:

@@ -111,6 +111,6 @@ def labelled_test_cases(raw_folder: str, plans_manager: PlansManager, configurat
     same grid."""
     configuration_manager = plans_manager.get_configuration(configuration)
     channels = len(configuration_manager.normalization_schemes)
-    terms = PartyTerms(tuple(range(channels)), None, (), dataset_json)
+    terms = PartyTerms(tuple(range(channels)), None, (), dataset_json, channels)
     return [preprocess(case, terms, plans_manager, configuration_manager)
-            for case in test_files(raw_folder, dataset_json["file_ending"], channels)]
+            for case in test_files(raw_folder, dataset_json["file_ending"])]

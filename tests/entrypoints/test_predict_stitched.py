@@ -116,13 +116,14 @@ def test_truncated_checkpoint(bad, world, tmp_path):
     assert f"{path} is cut short at 5000 bytes" in bad("-m", folder)
 
 
-def test_input_without_images_or_with_a_channel_missing(bad, world, images, tmp_path):
+def test_input_without_images_or_with_other_channels(bad, world, images, tmp_path):
     assert "nowhere does not exist" in bad("-d", 801, "-i", tmp_path / "nowhere")
     empty = tmp_path / "empty"
     empty.mkdir()
     assert f"nothing to predict in {empty}" in bad("-d", 801, "-i", empty)
-    shutil.copy(images / "ts_000_0000.nii.gz", empty / "ts_000_0001.nii.gz")
-    assert "case ts_000" in bad("-d", 801, "-i", empty)
+    for channel in range(2):
+        shutil.copy(images / "ts_000_0000.nii.gz", empty / f"ts_000_{channel:04d}.nii.gz")
+    assert "case ts_000" in (err := bad("-d", 801, "-i", empty)) and "has 2 channels" in err
 
 
 def test_flags_that_do_not_fit(bad):

@@ -106,6 +106,23 @@ def test_without_splits_the_test_cases_are_taken(site, capsys):
     assert "3 test cases" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_references_that_lie_elsewhere_than_their_images_are_named(site, capsys):
+    """nnU-Net compares voxel by voxel, and so does the sweep, but not without a word."""
+    import SimpleITK as sitk
+    arguments = ["-m", site.model, "-d", "802", "-f", "0", "-positions", "2"]
+    command(sweep_stitched, *arguments, "-o", "same.json")
+    assert "elsewhere" not in capsys.readouterr().out
+    path = str(site.raw / "labelsTr" / "tr_002.nii.gz")
+    image = sitk.ReadImage(path)
+    image.SetOrigin((0.0, 12.0, 0.0))
+    sitk.WriteImage(image, path)
+    command(sweep_stitched, *arguments, "-o", "moved.json")
+    out = capsys.readouterr().out
+    assert f"1 of 5 references lie elsewhere than their images, first {path}: origin differs" in out
+    assert (site.root / "same.json").read_text() == (site.root / "moved.json").read_text()
+
+
 def bad_site(site, capsys, *extra):
     return refused(site.root, capsys, sweep_stitched, "-m", site.model, "-d", "802", *extra)
 

@@ -133,6 +133,7 @@ DATASETS = {
     "no channels": lambda d: d.pop("channel_names"), "many channels": lambda d: d.update(
         channel_names={str(i): "MRI" for i in range(10_000)}), "channel names": lambda d: d.update(
         channel_names={"0": 7}), "channel list": lambda d: d.update(channel_names=["MRI"]),
+    "channel keys": lambda d: d.update(channel_names={"x" * 10_000: "MRI"}),
     "other channels": lambda d: d.update(channel_names={"0": "a", "1": "b"}),
     "many labels": lambda d: d.update(labels={"background": 0, **{str(i): i for i in range(1, 9999)}}),
     "large label": lambda d: d.update(labels={"background": 0, "a": 10**9}), "no labels": lambda d: d.pop("labels"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.inference.find import find_stitched_model, require_images, trained_folds
+from nnunetv2_stitch.inference.find import find_stitched_model, trained_folds
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
 
 
@@ -39,7 +39,7 @@ def test_a_model_folder_needs_nothing_but_itself(folder, monkeypatch):
 
 def test_a_fold_that_is_missing(folder):
     refused("no checkpoint_final.pth of fold 3; it has folds 0, 1; choose with -f", folder, (0, 3))
-    shutil.rmtree(folder / "fold_0")
+    shutil.move(folder / "fold_0", folder / "fold_0_old")  # is no fold, as one that was set aside
     assert trained_folds(str(folder), None, "checkpoint_final.pth") == [1]
     shutil.rmtree(folder / "fold_1")
     refused("it has folds none", folder)
@@ -87,6 +87,7 @@ def test_an_unknown_mode(folder):
 def test_the_one_stitched_model_is_found_among_others_and_several_are_listed(folder, monkeypatch):
     monkeypatch.setenv("nnUNet_results", str(folder.parents[1]))
     shutil.copytree(folder, folder.parent / "nnUNetTrainerX__nnUNetPlans__3d_fullres")  # of another configuration
+    shutil.copytree(folder, folder.parent / f"{folder.name}_old")  # set aside: no configuration of its plans
     (folder.parent / "ensembles").mkdir()
     assert find_stitched_model("801") == str(folder)
     assert find_stitched_model("Dataset801_HostBlobs", "2d", "nnUNetTrainerStitch", "nnUNetStitchPlans") == str(folder)
@@ -101,16 +102,3 @@ def test_the_one_stitched_model_is_found_among_others_and_several_are_listed(fol
     monkeypatch.delenv("nnUNet_results")
     with pytest.raises(StitchError, match="nnUNet_results is not set.*-m"):
         find_stitched_model("801")
-
-
-def test_images_are_counted_and_channels_checked(tmp_path):
-    with pytest.raises(StitchError, match="nothing to predict in .*CASE_0000.nii.gz"):
-        require_images(str(tmp_path), ".nii.gz", 1)
-    with pytest.raises(StitchError, match="nowhere does not exist"):
-        require_images(str(tmp_path / "nowhere"), ".nii.gz", 1)
-    for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "notes.txt", "x.nii.gz", "c_0000.png"):
-        (tmp_path / name).touch()
-    with pytest.raises(StitchError, match=r"case b in .* has channels \[0\], the model needs 2 \(_0000 to _0001\)"):
-        require_images(str(tmp_path), ".nii.gz", 2)
-    (tmp_path / "b_0001.nii.gz").touch()
-    assert require_images(str(tmp_path), ".nii.gz", 2) == 2

@@ -76,6 +76,7 @@ def test_folders_that_are_no_model(make_model, refuses, tmp_path):
         (dataset, '{"labels": {"background": 1}, "channel_names": {"0": "MRI"}}', "not a dataset.json"),
         (dataset, '{"labels": {"background": 0, "a": 1}}', "not a dataset.json"),
         (dataset, '{"labels": {"background": 0, "a": 1}, "channel_names": {}}', "not a dataset.json"),
+        (dataset, '{"labels": {"background": 0, "a": 1}, "channel_names": ["MRI"]}', "not a dataset.json"),
     ]:
         path.write_text(text)
         said = refuses(read_model_folder, str(folder))

@@ -17,6 +17,7 @@ from nnunetv2_stitch.baselines.federated.processes import Processes
 from nnunetv2_stitch.environment import usable_cores
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, read_json, write_json
+from nnunetv2_stitch.folders import names_in
 from nnunetv2_stitch.locks import plans_locked
 
 FINAL, CURVE_FILE = "checkpoint_final.pth", "progress.png"
@@ -25,7 +26,7 @@ FINAL, CURVE_FILE = "checkpoint_final.pth", "progress.png"
 def fold_folder_of(output_folder: str, fold: int | str, resume: bool) -> str:
     """Raises StitchError if there is something in it, unless `resume`."""
     folder = os.path.join(os.path.abspath(output_folder), f"fold_{fold}")
-    if os.path.isdir(folder) and os.listdir(folder) and not resume:
+    if os.path.isdir(folder) and names_in(folder) and not resume:
         raise StitchError(f"{folder} is not empty; resume=True goes on with the training in it, or delete it")
     return folder
 

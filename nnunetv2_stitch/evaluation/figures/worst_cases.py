@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def worst_panels(comparison: Comparison, party: str, count: int = 3) -> list[lis
     """
     test_set = next(d for d in comparison.datasets if d.name == party)
     contents = read_json(test_set.dataset_json) if test_set.dataset_json else {}
-    ending = contents.get("file_ending") or ending_of(os.listdir(test_set.labels_folder), test_set.labels_folder)
+    ending = contents.get("file_ending") or ending_of(test_set.labels_folder)
     references = test_set.cases(ending)
     cases = [c for c in worst_cases(comparison, party, count) if c in references]
     groups = [comparison.model_names[i:i + AT_ONCE] for i in range(0, len(comparison.models), AT_ONCE)]
@@ -38,12 +38,12 @@ def worst_panels(comparison: Comparison, party: str, count: int = 3) -> list[lis
         return []
     reader = reader_for(ending, references[cases[0]], contents)
     for case in cases:
-        reference, properties = _read(reader, [references[case]])
-        masks = {m: _read(reader, [os.path.join(comparison.predictions[m][party], case + ending)])[0]
+        reference, properties = _read(reader.read_seg, references[case])
+        masks = {m: _read(reader.read_seg, os.path.join(comparison.predictions[m][party], case + ending))[0]
                  for m in comparison.model_names}
         axis, index = worst_slice(reference, list(masks.values()), properties["spacing"])
         files = test_set.images_of(case, ending)
-        image = _read(reader, files[:1])[0] if files else np.zeros_like(reference)
+        image = _read(lambda path: reader.read_images((path,)), files[0])[0] if files else np.zeros_like(reference)
 
         def cut(voxels: np.ndarray, axis=axis, index=index, properties=properties) -> np.ndarray:
             return upright(voxels.take(index, axis), axis, properties)
@@ -98,9 +98,9 @@ def _directions(properties: dict[str, Any]) -> np.ndarray | None:
     return None if affine is None else np.diag([-1.0, -1.0, 1.0]) @ np.asarray(affine)[:3, :3]
 
 
-def _read(reader: Any, files: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:
+def _read(read: Callable[[Any], tuple[np.ndarray, dict[str, Any]]], path: str) -> tuple[np.ndarray, dict[str, Any]]:
     """First channel `(z, y, x)` and what nnU-Net's reader says of it."""
-    if not os.path.isfile(files[0]):
-        raise FileNotFoundError(2, "No such file", files[0])
-    voxels, properties = reader.read_images(tuple(files))
+    if not os.path.isfile(path):
+        raise FileNotFoundError(2, "No such file", path)
+    voxels, properties = read(path)
     return voxels[0], properties

@@ -1,0 +1,61 @@
+"""What is meant in a folder: nnU-Net's files and folds, and not what systems and people leave beside them."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from nnunetv2_stitch.fileio import read_json
+
+LITTER = {"Thumbs.db", "desktop.ini", "Icon\r", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
+FOLD = re.compile(r"fold_(all|0|[1-9][0-9]*)")
+
+
+def names_in(folder: str) -> list[str]:
+    """Names of files and folders, sorted, without hidden ones (`.DS_Store`, `._x`, `.nfs000`) and those of systems."""
+    return sorted(n for n in os.listdir(folder) if not n.startswith(".") and n not in LITTER)
+
+
+def files_in(folder: str, ending: str = "") -> list[str]:
+    """Names of the files that end so, sorted."""
+    return [n for n in names_in(folder) if n.endswith(ending) and os.path.isfile(os.path.join(folder, n))]
+
+
+def folds_in(model_folder: str, file: str = "") -> list[int | str]:
+    """Folds of a model folder (`fold_0`, `fold_all`; not `fold_0_old`), `all` last; with `file`: those that hold it."""
+    found = [m[1] for n in names_in(model_folder) if (m := FOLD.fullmatch(n))
+             and os.path.exists(os.path.join(model_folder, n, file))]
+    return [*sorted(int(f) for f in found if f != "all"), *(f for f in found if f == "all")]
+
+
+def image_files(folder: str, ending: str) -> dict[str, list[str]]:
+    """Case -> its files `CASE_0000<ending>`, `CASE_0001<ending>`, ... in their order, as nnU-Net groups them.
+
+    A file may hold several channels (colour images, 4d volumes), so their number is not that of the files.
+    """
+    pattern = re.compile(r"(.+)_[0-9]{4}" + re.escape(ending))
+    cases: dict[str, list[str]] = {}
+    for name in files_in(folder, ending):
+        if found := pattern.fullmatch(name):
+            cases.setdefault(found[1], []).append(os.path.join(folder, name))
+    return dict(sorted(cases.items()))
+
+
+def model_folders_in(dataset_folder: str) -> list[str]:
+    """Paths of the model folders `TRAINER__PLANS__CONFIGURATION`, sorted, whose plans know that configuration.
+
+    So nnU-Net's `ensembles`, zip files, and a model that was set aside as `..__2d_old` are passed over.
+
+    Raises:
+        StitchError: a plans.json cannot be read.
+    """
+    found = []
+    for name in names_in(dataset_folder):
+        path, parts = os.path.join(dataset_folder, name), name.split("__")
+        plans = os.path.join(path, "plans.json")
+        if len(parts) == 3 and all(parts) and os.path.isfile(plans):
+            contents = read_json(plans)
+            known = contents.get("configurations") if isinstance(contents, dict) else None
+            if not isinstance(known, dict) or parts[2] in known:  # no plans at all: whoever reads them says so
+                found.append(path)
+    return found
