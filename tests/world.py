@@ -25,10 +25,10 @@ LABELS = {"background": 0, "a": 1, "b": 2}
 # What every nnU-Net process of the tests wants, whichever world it works on. Some are read when nnU-Net is imported.
 QUIET = {
     "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "false", "nnUNet_wandb_enabled": "0",
-    "MPLBACKEND": "Agg", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "2",
+    "MPLBACKEND": "Agg", "TQDM_DISABLE": "1",
+    # Threads that spin while they wait take the cores that other processes need.
+    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "OMP_WAIT_POLICY": "PASSIVE",
 }
-if "PYTEST_XDIST_WORKER" in os.environ:  # threads that spin while they wait take the cores that other processes need
-    QUIET |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ FEATURES, BATCH, PATCH = (16, 32, 64, 128, 128), 12, (128, 128)
 HOSPITALS = {"A": "Dataset951_PolypKvasir", "B": "Dataset952_PolypClinic", "C": "Dataset954_PolypGenC2",
              "D": "Dataset953_PolypGenC1", "E": "Dataset955_PolypGenC3"}
 POOLED = {"AB": "Dataset961_PolypPooledAB", "CA": "Dataset962_PolypPooledCA"}
-STEPS, MORE, RATE = 4000, 1500, 1e-3
+STEPS, MORE, RATE = 3000, 1000, 1e-3
 
 
 @dataclass(frozen=True)
