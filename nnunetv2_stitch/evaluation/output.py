@@ -101,8 +101,13 @@ def require_writable(folder: str) -> None:
     """Before anything is computed, and without making the folder.
 
     Raises:
-        StitchError: it cannot be made or written to.
+        StitchError: it cannot be made or written to, or files would be replaced that are not of a comparison.
     """
+    if not os.path.isfile(os.path.join(folder, FILE)):
+        for name in (CSV_FILE, MARKDOWN_FILE, REPORT_FILE):
+            if os.path.lexists(os.path.join(folder, name)):
+                raise StitchError(f"{os.path.join(folder, name)} is there and not of a comparison ({FILE} is missing "
+                                  f"beside it); choose another folder with -o")
     there = os.path.abspath(folder)
     while not os.path.lexists(there):
         there = os.path.dirname(there)

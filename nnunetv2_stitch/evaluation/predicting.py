@@ -49,6 +49,8 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
     """
     for party in cases:
         _require_ours(prediction_folder(output, entry.name, party))
+    from nnunetv2_stitch.parties.checkpoint import sha256
+
     predictor = load_predictor(entry, folds, checkpoint_name, device, mirroring)
     ending = predictor.dataset_json["file_ending"]
     made_with = {"model": entry.name, "mode": entry.mode, "mirroring": mirroring, "checkpoints": predictor.checkpoints}
@@ -56,11 +58,12 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
     for party, files in cases.items():
         warned: set[str] = set()
         folder = found[party] = prediction_folder(output, entry.name, party)
-        kept = _kept(folder, made_with) if continue_prediction else set()
+        images = {case: [sha256(c) for c in channels] for case, channels in files.items()}
+        kept = _kept(folder, made_with, images, ending) if continue_prediction else set()
         for case in files:  # what another model left here must not pass for this one's when this is interrupted
             if case + ending not in kept and os.path.isfile(os.path.join(folder, case + ending)):
                 os.remove(os.path.join(folder, case + ending))
-        write_json(os.path.join(folder, RECORD), made_with)
+        write_json(os.path.join(folder, RECORD), {**made_with, "images": images})
         with tempfile.TemporaryDirectory(prefix=".tmp", dir=folder) as temporary:
             for case, channels in files.items():
                 if case + ending not in kept:
@@ -85,13 +88,16 @@ def _require_ours(folder: str) -> None:
                           f"another -o")
 
 
-def _kept(folder: str, made_with: Mapping) -> set[str]:
-    """Names of finished predictions in a folder. Raises StitchError if others made them."""
+def _kept(folder: str, made_with: Mapping, images: Mapping[str, Sequence[str]], ending: str) -> set[str]:
+    """Names of finished predictions of the same images in a folder. Raises StitchError if others made them."""
     if not os.path.isdir(folder) or not names_in(folder):
         return set()
     record = os.path.join(folder, RECORD)
-    if os.path.isfile(record) and read_json(record) == made_with:
-        return set(files_in(folder))
+    before = read_json(record) if os.path.isfile(record) else {}
+    seen = before.pop("images", {})
+    if before == made_with:
+        same = {case + ending for case, files in images.items() if seen.get(case) == files}
+        return same & set(files_in(folder))
     raise StitchError(f"{folder} holds predictions of another model, or made in another way; leave out --c to predict "
                       f"anew, or choose another -o")
 

@@ -197,6 +197,23 @@ def test_trained_models_that_cannot_be_used(stitched2d, trained, bad, tmp_path):
 
 
 @pytest.mark.slow
+def test_predictions_of_other_images_are_not_kept(stitched2d, trained, tmp_path):
+    """A case's name does not say what its image is."""
+    world = stitched2d.world
+    raw = Path(shutil.copytree(world.raw / world.host.dataset, tmp_path / "raw"))
+    call = ["-models", f"x={world.model(world.host)}", "-datasets", f"A={raw}", "-device", "cpu", "-f", 0,
+            "--disable_tta", "-worst", 0, "-o", tmp_path / "out"]
+    command(*call)
+    predicted = tmp_path / "out" / "predictions" / "x" / "A"
+    before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(predicted.glob("*.nii.gz"))}
+    shutil.copyfile(raw / "imagesTs" / "ts_001_0000.nii.gz", raw / "imagesTs" / "ts_000_0000.nii.gz")
+    command(*call, "--c")
+    after = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(predicted.glob("*.nii.gz"))}
+    assert [name for name in before if before[name][0] != after[name][0]] == ["ts_000.nii.gz"]
+    assert after["ts_000.nii.gz"][1] == before["ts_001.nii.gz"][1] != before["ts_000.nii.gz"][1]
+
+
+@pytest.mark.slow
 def test_predictions_of_another_model_are_not_kept(stitched2d, trained, tmp_path, capsys):
     world = stitched2d.world
     one = ["-datasets", f"A={world.raw / world.host.dataset}", "-device", "cpu", "-f", 0, "--disable_tta", "-worst", 0,
@@ -210,6 +227,13 @@ def test_predictions_of_another_model_are_not_kept(stitched2d, trained, tmp_path
     assert tree(tmp_path / "predictions") == first
     command("-models", f"x={world.model(world.partner)}", *one)
     assert tree(tmp_path / "predictions") != first
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    (reports / "report.html").write_text("mine")
+    with pytest.raises(SystemExit):
+        command("-models", f"y={world.model(world.host)}", *one[:-1], reports)
+    assert "report.html is there and not of a comparison" in capsys.readouterr().err
+    assert [p.name for p in reports.iterdir()] == ["report.html"]
     own = tmp_path / "predictions" / "y" / "A"  # somebody's work, in a folder that happens to be called so
     own.mkdir(parents=True)
     (own / "ts_000.nii.gz").write_bytes(b"by hand")
