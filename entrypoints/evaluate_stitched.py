@@ -6,7 +6,14 @@ import argparse
 import os
 
 from nnunetv2_stitch.devices import set_up_device
-from nnunetv2_stitch.entrypoints.common import add_common, positive_int, resolve_device, run
+from nnunetv2_stitch.entrypoints.common import (
+    add_common,
+    add_trust,
+    positive_int,
+    resolve_device,
+    run,
+    run_trusting,
+)
 from nnunetv2_stitch.entrypoints.parties import fold
 
 DEFAULT_OUTPUT = "nnUNetv2_evaluate_stitched"
@@ -61,13 +68,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--disable_tta", action="store_true", help="no mirroring in predictions: faster, a little less accurate")
     add("--c", dest="continue_prediction", action="store_true",
         help="keep what the same models have predicted in the folder already")
+    add_trust(parser)
     add_common(parser)
     return parser
 
 
 def evaluate_stitched_entry() -> None:
     args = build_parser().parse_args()
-    run(lambda: main(args), verbose=args.verbose, resume="--c")
+    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
 
 
 def main(args: argparse.Namespace) -> None:

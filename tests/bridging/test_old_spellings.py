@@ -8,13 +8,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from model_folders import DATASET_JSON, plans_for
 from other_terms import ct
 from stitched_model import SHORT, read_segmentations, stitch
 from world import PLANS
 
+from nnunetv2_stitch.baselines.federated.job import _properties, resolved
 from nnunetv2_stitch.bridging.report import require_bridge
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.exchange.install import install_party
+from nnunetv2_stitch.merging.output import _of_plans
 from nnunetv2_stitch.parties.model_folder import read_model_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected old nnU-Net plans format")
@@ -87,6 +90,21 @@ def test_whatever_keys_channels_have_their_order_counts(make_model, edit):
     edit(folder / "dataset.json", lambda d: d.update(modality={"0": "CT"}))  # nnU-Net asks for this name first
     model = read_model_folder(str(folder))
     assert model.channel_names == ["CT"] and model.num_input_channels == 1
+
+
+def test_what_compares_plans_compares_old_ones_too():
+    """Where merged folds must be of one model, and parties of a federation preprocessed alike."""
+    plans = plans_for("Dataset911_A", "nnUNetPlans", "2d")
+    old, other = (json.loads(json.dumps(plans)) for _ in range(2))
+    old_ct(*WIDE)(old), old_ct(*NARROW)(other)
+    wanted, found = plans["configurations"]["2d"], resolved(old, "2d", "plans.json")
+    assert found["architecture"]["arch_kwargs"]["strides"] == wanted["architecture"]["arch_kwargs"]["strides"]
+    assert _of_plans(old) != _of_plans(other) and _of_plans(old) == _of_plans(json.loads(json.dumps(old)))
+    one, two = (_properties(resolved(p, "2d", ""), p, DATASET_JSON) for p in (old, other))
+    assert {k for k in one if one[k] != two[k]} == {"foreground intensities"}
+    named = {**DATASET_JSON, "modality": DATASET_JSON["channel_names"]}
+    del named["channel_names"]
+    assert _properties(resolved(old, "2d", ""), old, named) == one
 
 
 @pytest.mark.slow

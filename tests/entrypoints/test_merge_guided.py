@@ -217,9 +217,10 @@ def test_statistics_of_batch_norm_are_the_centres(used, call, edit, tmp_path):  
         model = read_model_folder(str(folder))
         torch.manual_seed(0)
         network = build_parent(model.network_spec, 1, 3)
-        state = {k: v + 0.05 * number * torch.randn_like(v) if v.is_floating_point() and "running" not in k else v
-                 for k, v in network.state_dict().items()}
-        torch.save({"network_weights": state}, folder / "fold_0" / "checkpoint_final.pth")
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.05 * number * torch.randn_like(parameter))
+        torch.save({"network_weights": network.state_dict()}, folder / "fold_0" / "checkpoint_final.pth")
         folders.append(folder)
     code, out, err = call(*flags(*folders, **{"-d": "801", "-p": "nnUNetPlans", "-steps": "10", "-rate": "0.3"}))
     assert code == 0, err

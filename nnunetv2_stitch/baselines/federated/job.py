@@ -208,5 +208,5 @@ def _properties(configuration: dict, plans: dict, dataset: dict) -> dict[str, An
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
         values["foreground intensities"] = PlansManager(plans).foreground_intensity_properties_per_channel
     values["labels in dataset.json"] = (dataset.get("labels"), dataset.get("regions_class_order"))
-    values["number of channels"] = len(dataset["modality" if "modality" in dataset else "channel_names"])
+    values["number of channels"] = len(dataset.get("modality", dataset.get("channel_names")) or [])
     return values
