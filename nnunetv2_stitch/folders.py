@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 
 LITTER = {"Thumbs.db", "desktop.ini", "Icon\r", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
@@ -44,18 +45,21 @@ def image_files(folder: str, ending: str) -> dict[str, list[str]]:
 def model_folders_in(dataset_folder: str) -> list[str]:
     """Paths of the model folders `TRAINER__PLANS__CONFIGURATION`, sorted, whose plans know that configuration.
 
-    So nnU-Net's `ensembles`, zip files, and a model that was set aside as `..__2d_old` are passed over.
-
-    Raises:
-        StitchError: a plans.json cannot be read.
+    So nnU-Net's `ensembles`, zip files, and a model that was set aside as `..__2d_old` are passed over. Folders with
+    unreadable plans stay: whoever wants that model says what is wrong with it.
     """
     found = []
     for name in names_in(dataset_folder):
         path, parts = os.path.join(dataset_folder, name), name.split("__")
         plans = os.path.join(path, "plans.json")
-        if len(parts) == 3 and all(parts) and os.path.isfile(plans):
-            contents = read_json(plans)
-            known = contents.get("configurations") if isinstance(contents, dict) else None
-            if not isinstance(known, dict) or parts[2] in known:  # no plans at all: whoever reads them says so
-                found.append(path)
+        if len(parts) == 3 and all(parts) and os.path.isfile(plans) and _may_describe(plans, parts[2]):
+            found.append(path)
     return found
+
+
+def _may_describe(plans: str, configuration: str) -> bool:
+    try:
+        known = read_json(plans)["configurations"]
+    except (StitchError, KeyError, TypeError):
+        return True
+    return not isinstance(known, dict) or configuration in known

@@ -2,9 +2,6 @@
 
 import json
 
-import pytest
-
-from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.folders import files_in, folds_in, image_files, model_folders_in, names_in
 
 
@@ -33,9 +30,9 @@ def test_models_are_those_whose_plans_know_the_configuration(tmp_path):
         (tmp_path / name / "plans.json").write_text(json.dumps({"configurations": {"2d": {}}}))
     (tmp_path / "T__P__2d.zip").touch()
     assert model_folders_in(str(tmp_path)) == [str(tmp_path / "T__P__2d")]
-    (tmp_path / "T__P__2d" / "plans.json").write_text("{")
-    with pytest.raises(StitchError, match="T__P__2d/plans.json"):
-        model_folders_in(str(tmp_path))
+    for text in ("{", "[]", "{}"):  # said by whoever wants this model, and by nobody else
+        (tmp_path / "T__P__2d" / "plans.json").write_text(text)
+        assert model_folders_in(str(tmp_path)) == [str(tmp_path / "T__P__2d")]
 
 
 def test_cases_come_in_the_order_of_their_names_as_nnunets(tmp_path):

@@ -112,7 +112,7 @@ class ImagePredictor(nnUNetPredictor):
         """Where nnU-Net fails at an image, look for the one; only then, for all of them have to be read once more."""
         try:
             yield
-        except (StitchError, MemoryError, torch.OutOfMemoryError):
+        except (StitchError, MemoryError, torch.cuda.OutOfMemoryError):
             raise
         except Exception:
             ending, reader = self.dataset_json["file_ending"], self.plans_manager.image_reader_writer_class()
