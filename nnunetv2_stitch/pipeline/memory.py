@@ -145,7 +145,7 @@ def sweep_need(configuration: Mapping, network: StitchedEnsemble) -> SweepNeed:
     shape = [max(round(m), p) for m, p in zip(median[-len(patch):], patch)]
     if len(shape) == 2:  # slices, of which a batch is looked at together
         shape = [batch, *shape]
-    tiler = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    tiler = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, perform_everything_on_device=False)
     tiler.configuration_manager = SimpleNamespace(patch_size=patch)  # all that is asked for
     bands = Bands.of(tiler._internal_get_sliding_window_slicers(tuple(shape)), batch)
     return SweepNeed(bytes_per_answer(bands, network.num_classes, shape),
