@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -145,8 +145,8 @@ def sweep_need(configuration: Mapping, network: StitchedEnsemble) -> SweepNeed:
     shape = [max(round(m), p) for m, p in zip(median[-len(patch):], patch)]
     if len(shape) == 2:  # slices, of which a batch is looked at together
         shape = [batch, *shape]
-    tiler = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-    tiler.configuration_manager = ConfigurationManager(dict(configuration))
+    tiler = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, perform_everything_on_device=False)
+    tiler.configuration_manager = SimpleNamespace(patch_size=patch)  # all that is asked for
     bands = Bands.of(tiler._internal_get_sliding_window_slicers(tuple(shape)), batch)
     return SweepNeed(bytes_per_answer(bands, network.num_classes, shape),
                      len(network.parties) + 1 + 3 * len(network.positions), room_for_sums())

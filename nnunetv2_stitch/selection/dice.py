@@ -12,11 +12,12 @@ from nnunetv2_stitch.errors import StitchError
 
 
 class NothingToScore(StitchError):
-    """No case holds any foreground label in its reference, so nothing can be chosen by Dice."""
+    """No case holds any foreground label in its reference, so nothing can be chosen by Dice. `otherwise`: what can be
+    done beside checking the data."""
 
-    def __init__(self, cases: str):
+    def __init__(self, cases: str, otherwise: str = "take other folds with -f"):
         super().__init__(f"{cases} hold no foreground label in their references, so nothing can be chosen by Dice; "
-                         f"check the labels and the splits, or take other folds with -f")
+                         f"check the labels and the splits, or {otherwise}")
 
 
 def counts_by_label(labels: LabelManager, predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -36,8 +36,8 @@ def finish_fold(trainer) -> None:
         if sweep.scorable:
             best = choose_each([sweep], "1")[sweep.fold]
         else:
-            trainer.print_to_log_file(f"WARNING: {NothingToScore(f'the validation cases of fold {sweep.fold}')}. "
-                                      f"Until a position is chosen, the plain ensemble without stitches is deployed.")
+            why = NothingToScore(f"the validation cases of fold {sweep.fold}", "choose a position with -rule 3")
+            trainer.print_to_log_file(f"WARNING: {why}. Until then the plain ensemble without stitches is deployed.")
         session.setting = Setting.average_at(*best, output=session.setting.output, combine=session.setting.combine)
     if trainer.local_rank == 0:
         write_json(os.path.join(folder, SWEEP_FILE), sweep.to_json())

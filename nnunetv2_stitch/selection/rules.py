@@ -60,7 +60,7 @@ def with_scores(sweeps: Sequence[Sweep]) -> list[Sweep]:
     scored = [s for s in sweeps if s.scorable]
     if not scored:
         folds = ", ".join(str(s.fold) for s in sweeps)
-        raise NothingToScore(f"the validation cases of fold {folds}")
+        raise NothingToScore(f"the validation cases of fold {folds}", "choose a position yourself with -rule 3")
     return scored
 
 

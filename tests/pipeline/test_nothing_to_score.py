@@ -2,9 +2,11 @@
 line says so."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from stitched_model import stitch
@@ -14,12 +16,13 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
 from nnunetv2_stitch.selection.dice import NothingToScore
+from nnunetv2_stitch.selection.party_sweep import sweep_party
 from nnunetv2_stitch.selection.rules import choose
 from nnunetv2_stitch.selection.sweep import Sweep
 
 
 def blank(world, fold: int) -> None:
-    """The references of a fold's preprocessed validation cases hold nothing but background from now on."""
+    """The references of a fold's validation cases, raw and preprocessed, hold nothing but background from now on."""
     folder = world.preprocessed / world.host.dataset
     cases = json.loads((folder / "splits_final.json").read_text())[fold]["val"]
     data_folder = str(folder / "nnUNetPlans_2d")
@@ -28,6 +31,8 @@ def blank(world, fold: int) -> None:
     for case in cases:
         data, segmentation, _, properties = dataset.load_case(case)
         data, segmentation = data[:], 0 * segmentation[:]
+        path = str(world.raw / world.host.dataset / "labelsTr" / f"{case}.nii.gz")
+        sitk.WriteImage(sitk.ReadImage(path) * 0, path)
         for old in Path(data_folder).glob(f"{case}*"):
             old.unlink()
         kind.save_case(data, segmentation, properties, str(Path(data_folder, case)))
@@ -38,6 +43,15 @@ def strict(path: Path):
     def refuse(what):
         raise AssertionError(f"{path}: {what}")
     return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def near(model: Path, copy: Path) -> str:
+    """A model folder with nearly the same weights."""
+    path = Path(shutil.copytree(model, copy)) / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    weights = {k: v * 1.001 for k, v in checkpoint["network_weights"].items()}
+    torch.save({**checkpoint, "network_weights": weights}, path)
+    return str(copy)
 
 
 @pytest.mark.slow
@@ -63,9 +77,15 @@ def test_a_fold_without_foreground_takes_no_part_in_any_choice(stitched2d, copy_
     with pytest.raises(NothingToScore, match="validation cases of fold 0 hold no foreground label"):
         weighted_shares(*shares, [0], *where)
 
-    model = str(world.model(world.host))
+    model, said = world.model(world.host), []
+    found = sweep_party(str(folder), 801, positions=[2], device="cpu", progress=False, say=said.append)
+    assert [s.fold for s in found.sweeps] == [1] and [*found.model_sha256] == ["1"]
+    assert "fold 0 is left out: none of its cases holds any of the model's labels" in said
+    with pytest.raises(StitchError, match="none of the 5 cases of fold 0 holds any of the model's labels"):
+        sweep_party(str(folder), 801, positions=[2], folds=[0], device="cpu", progress=False)
+    models = [str(model), near(model, world.root / "near" / model.name)]
     with pytest.raises(NothingToScore, match="validation cases of fold 0 of Dataset801_HostBlobs hold no foreground"):
-        merge_guided(MergeRequest([model, model], 801, "2d", 0, "Merged", steps=1), "cpu")
+        merge_guided(MergeRequest(models, 801, "2d", 0, "Merged", steps=1), "cpu")
 
     write_json(str(folder / "fold_1" / "sweep.json"), {**sweeps[0], "fold": 1})
     before = (folder / "plans.json").read_text()
