@@ -84,13 +84,13 @@ def require_trainable(folder: str, data_identifier: str, folds: Sequence[int | s
             raise StitchError(f"{os.path.join(folder, path)} does not exist; nnU-Net wants it for {why}: run {command}")
     cases, splits = set(case_names(data)), os.path.join(folder, SPLITS)
     numbered = [f for f in folds if f != "all"]
-    if numbered and not os.path.isfile(splits):
+    if numbered and os.path.isfile(splits):
+        read_json(splits)  # says in one line where it cannot be read
+    elif numbered:
         if len(cases) < FOLDS:
             raise StitchError(f"{data} holds {len(cases)} cases, too few for the {FOLDS} folds that nnU-Net makes "
                               f"where there is no {splits}; write that file, or train fold all")
         folds = [f for f in folds if f == "all"]  # it makes them of the cases that are there
-    if numbered and os.path.isfile(splits):
-        read_json(splits)
     ending = read_json(os.path.join(folder, "dataset.json"))["file_ending"]
     for fold in folds:
         training, validation = split_of_fold(folder, fold, cases)

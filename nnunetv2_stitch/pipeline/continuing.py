@@ -44,6 +44,7 @@ def check_folders(job: Job, previous: dict | None, continue_training: bool) -> N
 
 
 def check_what_is_there(job: Job, previous: dict | None, continue_training: bool) -> None:
+    """The part of `check_folders` that needs no permission to write."""
     require_trainable(job.preprocessed_folder, job.host.configuration_manager.data_identifier, job.folds,
                       f"the host's data must be preprocessed here; run nnUNetv2_preprocess -d {job.host.dataset_name} "
                       f"-plans_name {job.host.plans_name} -c {job.host.configuration}")

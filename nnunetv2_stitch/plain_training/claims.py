@@ -28,8 +28,8 @@ def claimed(job: Job, continue_training: bool, say: Callable[[str], None] = lamb
         with plans_locked(job.plans_file, lambda: say(f"waiting for another command that writes {job.plans_file}")):
             job = with_earlier_folds(job)
             check_folders(job, continue_training)
-            folds.take(job.folds)
             before(job)
+            folds.take(job.folds)
             write_json(job.plans_file, job.plans)
             for fold in job.folds:  # others see by the folders that folds are begun
                 os.makedirs(job.fold_folder(fold), exist_ok=True)
