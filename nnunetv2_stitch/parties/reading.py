@@ -116,12 +116,8 @@ class ModelFolder:
 
 def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
     """Names of the input channels as nnU-Net takes them: in the file's order, whatever the keys, and under the first
-    versions' name before the present one.
-
-    Raises:
-        KeyError, AttributeError: dataset.json has none, or not as nnU-Net writes them.
-    """
-    names = dataset_json["modality"] if "modality" in dataset_json else dataset_json["channel_names"]
+    versions' name before the present one. Empty where the file names none."""
+    names = dataset_json.get("modality", dataset_json.get("channel_names")) or {}
     return [str(name) for name in names.values()]
 
 

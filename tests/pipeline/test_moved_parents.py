@@ -4,14 +4,16 @@ import json
 import ntpath
 import os
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from stitched_model import tree
 
 from nnunetv2_stitch import fileio
+from nnunetv2_stitch.distillation.prepare import DistillRequest, prepare
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.fileio import found_again, recorded, relative_path
+from nnunetv2_stitch.fileio import found_again, recorded, relative_path, write_json
 from nnunetv2_stitch.pipeline import train_stitch
 
 
@@ -61,6 +63,20 @@ def test_what_lies_there_now_must_be_the_same_model(world, tmp_path):
     with pytest.raises(StitchError, match="fold 1 was stitched with .*which is not there any more.*-m_b"):
         again(world, other, only_selection=True, folds=[0])
     assert tree(world.root) == before
+
+
+@pytest.mark.slow
+def test_a_teacher_that_moved_is_found_again_too(world, stitched2d, tmp_path):
+    folder = world.results / stitched2d.folder.relative_to(stitched2d.world.results)
+    request = DistillRequest(str(folder), world.host.dataset_id, folds=[0])
+    job = prepare(request)
+    write_json(job.plans_file, job.plans)
+    os.makedirs(job.fold_folder(0))
+    moved = shutil.move(folder, tmp_path / folder.name)
+    again = prepare(replace(request, teacher=str(moved)), continue_training=True)
+    assert again.record.teacher == str(moved) and again.record.folds == job.record.folds
+    with pytest.raises(StitchError, match="-seed"):  # other differences stay differences
+        prepare(replace(request, teacher=str(moved), seed=7), continue_training=True)
 
 
 @pytest.mark.parametrize("path, around, said", [
