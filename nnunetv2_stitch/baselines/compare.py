@@ -144,6 +144,9 @@ def _test_sets(given: Mapping[str, str] | None, job) -> list[TestSet]:
         if not nnUNet_raw.is_set():
             raise StitchError("environment variable nnUNet_raw is not set; set it, or name the test sets with "
                               "-datasets")
+        if job.host.dataset_name == job.partner.dataset_name:
+            raise StitchError(f"both parties call their dataset {job.host.dataset_name}; name the test sets with "
+                              f"-datasets A=FOLDER B=FOLDER")
         given = {p.dataset_name: os.path.join(str(nnUNet_raw), p.dataset_name) for p in (job.host, job.partner)}
     sets = [TestSet(name, path) for name, path in given.items()]
     for test_set in sets:

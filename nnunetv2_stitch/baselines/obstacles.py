@@ -37,6 +37,8 @@ def obstacle(key: str, job: Job, epochs: int | None, iterations: int | None) -> 
 def _images(key: str, host: ModelFolder, partner: ModelFolder) -> str | None:
     if key not in NO_TRAINING and data_of(host) is None:
         return f"the images of {host.dataset_name} are not preprocessed here"
+    if key in PARTNERS_IMAGES and partner.dataset_name == host.dataset_name:
+        return f"both parties call their dataset {host.dataset_name}, and the one that is here is the host's"
     if key in PARTNERS_IMAGES and not has_preprocessed(partner):
         return f"the images of {partner.dataset_name} are not preprocessed here"
     needed = [*([] if key in (*NO_TRAINING, "finetuned_A_on_B") else [host]),

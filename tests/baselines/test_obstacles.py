@@ -1,6 +1,7 @@
 """Rows that cannot be made here are known, with the reason, before anything is trained."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2_stitch.baselines.compare import compare
 from nnunetv2_stitch.baselines.obstacles import obstacle
 from nnunetv2_stitch.baselines.rows import ROWS
+from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.pipeline import Request
 from nnunetv2_stitch.pipeline.prepare import examine
 
@@ -69,6 +71,20 @@ def test_images_of_the_host_that_nnunet_would_not_train_on(world):
     assert all("files of several kinds" in reason for reason in found.values())
     data.rename(data.with_name("elsewhere"))
     assert reasons(world).keys() == {*KEYS} - {"A_alone", "B_alone"}
+
+
+def test_a_partner_whose_dataset_is_called_as_the_hosts(world, tmp_path):
+    """What is here under that name is the host's: it is not taken for the partner's."""
+    model = shutil.copytree(world.model(world.partner), tmp_path / world.host.dataset /
+                            world.model(world.partner).name)
+    job = examine(Request(world.host.dataset, None, model_b=str(model)))
+    found = {key: obstacle(key, job, 1, 1) for key in KEYS}
+    assert {key for key, reason in found.items() if reason} == {"finetuned_A_on_B", "merged"}
+    assert "the one that is here is the host's" in found["merged"]
+    before = sorted(world.root.rglob("*"))
+    with pytest.raises(StitchError, match="name the test sets with -datasets"):
+        compare(world.host.dataset, None, model_b=str(model), device="cpu")
+    assert sorted(world.root.rglob("*")) == before
 
 
 @pytest.mark.slow
