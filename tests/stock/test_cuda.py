@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from distill_steps import short
-from stitched_model import SHORT, call, read_segmentations, stitch, stitched_env
+from stitched_model import SHORT, read_segmentations, stitch
 
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.inference.predictor import StitchedPredictor
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.slow,
@@ -97,9 +98,9 @@ def test_answers_on_a_gpu_are_those_of_stock_nnunet_there(stitched2d, nnunet_env
     world = nnunet_env(stitched2d.world)
     images = world.test_images(world.partner)
     single, half = (stock_prediction(stitched2d.folder, images, tmp_path / d, d) for d in ("cpu", "cuda"))
-    # Without -device: what is there is taken.
-    call("nnUNetv2_predict_stitched", "-i", images, "-o", tmp_path / "ours", "-d", world.host.dataset_id,
-         env=stitched_env(world))
+    ours = StitchedPredictor(device=torch.device("cuda"), allow_tqdm=False)
+    ours.initialize_from_trained_model_folder(str(stitched2d.folder), (0, 1))
+    ours.predict_from_files_sequential(str(images), str(tmp_path / "ours"))
     tolerance = max(differing(single, half), 1e-4)
     found = differing(tmp_path / "ours", half)
     print(f"voxels that differ: ours from stock's {found:.2e}, stock's from itself on a CPU {tolerance:.2e}")
