@@ -32,7 +32,8 @@ def resample(x: torch.Tensor, factors: Sequence[float], sizes: Sequence[int], or
             x = _resize(x, axis, size)
         else:
             weights = _weights(x.shape[axis], size, factor, order, x.device, x.dtype)
-            weights = weights.view(x.shape[axis], size)  # torch.compile forgets the sizes of a constant of several sizes
+            # torch.compile takes the sizes for unknown where constants of several sizes come from here.
+            weights = weights.view(x.shape[axis], size)
             x = torch.matmul(x.movedim(axis, -1), weights).movedim(-1, axis)
     return x
 
