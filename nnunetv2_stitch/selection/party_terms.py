@@ -53,6 +53,8 @@ def party_terms(model: ModelFolder, dataset_json: dict, maps: NameMaps = NO_MAPS
         party = replace(model, dataset_json=dataset_json)
         names = [party.channel_names, output_names(party)]
         regions = party.label_manager.has_regions
+        if not names[0]:
+            raise ValueError("no channel_names")
     except Exception as error:  # nnU-Net checks nothing, so any type of error may come from here
         raise StitchError(f"dataset.json of the dataset is not nnU-Net v2's ({type(error).__name__}: {error}); see "
                           f"nnU-Net's dataset_format.md") from error
