@@ -17,12 +17,14 @@ ROUNDING = 1e-9  # differences of means below it are none
 @dataclass(frozen=True)
 class Retention:
     """A point of a path, and why. `index`: the point. `best`: the point of the highest mean. `standard_errors`: by
-    point, of its mean paired difference to the best; NaN where no case tells both. `reason`: one sentence."""
+    point, of its mean paired difference to the best; NaN where no case tells both. `reason`: one sentence. `reached`:
+    False where no point reaches the host alone, so that the last one was taken."""
 
     index: int
     best: int
     standard_errors: tuple[float, ...]
     reason: str
+    reached: bool = True
 
 
 def require_tolerance(tolerance: float) -> None:
@@ -73,7 +75,7 @@ def retained(scores: np.ndarray, reference: np.ndarray | None = None, tolerance:
         reason = f"{reason} and of the host alone" if any(within) else \
             f"no point is {near} of the host alone and of the best, so the host's end"
     index = within.index(True) if any(within) else int(known[-1])
-    return Retention(index, best, tuple(error for _, error in from_best), reason)
+    return Retention(index, best, tuple(error for _, error in from_best), reason, any(within))
 
 
 def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
