@@ -18,7 +18,7 @@ ROUNDING = 1e-9  # differences of means below it are none
 class Retention:
     """A point of a path, and why. `index`: the point. `best`: the point of the highest mean. `standard_errors`: by
     point, of its mean paired difference to the best; NaN where no case tells both. `reason`: one sentence. `reached`:
-    False where no point reaches the host alone, so that the last one was taken."""
+    False where no point reaches the host alone."""
 
     index: int
     best: int
@@ -33,19 +33,21 @@ def require_tolerance(tolerance: float) -> None:
         raise StitchError(f"-tolerance {tolerance} is not a number of standard errors, 0 or more")
 
 
-def retained(scores: np.ndarray, reference: np.ndarray | None = None, tolerance: float = TOLERANCE) -> Retention:
+def retained(scores: np.ndarray, reference: np.ndarray | None = None, tolerance: float = TOLERANCE,
+             host_at_end: bool = True) -> Retention:
     """The first point whose mean is within `tolerance` standard errors of the best point's, and of the reference's.
 
     The standard error is that of the mean paired difference over cases (ddof 1): the one-standard-error rule of
     cost-complexity pruning (Breiman, Friedman, Olshen and Stone, Classification and Regression Trees, 1984, section
     3.4.3), paired because all points are scored on the same cases. Of one case, or of differences that are all the
     same, it is zero, and then only points that are no worse qualify. Where no point reaches the reference the last one
-    is taken.
+    is taken, which is the host; on a path that does not end there, the best.
 
     Args:
         scores: `(points, cases)`, one score per case, from the point with most of the partner to the one with most of
             the host. NaN: the case says nothing; it is left out of each pair that it is missing in.
         reference: `(cases,)`, the host alone on the same cases; None where nobody knows.
+        host_at_end: whether the last point is the host alone.
 
     Raises:
         StitchError: no score, or no score of the reference, is a number; or `tolerance` is none.
@@ -73,8 +75,9 @@ def retained(scores: np.ndarray, reference: np.ndarray | None = None, tolerance:
         kept = [_is_within(_difference(reference, row), tolerance) for row in scores]
         within = [a and b for a, b in zip(within, kept)]
         reason = f"{reason} and of the host alone" if any(within) else \
-            f"no point is {near} of the host alone and of the best, so the host's end"
-    index = within.index(True) if any(within) else int(known[-1])
+            f"no point is {near} of the host alone and of the best, so " + (
+                "the host's end" if host_at_end else "the best, though the host alone is better on own cases")
+    index = within.index(True) if any(within) else int(known[-1]) if host_at_end else best
     return Retention(index, best, tuple(error for _, error in from_best), reason, any(within))
 
 

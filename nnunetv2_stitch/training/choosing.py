@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -82,8 +82,8 @@ def _own_site(job: AdaptJob, fold: int | str, cases: Sequence[str]) -> tuple[Sit
 
 def choose(scores: Sequence[FoldScores], tolerance: float) -> tuple[Retention, np.ndarray, np.ndarray | None]:
     """The alpha by retention over the cases of all folds, and these cases' Dice: `(alphas, cases)`, and of the host
-    alone `(cases,)`. Path: alpha from 0, the partner, to the last beyond 1. The host alone is not on this line, so where
-    no point reaches it the best is taken.
+    alone `(cases,)`. Path: alpha from 0, the partner, to the last beyond 1. The host alone is not on this line, so
+    where no point reaches it the best is taken.
 
     Raises:
         StitchError: no case has a label.
@@ -92,8 +92,4 @@ def choose(scores: Sequence[FoldScores], tolerance: float) -> tuple[Retention, n
     host = None
     if any(s.host is not None and np.isfinite(s.host).any() for s in scores):
         host = np.concatenate([np.full(s.dice.shape[1], np.nan) if s.host is None else s.host for s in scores])
-    found = retained(dice, host, tolerance)
-    if not found.reached:
-        found = replace(found, index=found.best, reason="the best point, because none reaches the host's own model "
-                                                        "within the tolerance; on own images that one is better")
-    return found, dice, host
+    return retained(dice, host, tolerance, host_at_end=False), dice, host

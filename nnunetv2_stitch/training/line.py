@@ -24,7 +24,7 @@ from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, read_model_
 from nnunetv2_stitch.parties.preprocessed import case_names, split_of_fold
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.selection.bands import BandedDice
-from nnunetv2_stitch.selection.dice import dice_of_counts
+from nnunetv2_stitch.selection.dice import dice_of_counts, mean_over_labels
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, score_cases
 from nnunetv2_stitch.training.session import RECORD_FILE, START
 
@@ -158,13 +158,6 @@ def case_dice(site: Site, points: Sequence[tuple[State, State, float]], seed: in
 
         found = score_cases(score, len(names), kept, title, progress, say)
     return np.stack([mean_over_labels(dice) for dice in found], 1)
-
-
-def mean_over_labels(dice: np.ndarray) -> np.ndarray:
-    """`(points, labels)` to `(points,)`; labels that neither side has are left out, and NaN is the mean of nothing."""
-    seen = ~np.isnan(dice)
-    counts = seen.sum(-1)
-    return np.divide(np.where(seen, dice, 0).sum(-1), counts, out=np.full(counts.shape, np.nan), where=counts > 0)
 
 
 def own_point(model: ModelFolder, fold: int | str) -> tuple[State, State, float]:

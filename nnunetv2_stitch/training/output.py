@@ -16,6 +16,7 @@ from nnunetv2_stitch.fileio import atomically, write_json, write_text
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import FINAL
+from nnunetv2_stitch.parties.preprocessed import FINGERPRINT
 from nnunetv2_stitch.parties.reading import channel_names
 from nnunetv2_stitch.plain_training.records import without_records
 from nnunetv2_stitch.training.line import adapted_state
@@ -54,6 +55,9 @@ def write_adapted(folder: str, trained: str, plans: dict, dataset_json: dict, fo
             end = load_checkpoint(os.path.join(trained, f"fold_{fold}", FINAL))
             state = adapted_state(trained, fold, record["alpha"], device)
             path = os.path.join(target, FINAL)
+            os.makedirs(target, exist_ok=True)
+            for there, name in ((target, f"fold_{fold}/progress.png"), (folder, FINGERPRINT)):
+                shutil.copy(os.path.join(trained, name), there)  # nnU-Net's export wants them
             if os.path.isfile(path) and _same(load_checkpoint(path)["network_weights"], state):
                 continue
             shutil.rmtree(os.path.join(target, "validation"), ignore_errors=True)

@@ -20,7 +20,7 @@ from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.plain_training.claims import claimed
 from nnunetv2_stitch.plain_training.job import require_data, train_fold
 from nnunetv2_stitch.provenance import Provenance
-from nnunetv2_stitch.training.choosing import FoldScores, choose, score_fold
+from nnunetv2_stitch.training.choosing import CASES_FILE, FoldScores, choose, score_fold
 from nnunetv2_stitch.training.line import ALPHAS, TRAINER
 from nnunetv2_stitch.training.output import mean_and_error, write_adapted
 from nnunetv2_stitch.training.plans import preprocess
@@ -86,8 +86,9 @@ def adapt_party(dataset: str | int, partner: Partner | str, *, device: str | tor
     with claimed(job, continue_training, say, data) as job:
         for fold in job.folds:
             train_fold(job, fold, device, continue_training, say, "training the partner on with the host's images")
-        # One alpha for all folds that are there, also where other commands train the others.
-        folds = folds_in(job.model_folder, FINAL)
+        # One alpha for all folds; of several commands the last one to end finds the scores of all others.
+        done = set(folds_in(job.model_folder, CASES_FILE)) & set(folds_in(job.model_folder, FINAL))
+        folds = sorted(done.union(job.folds), key=str)
         scores = [score_fold(job, f, device, progress, say) for f in folds]
         record = adaptation_record(job, scores)
         say(f"alpha {record['alpha']:g}: {record['reason']}")

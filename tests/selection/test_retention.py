@@ -41,6 +41,8 @@ def test_the_first_point_that_cannot_be_told_from_the_best_and_from_the_host_alo
     allowed = [i for i, row in enumerate(scores) if qualifies(scores[found.best], row, tolerance)
                and (reference is None or qualifies(reference, row, tolerance))]
     assert found.index == (allowed[0] if allowed else with_scores[-1])
+    elsewhere = retained(scores, reference, tolerance, host_at_end=False)
+    assert elsewhere.index == (found.index if allowed else found.best)
     assert ("host's end" in found.reason) == (not allowed) == (not found.reached)
 
 
