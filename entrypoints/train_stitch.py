@@ -13,6 +13,7 @@ from nnunetv2_stitch.entrypoints.common import (
     EXIT_INTERRUPTED,
     add_common,
     add_trust,
+    not_negative,
     positive_int,
     resolve_device,
     run,
@@ -45,9 +46,12 @@ def build_parser() -> argparse.ArgumentParser:
              "comparator. Default: %(default)s")
     add("-positions", type=positions, default="all", metavar="all|blocks|LIST",
         help="which layers get stitches: all, one per convolution block, or e.g. 3,7,20-25. Default: %(default)s")
-    add("-rule", choices=("1", "2", "3", "loo", "guided"), help="how the position is chosen. 1: each fold's best. 2: "
-        "lowest mean rank over folds. 3: by -position. loo: mean rank over the other folds. guided: no position, but "
+    add("-rule", choices=("1", "2", "3", "loo", "retain", "guided"), help="how the position is chosen. 1: each "
+        "fold's best. 2: lowest mean rank over folds. 3: by -position. loo: mean rank over the other folds. retain: "
+        "the first that A's validation cases cannot tell from the best, nor from A alone. guided: no position, but "
         "mixing weights of all switches, of any sign, searched on A's images. Default: 2, or 3 with -position")
+    add("-tolerance", type=not_negative, metavar="T", help="with -rule retain: how many standard errors, over cases, a "
+        "position may be worse than the best. Default: 1")
     add("-guided_steps", type=positive_int, default=100, metavar="N", help="with -rule guided: steps of the search, a "
         "batch each. Default: %(default)s")
     add("-position", type=position, nargs="+", metavar="K", help="position by index (44), one for each partner, or by "
@@ -109,6 +113,7 @@ def request_of(args: argparse.Namespace) -> dict:
         **parties_of(args), configuration=args.configuration, folds=args.f, trainer_a=args.tr_a, plans_a=args.p_a,
         checkpoint_name=args.chk, fit=args.fit, positions=args.positions,
         rule=args.rule or ("3" if asked is not None else "2"), position=asked,
+        **({} if args.tolerance is None else {"tolerance": args.tolerance}),
         guided_steps=args.guided_steps, output=args.output,
         combine=args.combine, epochs=args.epochs, iterations=args.iterations,
         checkpoint_segments=args.checkpoint_segments, positions_per_pass=args.positions_per_pass,
@@ -128,6 +133,8 @@ def require_consistent(args: argparse.Namespace) -> None:
                               f"deploys it and validates")
     elif args.sweeps or args.prefer:
         raise StitchError(f"{'-sweeps' if args.sweeps else '-prefer'} needs --select, for a model that is trained")
+    if args.tolerance is not None and args.rule != "retain":
+        raise StitchError("-tolerance is for -rule retain; add it, or leave -tolerance out")
     if args.prefer and not args.sweeps:
         raise StitchError("-prefer chooses with the numbers of partners: give their files with -sweeps FILE ...")
     if args.sweeps and (args.rule or args.position is not None):

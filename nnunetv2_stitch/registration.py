@@ -31,7 +31,7 @@ import importlib.util
 
 
 def __getattr__(name):
-    if name.startswith(("nnUNetTrainerStitch", "nnUNetTrainerFromMerged")):
+    if name.startswith(("nnUNetTrainerStitch", "nnUNetTrainerFromMerged", "nnUNetTrainerAdapted")):
         module = "nnunetv2_stitch.trainers." + name
         try:
             spec = importlib.util.find_spec(module)

@@ -35,6 +35,16 @@ ENTRIES = {
 }
 
 
+STOCK = """
+import sys, torch
+sys.modules["nnunetv2_stitch"] = None  # as where it is not installed: importing it fails
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False, allow_tqdm=False)
+predictor.initialize_from_trained_model_folder(sys.argv[1], (0,))
+predictor.predict_from_files_sequential(sys.argv[2], sys.argv[3], False, True, None)
+"""
+
+
 @dataclass(frozen=True)
 class Stitched:
     """A trained stitched model in a copy of a world. `parents` is `tree` of both parents' folders before it."""
@@ -210,6 +220,14 @@ def stock_prediction(folder: Path, images: Path, output: Path, fold: int | str =
         predictor.initialize_from_trained_model_folder(str(folder), (fold,), checkpoint)
         predictor.predict_from_files_sequential(str(images), str(output))
     return output
+
+
+def stock_alone(folder: Path, images: Path, output: Path) -> None:
+    """Predict with stock nnU-Net in a process where this package cannot be imported."""
+    Path(output).mkdir()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_") and k != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-c", STOCK, folder, images, output], check=True, env=environment,
+                   cwd=output.parent, stdout=subprocess.DEVNULL)
 
 
 def read_segmentations(folder: Path, ending: str = ".nii.gz") -> dict:

@@ -23,6 +23,7 @@ FOLDERS = {
 }
 COMMANDS = {f"nnUNetv2_{name}": name for name in (
     "train_stitch", "predict_stitched", "merge_guided", "train_from_merged", "distill_stitched", "stitch_info",
+    "adapt_party",
     "sweep_stitched", "export_party", "install_party", "compare_stitched", "evaluate_stitched", "stitch_demo",
     "stitch_trainers")}
 HEAVY = ("torch", "nnunetv2", "numpy", "matplotlib", "batchgenerators")
@@ -227,10 +228,10 @@ def test_nnunet_finds_the_trainers_and_survives_without_us(environment):
     environment.run("nnUNetv2_stitch_trainers", "--register")
     new = set(sources(environment.nnunet)) - set(before)
     assert new == {os.path.join("training", "nnUNetTrainer", "nnUNetTrainerStitchRegistered.py")}
-    merged = "nnUNetTrainerFromMerged"
-    assert environment.look_up(ours, "nnUNetTrainer", stock, merged) == [
+    merged, adapted = "nnUNetTrainerFromMerged", "nnUNetTrainerAdapted"
+    assert environment.look_up(ours, "nnUNetTrainer", stock, merged, adapted) == [
         found, "FOUND nnunetv2.training.nnUNetTrainer.nnUNetTrainer", found_stock,
-        f"FOUND nnunetv2_stitch.trainers.{merged}",
+        f"FOUND nnunetv2_stitch.trainers.{merged}", f"FOUND nnunetv2_stitch.trainers.{adapted}",
     ]  # fmt: skip
 
     environment.pip("uninstall", "-y", "nnunetv2-stitch")

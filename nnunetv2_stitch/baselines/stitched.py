@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.selection.dice import NothingToScore
+from nnunetv2_stitch.selection.dice import NothingToScore, case_dice, foreground_dice
+from nnunetv2_stitch.selection.retention import TOLERANCE, Retention, retained
 from nnunetv2_stitch.selection.rules import choose, label_free_choice, position_at_progress
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.selection.sweep import Sweep
@@ -45,19 +46,41 @@ def weighted_shares(model_folder: str, configuration: str, folds: Sequence[int |
     Raises:
         NothingToScore: no fold's validation cases hold any foreground label.
     """
-    plans, dataset_json = (read_json(os.path.join(model_folder, f)) for f in ("plans.json", "dataset.json"))
-    manager = PlansManager(plans)
     dice = {share: [] for share in SHARES}
-    for fold in folds:
-        scorer = SettingScorer.of_fold(plans, configuration, dataset_json, fold, model_folder, results, device)
-        cases = scorer.validation_cases(os.path.join(preprocessed, manager.dataset_name), fold)
+    for title, counts in _count_shares(model_folder, configuration, folds, results, preprocessed, device):
         with suppress(NothingToScore):  # such a fold takes no part
-            for share, value in zip(SHARES, scorer.score_shares(SHARES, cases)):
-                dice[share].append(value)
+            for share, found in zip(SHARES, counts):
+                dice[share].append(foreground_dice(found, title))
     if not any(dice.values()):
         raise NothingToScore(f"the validation cases of fold {', '.join(map(str, folds))}")
     means = {share: float(np.mean(values)) for share, values in dice.items()}
     return best_share(means), means
+
+
+def retained_share(model_folder: str, configuration: str, folds: Sequence[int | str], results: str, preprocessed: str,
+                   device: torch.device, tolerance: float = TOLERANCE) -> tuple[float, Retention]:
+    """The smallest share of the host in a plain ensemble that the host's validation cases cannot tell from the best,
+    nor from the host alone. Path: the host's share from 0, the partner alone, to 1, the host alone.
+
+    Raises:
+        StitchError: no validation case holds any foreground label.
+    """
+    scores = [np.stack([[case_dice(case) for case in found] for found in counts]) for _, counts in
+              _count_shares(model_folder, configuration, folds, results, preprocessed, device)]
+    dice = np.concatenate(scores, 1)
+    found = retained(dice, dice[-1], tolerance)
+    return SHARES[found.index], found
+
+
+def _count_shares(model_folder: str, configuration: str, folds: Sequence[int | str], results: str, preprocessed: str,
+                  device: torch.device) -> Iterator[tuple[str, list[list[np.ndarray]]]]:
+    """What each fold's validation cases are called, and their counts by share of the host and case."""
+    plans, dataset_json = (read_json(os.path.join(model_folder, f)) for f in ("plans.json", "dataset.json"))
+    manager = PlansManager(plans)
+    for fold in folds:
+        scorer = SettingScorer.of_fold(plans, configuration, dataset_json, fold, model_folder, results, device)
+        cases = scorer.validation_cases(os.path.join(preprocessed, manager.dataset_name), fold)
+        yield cases.title, scorer.count_shares(SHARES, cases)
 
 
 def best_share(means: Mapping[float, float]) -> float:

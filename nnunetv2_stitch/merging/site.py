@@ -85,10 +85,10 @@ def require_configuration(configuration: str, models: Sequence[ModelFolder]) -> 
                               f"models of one configuration and name it with -c")
 
 
-def require_plans_name(name: str) -> None:
+def require_plans_name(name: str, flag: str = "-o") -> None:
     """Raises StitchError if plans cannot be called so."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or "__" in name:
-        raise StitchError(f"-o {name!r}: give a name of letters, digits, '_', '-' and '.', without a double "
+        raise StitchError(f"{flag} {name!r}: give a name of letters, digits, '_', '-' and '.', without a double "
                           f"underscore, where nnU-Net splits folder names")
 
 

@@ -18,6 +18,7 @@ from nnunetv2_stitch.folders import folds_in
 FINAL = "checkpoint_final.pth"
 BASELINE_KEY = "made_for_stitch_comparison"  # in the plans of models that only a comparison needs
 DISTILLED_KEY = "distilled_from_stitched"  # in the plans of students of a stitched ensemble
+ADAPTED_KEY = "adapted_from_partner"  # in the plans of a partner that was trained on with the host's images
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ class ModelFolder:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether the model was only trained for a comparison, or is distilled from a stitched one; such models are
-        parents only where they are named."""
-        return bool(self.plans.get(BASELINE_KEY) or self.plans.get(DISTILLED_KEY))
+        """Whether the model was only trained for a comparison, is distilled from a stitched one, or is an adapted
+        partner; such models are parents only where they are named."""
+        return any(self.plans.get(key) for key in (BASELINE_KEY, DISTILLED_KEY, ADAPTED_KEY))
 
     @property
     def channel_names(self) -> list[str]:

@@ -25,9 +25,10 @@ from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.pipeline.guided import FALLBACK, GUIDED_FIGURE, guide
 from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.selection.case_scores import CaseScores, choose_by_retention
 from nnunetv2_stitch.selection.deploy import deploy_fold, load_supernet, write_setting
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
-from nnunetv2_stitch.selection.rules import GUIDED, choose_each, label_free_agreement
+from nnunetv2_stitch.selection.rules import GUIDED, RETAIN, choose_each, label_free_agreement
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.selection.sweep import Sweep
 from nnunetv2_stitch.selection.with_partners import Choice, choose_with_partners
@@ -91,7 +92,8 @@ def select_and_deploy(job: Job, device: torch.device, deploy: bool = True, files
     elif guided:
         settings = {f: g.setting for f, g in guided.items()}
     else:
-        settings = _by_rule(job, sweeps, choices)
+        settings, why = _by_rule(job, sweeps, choices)
+        said = [*said, *why]
     weighted = any(s.is_weighted for s in settings.values())
     positions = {f: tuple(s.switches) for f, s in settings.items()}
     first = positions[job.folds[0]]
@@ -157,12 +159,20 @@ def _remove(path: str) -> None:
         os.remove(path)
 
 
-def _by_rule(job: Job, sweeps: Sequence[Sweep], choices: Sequence[Choice]) -> dict[int | str, Setting]:
-    """Both parents' maps averaged at the position of each fold with each partner."""
-    request = job.request
+def _by_rule(job: Job, sweeps: Sequence[Sweep],
+             choices: Sequence[Choice]) -> tuple[dict[int | str, Setting], list[str]]:
+    """Both parents' maps averaged at the position of each fold with each partner, and what to say of them."""
+    request, said = job.request, []
     rule, fixed = ("3", [c.position for c in choices]) if choices else (request.rule, job.fixed_positions)
-    positions = choose_each(sweeps, FALLBACK if rule == GUIDED else rule, fixed)
-    return {f: Setting.average_at(*p, output=request.output, combine=request.combine) for f, p in positions.items()}
+    if rule == RETAIN:
+        folders = [os.path.join(job.model_folder, f"fold_{f}") for f in job.folds]
+        found = choose_by_retention([CaseScores.read(f) for f in folders], request.tolerance)
+        said = [f"Position {p} is chosen by retention: {r.reason}." for p, r in found.items()]
+        positions = dict.fromkeys(job.folds, tuple(found))
+    else:
+        positions = choose_each(sweeps, FALLBACK if rule == GUIDED else rule, fixed)
+    return {f: Setting.average_at(*p, output=request.output, combine=request.combine)
+            for f, p in positions.items()}, said
 
 
 def _pareto_figure(job: Job, number: int) -> str:

@@ -22,7 +22,8 @@ from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY
 from nnunetv2_stitch.pipeline.continuing import check_earlier_folds, check_folders, previous_plans
 from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
-from nnunetv2_stitch.selection.rules import GUIDED, RULES, position_at_progress
+from nnunetv2_stitch.selection.retention import TOLERANCE, require_tolerance
+from nnunetv2_stitch.selection.rules import GUIDED, RETAIN, RULES, position_at_progress
 from nnunetv2_stitch.stitching.plans import (
     Layout,
     Training,
@@ -61,6 +62,7 @@ class Request:
     fit: str = "double_batched"
     positions: str | Sequence[int] = "all"
     rule: str = "2"
+    tolerance: float = TOLERANCE
     guided_steps: int = 100
     position: int | float | Sequence[int] | None = None
     output: str = "ensemble"
@@ -219,8 +221,9 @@ def _check_request(request: Request) -> None:
     for name, variable in (("nnUNet_results", nnUNet_results), ("nnUNet_preprocessed", nnUNet_preprocessed)):
         if not variable.is_set():
             raise StitchError(f"environment variable {name} is not set; set nnU-Net's three folders first")
-    if request.rule not in (*RULES, GUIDED):
-        raise StitchError(f"rule {request.rule!r} is not one of {', '.join((*RULES, GUIDED))}")
+    if request.rule not in (*RULES, RETAIN, GUIDED):
+        raise StitchError(f"rule {request.rule!r} is not one of {', '.join((*RULES, RETAIN, GUIDED))}")
+    require_tolerance(request.tolerance)
     if request.rule == "3" and request.position is None:
         raise StitchError("rule 3 needs -position K (an index) or -position 0.65 (progress in the host)")
     if request.positions_per_pass is not None and request.fit != "double_batched":

@@ -49,7 +49,7 @@ def _merge_folds(job: PlainJob, previous: dict | None):
     old = type(job.record).of(previous["configurations"][job.configuration], job.plans_name)
     for name, flag in job.flags.items():
         before, now = getattr(old, name), getattr(job.record, name)
-        moved = flag == "-m" and any(old.folds.get(f) == entry for f, entry in job.record.folds.items())
+        moved = flag in ("-m", "-m_b") and any(old.folds.get(f) == entry for f, entry in job.record.folds.items())
         if before != now and not moved:  # a model is known by its sha256, wherever it lies by now
             said = "other images" if name.endswith("sha256") else f"{'its default' if before is None else before}"
             raise StitchError(f"{job.fold_folder(begun[0])} was begun with {flag} {said}; go on with the same, or use "

@@ -24,6 +24,7 @@ class PlainJob:
     `changed` are for messages: what is made, whose plans its data are preprocessed by, and what is wrong where a fold
     was begun with other files."""
 
+    waits_for_data = False  # the job itself preprocesses the images, and has not done so yet
     trainer: str
     key: str
     whose: str
@@ -54,9 +55,8 @@ def check_folders(job: PlainJob, continue_training: bool) -> None:
     Raises:
         StitchError: data are missing, folders cannot be written to, or a fold is there without `--c`.
     """
-    require_trainable(job.preprocessed_folder, job.plans["configurations"][job.configuration]["data_identifier"],
-                      job.folds, f"the images must be preprocessed here by {job.whose} plans; run nnUNetv2_preprocess "
-                                 f"-d {job.dataset} -c {job.configuration}")
+    if not job.waits_for_data:
+        require_data(job)
     results = os.path.dirname(os.path.dirname(job.model_folder))
     for folder in (job.preprocessed_folder, results):
         if not is_writable(folder):
@@ -65,6 +65,13 @@ def check_folders(job: PlainJob, continue_training: bool) -> None:
     if started and not continue_training:
         raise StitchError(f"{job.model_folder} already holds fold {started[0]}; add --c to go on, {job.name_flag} NAME "
                           f"to keep it and make another, or delete it")
+
+
+def require_data(job: PlainJob) -> None:
+    """Raises StitchError if nnU-Net's trainer lacks anything of the job's data."""
+    require_trainable(job.preprocessed_folder, job.plans["configurations"][job.configuration]["data_identifier"],
+                      job.folds, f"the images must be preprocessed here by {job.whose} plans; run nnUNetv2_preprocess "
+                                 f"-d {job.dataset} -c {job.configuration}")
 
 
 def train_fold(job: PlainJob, fold: int | str, device: torch.device, continue_training: bool,

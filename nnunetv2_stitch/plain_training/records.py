@@ -9,7 +9,8 @@ from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.fileio import found_again, recorded
 
-DISTILLATION, FROM_MERGED = RECORDS = ("distillation", "from_merged")  # keys of a configuration
+#: keys of a configuration
+DISTILLATION, FROM_MERGED, ADAPTATION = RECORDS = ("distillation", "from_merged", "adaptation")
 
 
 def without_records(plans: Mapping) -> dict:

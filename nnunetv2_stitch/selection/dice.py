@@ -37,6 +37,20 @@ def dice_of_counts(counts: np.ndarray) -> np.ndarray:
     return np.divide(2 * tp, below, out=np.full(below.shape, np.nan), where=below > 0)
 
 
+def mean_over_labels(dice: np.ndarray) -> np.ndarray:
+    """Mean Dice `(...)` of one case from `(..., labels)`; a label that neither side has is left out, and NaN is the
+    mean of nothing."""
+    seen = ~np.isnan(dice)
+    counts = seen.sum(-1)
+    return np.divide(np.where(seen, dice, 0).sum(-1), counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+
+
+def case_dice(counts: np.ndarray) -> float:
+    """Mean Dice over labels of one case's counts `(labels, 3)`; NaN where its reference has no label, because whatever
+    is predicted there is wrong and tells no two models apart."""
+    return float(mean_over_labels(dice_of_counts(counts))) if counts[:, [0, 2]].any() else float("nan")
+
+
 def mean_dice(per_case: np.ndarray) -> float:
     """Mean over cases per label, then over labels, of `(cases, labels)`, as nnU-Net's foreground mean; what no case has
     is left out, and NaN is the mean of nothing."""

@@ -10,6 +10,7 @@ from nnunetv2_stitch.distributed import share, wait
 from nnunetv2_stitch.fileio import atomically, write_json
 from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import sha256
+from nnunetv2_stitch.selection.case_scores import CASES_FILE, CaseScores
 from nnunetv2_stitch.selection.deploy import deploy_fold
 from nnunetv2_stitch.selection.dice import NothingToScore
 from nnunetv2_stitch.selection.rules import choose_each
@@ -29,7 +30,7 @@ def finish_fold(trainer) -> None:
     if trainer.local_rank == 0:
         stitches = {k: v.detach().cpu().contiguous() for k, v in network.stitch_state().items()}
         atomically(os.path.join(folder, STITCHES_FILE), lambda path: save_file(stitches, path))
-    sweep, kept = sweep_fold(trainer)
+    sweep, cases, kept = sweep_fold(trainer)
     session = trainer.session
     if session.fixed_setting is None:
         best = ()
@@ -40,15 +41,16 @@ def finish_fold(trainer) -> None:
             trainer.print_to_log_file(f"WARNING: {why}. Until then the plain ensemble without stitches is deployed.")
         session.setting = Setting.average_at(*best, output=session.setting.output, combine=session.setting.combine)
     if trainer.local_rank == 0:
+        write_json(os.path.join(folder, CASES_FILE), cases.to_json())
         write_json(os.path.join(folder, SWEEP_FILE), sweep.to_json())
         kept.remove()
         deploy_fold(network, folder, session.setting)
     wait()
 
 
-def sweep_fold(trainer) -> tuple[Sweep, ScoredCases]:
-    """Dice over position on the fold's validation cases, and where the scores of single cases are kept until the sweep
-    is written; the cases are shared out over a distributed training."""
+def sweep_fold(trainer) -> tuple[Sweep, CaseScores, ScoredCases]:
+    """Dice over position on the fold's validation cases, that of single cases, and where these are kept until all is
+    written; the cases are shared out over a distributed training."""
     network, folder = trainer.stitched, trainer.output_folder
     sweeper = PositionSweep(network, trainer.plans_manager, trainer.configuration_manager, trainer.dataset_json,
                             trainer.device)
@@ -66,4 +68,4 @@ def sweep_fold(trainer) -> tuple[Sweep, ScoredCases]:
     scores = score_cases(score, len(keys), kept, f"fold {trainer.fold}: {len(sweeper.positions)} positions",
                          not trainer.disable_progress_bar, trainer.print_to_log_file)
     names = [network.matches[p]["host_path"] for p in sweeper.positions]
-    return sweeper.summarise(trainer.fold, scores, names, trainer.session.r2()), kept
+    return (sweeper.summarise(trainer.fold, scores, names, trainer.session.r2()), CaseScores.of(sweeper, scores), kept)

@@ -12,6 +12,7 @@ from nnunetv2_stitch.selection.dice import NothingToScore
 from nnunetv2_stitch.selection.sweep import Sweep
 
 RULES = ("1", "2", "3", "loo")
+RETAIN = "retain"  # by scores of single cases: see case_scores
 GUIDED = "guided"  # chooses no position but mixing weights at all of them: see the package guiding
 
 

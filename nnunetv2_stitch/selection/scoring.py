@@ -67,11 +67,16 @@ class SettingScorer(PositionSweep):
         return foreground_dice(counts, _name(cases))
 
     def score_shares(self, shares: Sequence[float], cases: Sequence[Case]) -> list[float]:
-        """`score` of `Setting(host_share=share)` for many shares, by one pass of the parents' untouched networks.
+        """`score` of `Setting(host_share=share)` for many shares.
 
         Raises:
             NothingToScore: no case holds any foreground label.
         """
+        return [foreground_dice(found, _name(cases)) for found in self.count_shares(shares, cases)]
+
+    def count_shares(self, shares: Sequence[float], cases: Sequence[Case]) -> list[list[np.ndarray]]:
+        """Counts `(labels, 3)` by share and case, as `dice.counts_by_label`, by one pass of the parents' untouched
+        networks."""
         heads = {str(share): self.network.heads.with_share(share) for share in shares}
 
         def answers(x: torch.Tensor, rows: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -82,7 +87,7 @@ class SettingScorer(PositionSweep):
         for data, labels in cases:
             for row, found in self.banded.count(data, labels, list(heads), answers).items():
                 counts[row].append(found)
-        return [foreground_dice(found, _name(cases)) for found in counts.values()]
+        return list(counts.values())
 
 
 class PreprocessedCases(Sequence):

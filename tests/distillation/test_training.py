@@ -1,15 +1,12 @@
 """Students trained inside nnU-Net's loop, and what comes out: a model of nnU-Net's own."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from distill_steps import short, teacher_of
-from stitched_model import read_segmentations, tree
+from stitched_model import read_segmentations, stock_alone, tree
 
 from nnunetv2_stitch.distillation import session as session_module
 from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher
@@ -19,16 +16,6 @@ from nnunetv2_stitch.parties.checkpoint import load_checkpoint, network_weights
 from nnunetv2_stitch.parties.model_folder import find_models
 
 pytestmark = pytest.mark.slow
-
-STOCK = """
-import sys, torch
-sys.modules["nnunetv2_stitch"] = None  # as where it is not installed: importing it fails
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False, allow_tqdm=False)
-predictor.initialize_from_trained_model_folder(sys.argv[1], (0,))
-predictor.predict_from_files_sequential(sys.argv[2], sys.argv[3], False, True, None)
-"""
-
 
 def weights(result, name="checkpoint_final.pth") -> dict:
     return torch.load(Path(result.model_folder, "fold_0", name), weights_only=True)["network_weights"]
@@ -66,10 +53,7 @@ def test_a_student_is_an_ordinary_model_that_learns_from_its_teacher(world, tmp_
     assert folder.name not in {m.identifier for m in find_models(world.host.dataset_id)}
     assert find_models(world.host.dataset_id, plans="nnUNetDistilledPlans")[0].identifier == folder.name
 
-    (tmp_path / "out").mkdir()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_") and k != "PYTHONPATH"}
-    subprocess.run([sys.executable, "-c", STOCK, folder, world.test_images(world.host), tmp_path / "out"], check=True,
-                   env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    stock_alone(folder, world.test_images(world.host), tmp_path / "out")
     found = read_segmentations(tmp_path / "out")
     assert len(found) == 3 and all(v.any() for v in found.values())
 

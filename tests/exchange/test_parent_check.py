@@ -14,6 +14,7 @@ from exchange.test_real_models import predict
 from stitched_model import assert_equal_voxels, environment, tree
 
 from nnunetv2_stitch.entrypoints import (
+    adapt_party,
     compare_stitched,
     export_party,
     merge_guided,
@@ -31,6 +32,7 @@ COMMANDS = {
     "train_stitch --dry_run": (train_stitch, "801 -m_b {model} -f 0 --dry_run"),
     "stitch_info": (stitch_info, "801 -m_b {model} -f 0"),
     "compare_stitched": (compare_stitched, "801 -m_b {model} -f 0 -o {out} -device cpu"),
+    "adapt_party": (adapt_party, "801 -m_b {model} -f 0 -device cpu"),
     "merge_guided": (merge_guided, "-m {model} {other} -d 801 -c 2d -f 0 -o nnUNetMergedPlans -device cpu"),
     "train_from_merged": (train_from_merged, "-m {model} -d 801 -f 0 -device cpu"),
     "export_party": (export_party, "-m {model} -f 0 -o {out}/party.zip"),

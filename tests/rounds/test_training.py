@@ -1,16 +1,12 @@
 """Training on from a merged model inside nnU-Net's loop, and what comes out: a model of nnU-Net's own."""
 
-import _thread
-import contextlib
 import os
 import shutil
-import signal
-import threading
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from interrupting import interrupt_at
 from nnunetv2.run.run_training import run_training
 
 from nnunetv2_stitch.environment import our_trainers_known
@@ -78,21 +74,6 @@ def test_all_weights_are_taken_and_stock_nnunet_does_the_same(world):
         run_training(world.partner.dataset, "2d", 0, "nnUNetTrainerFromMerged", NAME, device=torch.device("cpu"))
     stock = weights(result)
     assert all((stock[k] == v).all() for k, v in moved.items())
-
-
-@contextlib.contextmanager
-def interrupt_at(text: str, folder: Path):
-    """Ctrl-C as soon as a training log below `folder` says `text`."""
-    def watch():
-        deadline = time.time() + 120
-        while time.time() < deadline:
-            if any(text in p.read_text() for p in folder.glob("**/training_log_*.txt")):
-                return _thread.interrupt_main()
-            time.sleep(0.002)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
-    threading.Thread(target=watch, daemon=True).start()
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_going_on_after_an_interruption(world):

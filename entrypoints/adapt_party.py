@@ -1,0 +1,103 @@
+"""nnUNetv2_adapt_party: a partner's model trained on with the host's images, and moved back towards what it was."""
+
+from __future__ import annotations
+
+import argparse
+
+from nnunetv2_stitch.devices import set_up_device
+from nnunetv2_stitch.entrypoints.common import (
+    add_common,
+    add_trust,
+    not_negative,
+    positive,
+    positive_int,
+    resolve_device,
+    run,
+    run_trusting,
+    validation_line,
+)
+from nnunetv2_stitch.entrypoints.parties import fold, parse_parties
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_adapt_party",
+        description="Train the finished model of a partner on with your own images, then take a point on the straight "
+                    "line of weights between the two: the first, beginning at the partner's, that your own validation "
+                    "cases cannot tell from the best. The result is one ordinary nnU-Net model of DATASET_A.")
+    add = parser.add_argument
+    add("parties", metavar="DATASET", nargs="*", help="yours, by name or id; and the partner's, unless -m_b names its "
+                                                      "model. Of the partner only the model is read")
+    add("-m_b", metavar="MODEL", help="the partner's model: a folder anywhere, or a zip as it was sent")
+    add("-label_map", metavar="FILE.json", help='labels that the partner names otherwise: {"name at B": "name at A", '
+                                                '...}, null for those that are not wanted')
+    add("-channel_map", metavar="FILE.json", help="input channels that the partner names otherwise, in the same form")
+    add("-c", dest="configuration", metavar="CONFIG",  # dest, because --c would have the same
+        help="configuration. Default: the partner's")
+    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of A. Each begins with the partner's fold of that "
+        "name, else 'all', else its first. Default: those of A's own model, else the partner's")
+    add("-tr_a", metavar="TRAINER", help="trainer of A's own model, which is compared with; default: the only one")
+    add("-p_a", metavar="PLANS", help="plans of A's own model; default: the only ones")
+    add("-tr_b", metavar="TRAINER", help="trainer of the partner's model; default: the only one")
+    add("-p_b", metavar="PLANS", help="plans of the partner's model; default: the only ones")
+    add("-f_b", type=fold, metavar="FOLD", help="fold of the partner for all folds of A")
+    add("-chk_b", default="checkpoint_final.pth", metavar="NAME", help="the partner's checkpoint. Default: %(default)s")
+    add("-epochs", type=positive_int, default=100, metavar="N", help="epochs. Default: %(default)s")
+    add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
+    add("-lr", type=positive, default=1e-3, metavar="R", help="learning rate at the beginning, falling to zero as in "
+        "nnU-Net, which begins with 0.01 from scratch. Default: %(default)s")
+    add("-tolerance", type=not_negative, default=1.0, metavar="T", help="how much worse than the best, and than A's "
+        "own model, the result may be on A's validation cases, in standard errors. Default: %(default)s")
+    add("-o_p", default="nnUNetAdaptedPlans", metavar="PLANS_NAME", help="name of the plans written. "
+        "Default: %(default)s")
+    add("-seed", type=int, default=12345, help="seed, recorded beside the weights. Default: %(default)s")
+    add("--c", dest="continue_training", action="store_true",
+        help="continue after an interruption; what is done is kept. Also chooses again with another -tolerance")
+    add_trust(parser)
+    add_common(parser)
+    return parser
+
+
+def adapt_party_entry() -> None:
+    args = parse_parties(build_parser())
+    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
+
+
+def main(args: argparse.Namespace) -> None:
+    from nnunetv2_stitch.errors import StitchError
+    wanted = 1 if args.m_b else 2
+    if len(args.parties) != wanted:
+        raise StitchError(f"give {'DATASET_A' if args.m_b else 'DATASET_A and DATASET_B, or -m_b MODEL'}; found "
+                          f"{', '.join(args.parties) or 'none'}")
+    device = resolve_device(args.device)
+    set_up_device(device)
+    from nnunetv2_stitch.bridging.names import NameMaps, read_synonyms
+    from nnunetv2_stitch.exchange.finding import Partner
+    from nnunetv2_stitch.training import adapt_party
+    partner = Partner(args.parties[1] if wanted == 2 else None, args.m_b, args.tr_b, args.p_b, args.f_b,
+                      NameMaps(read_synonyms(args.label_map), read_synonyms(args.channel_map)), args.chk_b)
+    print_result(adapt_party(
+        args.parties[0], partner, device=device, continue_training=args.continue_training,
+        progress=not args.disable_progress_bar, say=lambda line: print(f"\n=== {line}", flush=True),
+        configuration=args.configuration, folds=args.f, trainer_a=args.tr_a, plans_a=args.p_a, epochs=args.epochs,
+        iterations=args.iterations, rate=args.lr, plans_name=args.o_p, tolerance=args.tolerance, seed=args.seed))
+
+
+def print_result(result) -> None:
+    print(f"\n{'alpha':>6}  Dice on your validation cases")
+    for alpha, mean in result.mean.items():
+        shown = "not known" if mean is None else f"{mean:.3f}"
+        print(f"{alpha:>6g}  {shown}{'  <- chosen' if alpha == result.alpha else ''}")
+    if result.host_alone is not None:
+        print(f"{'A':>6}  {result.host_alone:.3f}  your own model")
+    print(f"\nalpha {result.alpha:g}: {result.reason}")
+    for line in result.remarks:
+        print(line)
+    for name, dice in result.validation_dice.items():
+        print(validation_line(name, dice))
+    which = f"-d {result.dataset} -c {result.configuration} -tr {result.trainer} -p {result.plans_name} " \
+            f"-f {' '.join(map(str, result.folds))}"
+    print(f"\n{result.model_folder} is an ordinary nnU-Net model. Predict with stock nnU-Net, or stitch it to your "
+          f"own:\n"
+          f"  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}\n"
+          f"  nnUNetv2_train_stitch {result.dataset} -m_b {result.model_folder}")

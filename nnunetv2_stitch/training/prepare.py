@@ -1,0 +1,174 @@
+"""Everything about an adaptation that is checked and decided before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+
+from nnunetv2_stitch.bridging.terms import output_names
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.exchange.finding import Partner, read_party
+from nnunetv2_stitch.exchange.plain import printable
+from nnunetv2_stitch.fileio import read_json, relative_path
+from nnunetv2_stitch.merging.members import Member, read_member
+from nnunetv2_stitch.merging.site import require_plans_name
+from nnunetv2_stitch.parties.datasets import find_dataset
+from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, find_models, select_model
+from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
+from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
+from nnunetv2_stitch.plain_training.records import relative_to_results
+from nnunetv2_stitch.selection.retention import TOLERANCE, require_tolerance
+from nnunetv2_stitch.training.line import TRAINED, TRAINER
+from nnunetv2_stitch.training.output import RECORD
+from nnunetv2_stitch.training.plans import adapted_plans, require_raw, same_data
+from nnunetv2_stitch.training.record import FLAGS, KEY, Adaptation
+from nnunetv2_stitch.training.start import channel_sources, output_sources
+
+PLANS = "nnUNetAdaptedPlans"
+EPOCHS, RATE = 100, 1e-3
+
+
+@dataclass(frozen=True)
+class AdaptRequest:
+    """What the user asked for, one field per flag of nnUNetv2_adapt_party. `dataset`: the host's. `trainer_a` and
+    `plans_a`: of the host's own model, which is compared with. `configuration` and `folds`: None for the partner's and
+    for those of the host's own model, or else the partner's. `iterations`: None for nnU-Net's."""
+
+    dataset: str | int
+    partner: Partner
+    configuration: str | None = None
+    folds: Sequence[int | str] | None = None
+    trainer_a: str | None = None
+    plans_a: str | None = None
+    epochs: int = EPOCHS
+    iterations: int | None = None
+    rate: float = RATE
+    plans_name: str = PLANS
+    tolerance: float = TOLERANCE
+    seed: int = 12345
+
+
+@dataclass(frozen=True)
+class AdaptJob(PlainJob):
+    """A checked request: partner, folds, the record and the plans to be written. `host`: the host's own model, None
+    where there is none, and `remarks` say so."""
+
+    request: AdaptRequest
+    partner: ModelFolder
+    host: ModelFolder | None
+    dataset: str
+    configuration: str
+    dataset_json: dict
+    folds: list[int | str]
+    record: Adaptation
+    plans: dict
+    remarks: list[str] = field(default_factory=list)
+
+    trainer, key, flags, name_flag = TRAINED, KEY, FLAGS, "-o_p"
+    kind, whose = "an adapted partner", "the partner's"
+    changed = "another checkpoint of the partner (sha256 differs)"
+
+    @property
+    def plans_name(self) -> str:
+        return self.request.plans_name
+
+    @property
+    def waits_for_data(self) -> bool:
+        identifier = self.plans["configurations"][self.configuration]["data_identifier"]
+        return not os.path.isdir(os.path.join(self.preprocessed_folder, identifier))
+
+    @property
+    def result_folder(self) -> str:
+        """The ordinary model folder with the chosen point of the line."""
+        return os.path.join(os.path.dirname(self.model_folder),
+                            f"{TRAINER}__{self.plans_name}__{self.configuration}")
+
+
+def prepare(request: AdaptRequest, continue_training: bool = False) -> AdaptJob:
+    """Find the partner's model and the host's data, and check that they go together. Writes nothing but, where the
+    model is a zip, the model itself (see `read_party`): training, and its continuation, read it there.
+
+    Raises:
+        StitchError: anything that stands in the way, in one line.
+    """
+    require_plans_name(request.plans_name, "-o_p")
+    require_tolerance(request.tolerance)
+    if not nnUNet_results.is_set():
+        raise StitchError("environment variable nnUNet_results is not set; set nnU-Net's three folders first")
+    if not 0 < request.rate < float("inf"):
+        raise StitchError(f"-lr {request.rate} is not a number above 0")
+    partner = _find_partner(request)
+    configuration = partner.configuration
+    if request.configuration not in (None, configuration):
+        raise StitchError(f"{partner.path} is of configuration {configuration}, not {request.configuration}; leave out "
+                          f"-c, or name another model")
+    folder = find_dataset(nnUNet_preprocessed, "nnUNet_preprocessed", request.dataset,
+                          ", and run nnUNetv2_plan_and_preprocess for it first")
+    dataset_json = read_json(os.path.join(folder, "dataset.json"))
+    own = ModelFolder(folder, os.path.basename(folder), TRAINER, request.plans_name, configuration, partner.plans,
+                      dataset_json, ())
+    host, remarks = _own_model(request, own)
+    folds = list(request.folds or (host or partner).folds)
+    channels = channel_sources(own.channel_names, partner, request.partner.names)
+    outputs = output_sources(own, partner, request.partner.names)
+    entries = {}
+    for fold in folds:
+        wanted = fold if request.partner.fold is None else request.partner.fold
+        if request.partner.fold is not None:
+            partner.checkpoint_path(wanted)  # says which there are
+        entries[str(fold)] = _entry(read_member(partner, wanted, printable(partner.dataset_name, 80)))
+    plans = adapted_plans(partner, folder, dataset_json, channels, request.plans_name)
+    there = same_data(replace(own, plans=plans))
+    if there is None:
+        require_raw(own.dataset_name)
+    else:
+        plans["configurations"][configuration]["data_identifier"] = there[1]
+        remarks.append(f"The host's data of plans {there[0]} are what the partner's plans say; they are used as they "
+                       f"are.")
+    others = sorted({e["fold"] for f, e in entries.items() if e["fold"] != f})
+    if others and partner.dataset_name == own.dataset_name:
+        remarks.append(f"Folds begin with fold {', '.join(others)} of a model of the same dataset, which may have been "
+                       f"trained on their validation cases.")
+    record = Adaptation(relative_to_results(partner.path), request.rate, request.seed, request.epochs,
+                        request.iterations, channels, outputs, entries)
+    job = AdaptJob(request, partner, host, own.dataset_name, configuration, dataset_json, folds, record, plans, remarks)
+    job = with_earlier_folds(job)
+    check_folders(job, continue_training)
+    if os.path.isdir(job.result_folder) and not os.path.isfile(os.path.join(job.result_folder, RECORD)):
+        raise StitchError(f"{job.result_folder} is there and was not made by this command ({RECORD} is missing); "
+                          f"choose another name with -o_p, or move it away")
+    return job
+
+
+def _find_partner(request: AdaptRequest) -> ModelFolder:
+    given, name = request.partner, request.partner.checkpoint_name or FINAL
+    if (given.dataset is None) == (given.model is None):
+        raise StitchError("give party B either as DATASET_B or with -m_b, a model folder or a zip")
+    if given.model is not None:
+        return read_party(given.model, name)
+    return select_model(given.dataset, request.configuration, given.trainer, given.plans, "partner", name)
+
+
+def _own_model(request: AdaptRequest, own: ModelFolder) -> tuple[ModelFolder | None, list[str]]:
+    """The host's own trained model, or why there is none to compare with. Several are for the user to tell apart."""
+    try:
+        models = find_models(own.dataset_name, configuration=own.configuration, trainer=request.trainer_a,
+                             plans=request.plans_a)
+    except StitchError as error:
+        if request.trainer_a or request.plans_a:
+            raise
+        return None, [f"The host has no model of its own to compare with ({error}), so alpha is chosen without one."]
+    model = models[0] if len(models) == 1 else select_model(
+        own.dataset_name, own.configuration, request.trainer_a, request.plans_a)
+    if output_names(model) != output_names(own):
+        return None, [f"{model.path} answers with other labels than the dataset has, so alpha is chosen without the "
+                      f"host's own model."]
+    return model, []
+
+
+def _entry(member: Member) -> dict:
+    return {"fold": str(member.fold), "checkpoint": relative_path(member.path, member.model.path),
+            "sha256": member.sha256, "mirroring": list(member.mirroring)}

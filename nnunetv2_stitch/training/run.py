@@ -1,0 +1,137 @@
+"""Adapt a partner's network to the host's images in every fold, choose one point of the line, and validate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from nnunetv2.run.run_training import maybe_load_checkpoint
+
+from nnunetv2_stitch.devices import trainer_for
+from nnunetv2_stitch.environment import our_trainers_known
+from nnunetv2_stitch.exchange.facts import received_manifest
+from nnunetv2_stitch.exchange.finding import Partner
+from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import folds_in
+from nnunetv2_stitch.parties.datasets import data_digest
+from nnunetv2_stitch.parties.model_folder import FINAL
+from nnunetv2_stitch.plain_training.claims import claimed
+from nnunetv2_stitch.plain_training.job import require_data, train_fold
+from nnunetv2_stitch.provenance import Provenance
+from nnunetv2_stitch.training.choosing import CASES_FILE, FoldScores, choose, score_fold
+from nnunetv2_stitch.training.line import ALPHAS, TRAINER
+from nnunetv2_stitch.training.output import mean_and_error, write_adapted
+from nnunetv2_stitch.training.plans import preprocess
+from nnunetv2_stitch.training.prepare import AdaptJob, AdaptRequest, prepare
+
+
+@dataclass(frozen=True)
+class AdaptResult:
+    """An adapted partner. `model_folder`: the ordinary model at `alpha`; `training_folder`: the one that was trained,
+    with both ends of the line. `folds`: all that are adapted. `mean`: own Dice by alpha; `host_alone`: that of the
+    host's own model, None where there is none. `validation_dice`: nnU-Net's foreground mean by fold, empty where
+    nothing was validated. `remarks`: what the user must know, a line each."""
+
+    model_folder: str
+    training_folder: str
+    dataset: str
+    configuration: str
+    trainer: str
+    plans_name: str
+    folds: list[int | str]
+    alpha: float
+    reason: str
+    mean: dict[float, float | None]
+    host_alone: float | None
+    validation_dice: dict[int | str, float]
+    remarks: list[str]
+    files: list[str]
+
+
+@our_trainers_known()
+def adapt_party(dataset: str | int, partner: Partner | str, *, device: str | torch.device = "cuda",
+                continue_training: bool = False, validate: bool = True, progress: bool = True,
+                say: Callable[[str], None] = lambda line: None, **request) -> AdaptResult:
+    """Train a partner's finished network on with the host's images, and move it back along the line of weights to the
+    first point that the host's own validation cases cannot tell from the best.
+
+    Args:
+        dataset: the host's, by id or name.
+        partner: the partner's model: a folder, a zip, or how to find it.
+        device: where to compute.
+        continue_training: go on after an interruption; folds, epochs and cases that are done are kept.
+        validate: predict each fold's validation cases with the result, as nnU-Net does at the end of a training.
+        progress: show progress bars.
+        say: receives one line per step.
+        **request: the other fields of `AdaptRequest`.
+
+    Raises:
+        StitchError: bad input, before anything is written; images that nnU-Net cannot preprocess; or validation cases
+            without any label.
+    """
+    partner = partner if isinstance(partner, Partner) else Partner(model=partner)
+    job = prepare(AdaptRequest(dataset, partner, **request), continue_training)
+    device = torch.device(device)
+    for line in job.remarks:
+        say(line)
+
+    def data(job: AdaptJob) -> None:
+        if job.waits_for_data:
+            say(f"preprocessing the images of {job.dataset} as the partner's plans say")
+            preprocess(job.preprocessed_folder, job.plans, job.configuration, progress)
+            require_data(job)
+
+    with claimed(job, continue_training, say, data) as job:
+        for fold in job.folds:
+            train_fold(job, fold, device, continue_training, say, "training the partner on with the host's images")
+        # One alpha for all folds; of several commands the last one to end finds the scores of all others.
+        done = set(folds_in(job.model_folder, CASES_FILE)) & set(folds_in(job.model_folder, FINAL))
+        folds = sorted(done.union(job.folds), key=str)
+        scores = [score_fold(job, f, device, progress, say) for f in folds]
+        record = adaptation_record(job, scores)
+        say(f"alpha {record['alpha']:g}: {record['reason']}")
+        files = write_adapted(job.result_folder, job.model_folder, job.plans, job.dataset_json, folds, record, device)
+        dice = {f: _validate(job, f, device, say) for f in folds} if validate else {}
+    return AdaptResult(job.result_folder, job.model_folder, job.dataset, job.configuration, TRAINER, job.plans_name,
+                       folds, record["alpha"], record["reason"], dict(zip(record["alphas"], record["mean"])),
+                       record["host_alone"]["mean"], dice, record["remarks"], files)
+
+
+def adaptation_record(job: AdaptJob, scores: Sequence[FoldScores]) -> dict:
+    """Contents of adapt.json. No path and no case: it travels with the model."""
+    found, dice, host = choose(scores, job.request.tolerance)
+    folds = {str(s.fold): {"cases": s.dice.shape[1], "mean": [mean_and_error(row)[0] for row in s.dice],
+                           "host_alone": None if s.host is None else mean_and_error(s.host)[0]} for s in scores}
+    remarks = [*job.remarks, *(f"Fold {s.fold} is not compared with the host alone: {s.why}." for s in scores if s.why)]
+    manifest = received_manifest(job.partner)
+    start = {f: entry["sha256"] for f, entry in job.record.folds.items() if f in folds}
+    settings = {k: v for k, v in job.record.to_json().items() if k not in ("model", "folds", "seed")}
+    identifier = job.plans["configurations"][job.configuration]["data_identifier"]
+    made_from = Provenance(job.kind, {
+        "partner": start, "data": data_digest(job.preprocessed_folder, identifier),
+        "settings": {**settings, "alphas": list(ALPHAS), "tolerance": job.request.tolerance},
+        "seed": job.record.seed, "host": {str(s.fold): s.made_of["host"] for s in scores}})
+    return {
+        "alpha": ALPHAS[found.index], "reason": found.reason, "tolerance": job.request.tolerance,
+        "alphas": list(ALPHAS), "mean": [mean_and_error(row)[0] for row in dice], "best": ALPHAS[found.best],
+        "standard_errors": list(found.standard_errors), "folds": folds,
+        "host_alone": dict(zip(("mean", "standard_error"), (None, None) if host is None else mean_and_error(host))),
+        "partner": {"dataset": job.partner.dataset_name, "model": job.partner.identifier,
+                    "licence": "" if manifest is None else manifest.licence},
+        "start_sha256": start, "dataset": job.dataset, "configuration": job.configuration,
+        "plans_name": job.plans_name, "remarks": remarks,
+        **{k: getattr(job.record, k) for k in ("learning_rate", "seed", "num_epochs", "num_iterations_per_epoch")},
+        **made_from.to_json()}
+
+
+def _validate(job: AdaptJob, fold: int | str, device: torch.device, say: Callable[[str], None]) -> float:
+    """nnU-Net's own validation, by its own trainer; its foreground mean of Dice."""
+    summary = os.path.join(job.result_folder, f"fold_{fold}", "validation", "summary.json")
+    if not os.path.isfile(summary):
+        say(f"fold {fold}: validation with nnU-Net's sliding window")
+        trainer = trainer_for(job.dataset, job.configuration, fold, TRAINER, job.plans_name, False, device)
+        maybe_load_checkpoint(trainer, False, True)
+        trainer.perform_actual_validation(False)
+    return read_json(summary)["foreground_mean"]["Dice"]
