@@ -76,7 +76,8 @@ def retained(scores: np.ndarray, reference: np.ndarray | None = None, tolerance:
         within = [a and b for a, b in zip(within, kept)]
         reason = f"{reason} and of the host alone" if any(within) else \
             f"no point is {near} of the host alone and of the best, so " + (
-                "the host's end" if host_at_end else "the best, though the host alone is better on own cases")
+                "the host's end is taken" if host_at_end else
+                "the best is taken, though the host alone is better on own cases")
     index = within.index(True) if any(within) else int(known[-1]) if host_at_end else best
     return Retention(index, best, tuple(error for _, error in from_best), reason, any(within))
 

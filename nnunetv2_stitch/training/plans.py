@@ -107,7 +107,7 @@ def same_data(own: ModelFolder) -> tuple[str, str] | None:
                 identifier = other.configuration_manager.data_identifier
                 if data_terms(other) == wanted and os.path.isdir(os.path.join(own.path, identifier)):
                     return name, identifier
-            except Exception:  # noqa: S112 nnU-Net checks nothing, and plans that are broken are not the ones we want
+            except Exception:  # nnU-Net checks nothing, and plans that are broken are not the ones we want
                 continue
     return None
 

@@ -15,9 +15,11 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from other_terms import ct, heads_swapped, transposed, turned
+from partner_site import command
 from stitched_model import read_segmentations, stock_alone, stock_prediction, tree
 
 from nnunetv2_stitch.baselines.training import train_network
+from nnunetv2_stitch.entrypoints import adapt_party as adapt_entry
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.fileio import read_json, write_json
@@ -131,7 +133,7 @@ def test_an_adapted_partner_is_an_ordinary_model_of_the_host(world, tmp_path):
     assert "fold 0: trained before" in said and most.alpha == 0 and same(final(most.model_folder), weights)
 
 
-def test_images_are_preprocessed_as_the_partner_wants_them_and_a_label_only_the_host_has_is_learned(world):
+def test_images_are_preprocessed_as_the_partner_wants_them_and_a_label_only_the_host_has_is_learned(world, capsys):
     model = world.model(world.partner)
 
     def one_label(weights):
@@ -150,8 +152,14 @@ def test_images_are_preprocessed_as_the_partner_wants_them_and_a_label_only_the_
     assert tree(folder) == before
     shutil.move(world.raw.with_name("elsewhere"), world.raw)
 
-    result = adapt(world, zipped)
-    plans = read_json(str(Path(result.model_folder, "plans.json")))
+    command(adapt_entry, world.host.dataset_id, "-m_b", zipped, "-f", 0, "-epochs", 1, "-iterations", 4, "-lr", 1e-2)
+    told = capsys.readouterr().out
+    result = world.results / world.host.dataset / f"nnUNetTrainer__{NAME}__2d"
+    record = read_json(str(result / "adapt.json"))
+    assert f"{record['alpha']:g}  " in told and "<- chosen" in told and f"alpha {record['alpha']:g}: " in told
+    assert f"nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -d {world.host.dataset} -c 2d -tr nnUNetTrainer -p " \
+           f"{NAME} -f 0" in told
+    plans = read_json(str(result / "plans.json"))
     configuration = plans["configurations"]["2d"]
     assert configuration["normalization_schemes"] == ["CTNormalization"] and plans["transpose_forward"] == [0, 2, 1]
     assert plans["foreground_intensity_properties_per_channel"]["0"]["std"] == 80
@@ -166,7 +174,7 @@ def test_images_are_preprocessed_as_the_partner_wants_them_and_a_label_only_the_
         manager.get_configuration("2d"), read_json(str(folder / "dataset.json")))[0]
     np.testing.assert_array_equal(data.load_case("tr_000")[0][:], expected)
 
-    start, end = (adapted_state(result.model_folder, 0, alpha) for alpha in (0, 1))
+    start, end = (adapted_state(str(result), 0, alpha) for alpha in (0, 1))
     head = max(k for k in start if k.endswith("weight") and ".seg_layers." in k)
     assert start[head].shape[0] == 3 and (start[head][2] != end[head][2]).any()
     with pytest.raises(StitchError, match="was begun with -label_map"):
@@ -218,3 +226,21 @@ def test_statistics_of_batch_norm_fit_the_weights_between_the_ends(world):
     assert (half[statistic] - (start[statistic] + end[statistic]) / 2).abs().max() > 1e-3 * end[statistic].abs().max()
     assert same(half, adapted_state(result.model_folder, 0, 0.5))
     assert same(final(result.model_folder), adapted_state(result.model_folder, 0, result.alpha))
+
+
+def test_regions_in_another_order(world):
+    """What the host's labels are is in its dataset, in its own model, and in what is preprocessed."""
+    ours = {"labels": {"background": 0, "whole": [1, 2], "b": 2}, "regions_class_order": [1, 2]}
+    theirs = {"labels": {"background": 0, "b": 2, "whole": [1, 2]}, "regions_class_order": [2, 1]}
+    folder, model = world.preprocessed / world.host.dataset, world.model(world.partner)
+    dataset = read_json(str(folder / "dataset.json"))
+    write_json(str(folder / "dataset.json"), {**dataset, **ours})
+    shutil.rmtree(world.model(world.host))
+    change(model, lambda d: d.update(theirs), lambda weights: weights.update(
+        {k: v[1:] for k, v in weights.items() if ".seg_layers." in k}))
+    before = load_checkpoint(str(model / "fold_0" / "checkpoint_final.pth"))["network_weights"]
+    result = adapt(world, iterations=2)
+    start = adapted_state(result.model_folder, 0, 0)
+    for name, value in start.items():
+        assert torch.equal(value, before[name].flip(0) if ".seg_layers." in name else before[name])
+    assert all(0 <= mean <= 1 for mean in result.mean.values())
