@@ -1,0 +1,231 @@
+"""What should a hospital do with another's model? Every way, on the patients of five hospitals.
+
+    python benchmarks/polyps/study.py WORK -host A -partner B -seed 1 [-rows ...] [-fit direct]
+
+WORK as `parents.py` leaves it, with the models of one seed: A, A_longer, B, AB and B_on_A for host A and partner B. The
+stitches are trained here, every row predicts the test cases of the host, of the partner and of three hospitals that
+trained nothing (without mirroring), and `study.json` and `study.md` are written beside the predictions: mean Dice, 95 %
+bootstrap intervals, and the paired difference to "A alone". What is there is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from parents import CONFIGURATION, FOLD, HOSPITALS, PLANS, TRAINER, dataset_of, environment, model_folder
+
+RAW_TEST = ("imagesTs", "labelsTs")
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.15, 1.3)
+SHORT = {"direct": "nnUNetStitchDirectPlans", "double_batched": "nnUNetStitchPlans"}
+
+
+class Study:
+    """One host, one partner, one seed."""
+
+    def __init__(self, work: Path, host: str, partner: str, seed: int, fit: str, epochs: int, iterations: int):
+        self.work, self.host, self.partner, self.seed, self.fit = work, host, partner, seed, fit
+        self.epochs, self.iterations = epochs, iterations
+        self.results = work / f"seed_{seed}"
+        self.folder = work / f"study_{host}{partner}_{seed}"
+        self.device = torch.device("cpu")
+        unseen = [h for h in HOSPITALS if h not in (host, partner)]
+        self.sets = {"own": host, "partner": partner, **{f"unseen {h}": h for h in unseen}}
+        self.notes: dict[str, str] = {}
+
+    def model(self, name: str) -> str:
+        return str(model_folder(self.work, self.seed, name))
+
+    # -- rows ------------------------------------------------------------------------------------------------------
+
+    def rows(self) -> dict[str, Callable]:
+        h, p = self.host, self.partner
+        return {
+            "A alone": lambda: self.plain(self.model(h)), "A longer": lambda: self.plain(self.model(f"{h}_longer")),
+            "B alone": lambda: self.plain(self.model(p)),
+            "plain ensemble": lambda: self.settings(lambda: {"host_share": 0.5}),
+            "weighted, retained": lambda: self.settings(self.retained_share),
+            f"stitched ({self.fit}), rule 2": lambda: self.deployed("2"),
+            f"stitched ({self.fit}), retained": lambda: self.deployed("retain"),
+            "gated": lambda: self.deployed("retain", gate=True),
+            "adapted": lambda: self.adapted(None), "adapted only": lambda: self.adapted(1.0),
+            "pooled data": lambda: self.plain(self.model(h + p if h + p in ("AB", "CA") else p + h)),
+        }
+
+    def plain(self, folder: str):
+        from nnunetv2_stitch.inference.plain import plain_predictor
+        from nnunetv2_stitch.parties.model_folder import read_model_folder
+        return plain_predictor(read_model_folder(folder), [FOLD], self.device, tta=False)
+
+    def stitch(self, rule: str, gate: bool) -> str:
+        """The folder of a stitched model of its own for each choice; the stitches are trained once."""
+        from nnunetv2_stitch.pipeline import train_stitch
+        plans_name = SHORT[self.fit] if not gate else SHORT[self.fit].replace("Plans", "GatedPlans")
+        first = not any(self.results.glob(f"{dataset_of(self.host)}/*__{plans_name}__*/fold_{FOLD}/sweep.json"))
+        arguments = dict(
+            configuration=CONFIGURATION, folds=[FOLD], trainer_a=TRAINER, trainer_b=TRAINER, plans_a=PLANS,
+            plans_b=PLANS, fit=self.fit, positions="blocks", plans_name=plans_name, seed=self.seed, rule=rule, gate=gate,
+            epochs=self.epochs if self.fit == "double_batched" else None, iterations=self.iterations)
+        result = train_stitch(dataset_of(self.host), dataset_of(self.partner), device=self.device, progress=False,
+                              only_selection=not first, say=lambda line: print(f"   {line}", flush=True), **arguments)
+        for remark in result.remarks:
+            print(f"   {remark}")
+        self.notes[f"{rule}{' gated' if gate else ''}"] = "; ".join(result.remarks)
+        return result.model_folder
+
+    def deployed(self, rule: str, gate: bool = False):
+        from nnunetv2_stitch.inference.predictor import StitchedPredictor
+        folder = self.stitch(rule, gate)
+        predictor = StitchedPredictor(device=self.device, use_mirroring=False, allow_tqdm=False,
+                                      perform_everything_on_device=False)
+        predictor.initialize_from_trained_model_folder(folder, (FOLD,))
+        return predictor
+
+    def settings(self, setting: Callable[[], dict]):
+        from nnunetv2_stitch.inference.predictor import StitchedPredictor
+        from nnunetv2_stitch.stitching.setting import Setting
+        folder = self.stitch("2", False)
+        predictor = StitchedPredictor(device=self.device, use_mirroring=False, allow_tqdm=False,
+                                      perform_everything_on_device=False)
+        predictor.initialize_from_stitches(folder, {FOLD: Setting(**setting())})
+        return predictor
+
+    def retained_share(self) -> dict:
+        from nnunetv2_stitch.baselines.stitched import retained_share
+        share, why = retained_share(self.stitch("2", False), CONFIGURATION, [FOLD], str(self.results),
+                                    str(self.work / "preprocessed"), self.device)
+        self.notes["weighted"] = f"host's share {share}, {why.reason}"
+        print(f"   {self.notes['weighted']}")
+        return {"host_share": share}
+
+    def adapted(self, alpha: float | None):
+        """A point of the line between the partner's model and the same trained on with the host's images."""
+        from nnunetv2_stitch.fileio import read_json
+        from nnunetv2_stitch.parties.checkpoint import load_checkpoint, network_weights
+        from nnunetv2_stitch.parties.model_folder import read_model_folder
+        from nnunetv2_stitch.training.line import between
+        start, end = (network_weights(load_checkpoint(f"{self.model(n)}/fold_{FOLD}/checkpoint_final.pth"))
+                      for n in (self.partner, f"{self.partner}_on_{self.host}"))
+        if alpha is None:
+            alpha = self.retained_alpha(start, end)
+        model = read_model_folder(self.model(f"{self.partner}_on_{self.host}"))
+        predictor = self.plain(model.path)
+        predictor.network.load_state_dict(between(start, end, alpha))
+        predictor.list_of_parameters = [{k: v.clone() for k, v in predictor.network.state_dict().items()}]
+        self.notes["adapted"] = f"alpha {alpha}"
+        print(f"   alpha {alpha}; plans {read_json(str(Path(model.path) / 'plans.json'))['plans_name']}")
+        return predictor
+
+    def retained_alpha(self, start, end) -> float:
+        from nnunetv2_stitch.merging.site import Site
+        from nnunetv2_stitch.parties.model_folder import read_model_folder
+        from nnunetv2_stitch.selection.retention import retained
+        from nnunetv2_stitch.selection.scored_cases import ScoredCases
+        from nnunetv2_stitch.training.line import case_dice, own_point
+        host = read_model_folder(self.model(self.host))
+        site = Site(str(self.work / "preprocessed" / dataset_of(self.host)), dataset_of(self.host), CONFIGURATION, FOLD,
+                    host.plans, host.dataset_json)
+        points = [*((start, end, a) for a in ALPHAS), own_point(host, FOLD)]
+        dice = case_dice(site, points, self.seed, ScoredCases(None, {}), self.device, "alpha", progress=False)
+        found = retained(dice[:-1], dice[-1], host_at_end=False)
+        self.notes["alpha"] = ", ".join(f"{a:g}: {np.nanmean(d):.3f}" for a, d in zip(ALPHAS, dice))
+        print(f"   own validation Dice by alpha {self.notes['alpha']}; A alone {np.nanmean(dice[-1]):.3f}")
+        return ALPHAS[found.index]
+
+    # -- predictions and numbers -----------------------------------------------------------------------------------
+
+    def predict(self, name: str, make: Callable) -> dict[str, str]:
+        """Folders of predictions by test set."""
+        folders = {s: self.folder / "predictions" / name / s for s in self.sets}
+        if not all((f / "done").is_file() for f in folders.values()):
+            print(f"--- {name}", flush=True)
+            predictor = make()
+            for test_set, folder in folders.items():
+                folder.mkdir(parents=True, exist_ok=True)
+                images = self.work / "raw" / dataset_of(self.sets[test_set]) / RAW_TEST[0]
+                predictor.predict_from_files_sequential(str(images), str(folder))
+                (folder / "done").touch()
+        return {s: str(f) for s, f in folders.items()}
+
+    def dice(self, folder: str, test_set: str) -> np.ndarray:
+        """Of every test case, in order of their names; NaN where neither side has a polyp."""
+        from skimage import io
+        labels = self.work / "raw" / dataset_of(self.sets[test_set]) / RAW_TEST[1]
+        found = []
+        for file in sorted(labels.glob("*.png")):
+            reference, predicted = io.imread(file) > 0, io.imread(Path(folder) / file.name) > 0
+            total = reference.sum() + predicted.sum()
+            found.append(2 * (reference & predicted).sum() / total if total else np.nan)
+        return np.array(found)
+
+
+def interval(values: np.ndarray, rng: np.random.Generator, resamples: int = 9999) -> tuple[float, float, float]:
+    """Mean over cases and its 95 % bootstrap interval."""
+    values = values[np.isfinite(values)]
+    means = values[rng.integers(0, len(values), (resamples, len(values)))].mean(1)
+    return float(values.mean()), *map(float, np.quantile(means, (0.025, 0.975)))
+
+
+def summary(dice: dict[str, dict[str, np.ndarray]]) -> dict:
+    """By row: mean and interval on own, partner's and each unseen hospital; mean of the unseen ones with the interval
+    of the stratified bootstrap; the same of paired differences to A alone."""
+    rng, found = np.random.default_rng(12345), {}
+    for name, by_set in dice.items():
+        found[name] = {}
+        for kind, values in (("dice", by_set), ("to A alone", {s: v - dice["A alone"][s] for s, v in by_set.items()})):
+            rows = {s: interval(v, rng) for s, v in values.items()}
+            unseen = [v[np.isfinite(v)] for s, v in values.items() if s.startswith("unseen")]
+            means = np.mean([v[rng.integers(0, len(v), (9999, len(v)))].mean(1) for v in unseen], 0)
+            rows["unseen"] = (float(np.mean([v.mean() for v in unseen])),
+                              *map(float, np.quantile(means, (0.025, 0.975))))
+            found[name][kind] = rows
+    return found
+
+
+def markdown(found: dict, notes: dict[str, str]) -> str:
+    lines = ["| | own | partner's | unseen | own, to A alone | partner's, to A alone | unseen, to A alone |",
+             "|---|---|---|---|---|---|---|"]
+    for name, kinds in found.items():
+        cells = [f"{kinds['dice'][s][0]:.3f}" for s in ("own", "partner", "unseen")]
+        cells += [f"{m:+.3f} ({low:+.3f} to {high:+.3f})" for m, low, high in
+                  (kinds["to A alone"][s] for s in ("own", "partner", "unseen"))]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"- {k}: {v}" for k, v in notes.items())]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("-host", default="A", choices=tuple("ABC"))
+    parser.add_argument("-partner", default="B", choices=tuple("ABC"))
+    parser.add_argument("-seed", type=int, default=1)
+    parser.add_argument("-fit", default="double_batched", choices=tuple(SHORT))
+    parser.add_argument("-epochs", type=int, default=3)
+    parser.add_argument("-iterations", type=int, default=50)
+    parser.add_argument("-rows", nargs="+", help="part of their names; default all")
+    args = parser.parse_args()
+    work = args.work.resolve()
+    study = Study(work, args.host, args.partner, args.seed, args.fit, args.epochs, args.iterations)
+    os.environ.update(environment(work), nnUNet_results=str(study.results), nnUNet_n_proc_DA="0", nnUNet_def_n_proc="1")
+    torch.set_num_threads(1)
+    from nnunetv2_stitch.fileio import write_json
+    dice: dict[str, dict[str, np.ndarray]] = {}
+    for name, make in study.rows().items():
+        if args.rows and name != "A alone" and not any(r in name for r in args.rows):
+            continue
+        folders = study.predict(name, make)
+        dice[name] = {s: study.dice(folder, s) for s, folder in folders.items()}
+        found = summary(dice)
+        write_json(str(study.folder / "study.json"), {"dice": found, "notes": study.notes})
+        (study.folder / "study.md").write_text(markdown(found, study.notes))
+        print(f"{name}: " + ", ".join(f"{s} {found[name]['dice'][s][0]:.3f}" for s in ("own", "partner", "unseen")),
+              flush=True)
+    print(markdown(summary(dice), study.notes))
+
+
+if __name__ == "__main__":
+    main()
