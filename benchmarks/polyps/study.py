@@ -68,7 +68,8 @@ class Study:
         first = not any(self.results.glob(f"{dataset_of(self.host)}/*__{plans_name}__*/fold_{FOLD}/sweep.json"))
         arguments = dict(
             configuration=CONFIGURATION, folds=[FOLD], trainer_a=TRAINER, trainer_b=TRAINER, plans_a=PLANS,
-            plans_b=PLANS, fit=self.fit, positions="blocks", plans_name=plans_name, seed=self.seed, rule=rule, gate=gate,
+            plans_b=PLANS, fit=self.fit, positions="blocks", plans_name=plans_name, seed=self.seed,
+            rule=rule, gate=gate,
             epochs=self.epochs if self.fit == "double_batched" else None, iterations=self.iterations)
         result = train_stitch(dataset_of(self.host), dataset_of(self.partner), device=self.device, progress=False,
                               only_selection=not first, say=lambda line: print(f"   {line}", flush=True), **arguments)
