@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.graph.nodes import layer_nodes
+from nnunetv2_stitch.graph.tracing import trace
 
 STAGES = 1  # whose first convolution is looked behind
 STD_FLOOR = 1e-3  # added to standard deviations: an image without contrast is far from all others, not infinitely far
@@ -33,6 +34,11 @@ def first_convolutions(traced: fx.GraphModule, input_channels: int, stages: int 
     if not found:
         raise StitchError("the network has no convolution, so there are no features for a signature")
     return found
+
+
+def feature_count(network: nn.Module, input_channels: int, stages: int = STAGES) -> int:
+    """How many features a network has, which may lie on the meta device."""
+    return 2 * sum(first_convolutions(trace(network), input_channels, stages).values())
 
 
 def probe(traced: fx.GraphModule, input_channels: int, stages: int = STAGES) -> tuple[fx.GraphModule, int]:

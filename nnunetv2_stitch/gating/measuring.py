@@ -15,7 +15,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2_stitch.gating.signature import Signature
 from nnunetv2_stitch.parties.preprocessed import case_names, split_of_fold
 
-TILES_PER_CASE = 64  # spread over the case: large 3d cases have thousands, which tell no more
+MOST_TILES = 2000  # of a signature: a covariance of 64 features needs no more
+TILES_PER_CASE = 16  # at most, spread over the case: tiles of one case resemble each other
 Features = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -33,7 +34,8 @@ def signature_of(features: Features, folder: str, configuration_manager, fold: i
     """
     data = os.path.join(folder, configuration_manager.data_identifier)
     parts = split_of_fold(folder, fold, case_names(data))
-    return Signature.of(*(tile_features(features, images(data, names), configuration_manager, device)
+    return Signature.of(*(tile_features(features, images(data, names), configuration_manager, device,
+                                        max(1, min(TILES_PER_CASE, MOST_TILES // max(1, len(names)))))
                           for names in parts))
 
 
@@ -45,8 +47,8 @@ def images(folder: str, names: Sequence[str]) -> Iterator[np.ndarray]:
 
 @torch.inference_mode()
 def tile_features(features: Features, cases: Iterable[np.ndarray], configuration_manager,
-                  device: torch.device) -> np.ndarray:
-    """Features `(tiles, F)` of all cases, in float64."""
+                  device: torch.device, most: int = TILES_PER_CASE) -> np.ndarray:
+    """Features `(tiles, F)` of all cases, at most so many tiles of each, in float64."""
     tiler = nnUNetPredictor(device=device, allow_tqdm=False, use_mirroring=False,
                             perform_everything_on_device=device.type == "cuda")
     tiler.configuration_manager = configuration_manager
@@ -55,7 +57,7 @@ def tile_features(features: Features, cases: Iterable[np.ndarray], configuration
         padded = pad_nd_image(torch.from_numpy(np.ascontiguousarray(image)).float(), configuration_manager.patch_size,
                               "constant", {"value": 0}, True, None)[0]
         slicers = tiler._internal_get_sliding_window_slicers(padded.shape[1:])
-        chosen = np.unique(np.linspace(0, len(slicers) - 1, min(len(slicers), TILES_PER_CASE)).round().astype(int))
+        chosen = np.unique(np.linspace(0, len(slicers) - 1, min(len(slicers), most)).round().astype(int))
         with torch.autocast("cuda") if device.type == "cuda" else nullcontext():
             found += [features(padded[slicers[i]][None].to(device)).double().cpu().numpy() for i in chosen]
     return np.concatenate(found) if found else np.empty((0, 0))

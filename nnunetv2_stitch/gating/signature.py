@@ -136,11 +136,11 @@ def _array(value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
         return np.full(shape, math.inf)
 
 
-def read_signature(model_folder: str, fold: int | str, features: int) -> Signature | None:
-    """That of a party's model folder for the network of one fold; None where it came without.
+def read_signature(fold_folder: str, features: int) -> Signature | None:
+    """That of a party's images under the network of one fold of its model; None where it came without.
 
     Raises:
         StitchError: a file that is no signature of a network with so many features.
     """
-    path = os.path.join(model_folder, f"fold_{fold}", SIGNATURE_FILE)
+    path = os.path.join(fold_folder, SIGNATURE_FILE)
     return Signature.from_json(read_json(path), features, path) if os.path.isfile(path) else None

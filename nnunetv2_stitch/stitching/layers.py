@@ -11,6 +11,8 @@ from dynamic_network_architectures.building_blocks.helper import convert_dim_to_
 from torch import nn
 from torch.nn import functional as F
 
+Shares = Sequence[float | torch.Tensor]
+
 
 class Switch(nn.Module):
     """The multiplexer behind a matched layer of one parent, with the stitch that feeds it from the other.
@@ -108,18 +110,18 @@ def _with_channels(x: torch.Tensor, new: Mapping[int, torch.Tensor]) -> torch.Te
     return torch.cat([new.get(i, channel) for i, channel in enumerate(x.split(1, 1))], 1)
 
 
-def mean_softmax_as_logits(logits: Sequence[torch.Tensor], shares: Sequence[float | torch.Tensor] | None = None) -> torch.Tensor:
+def mean_softmax_as_logits(logits: Sequence[torch.Tensor], shares: Shares | None = None) -> torch.Tensor:
     """`log(sum_i share_i * softmax(logits_i))` over dim 1, without underflow; equal shares if None."""
     return _log_mean([F.log_softmax(x, 1) for x in logits], shares)
 
 
-def mean_sigmoid_as_logits(logits: Sequence[torch.Tensor], shares: Sequence[float | torch.Tensor] | None = None) -> torch.Tensor:
+def mean_sigmoid_as_logits(logits: Sequence[torch.Tensor], shares: Shares | None = None) -> torch.Tensor:
     """`logit(sum_i share_i * sigmoid(logits_i))`, without underflow; equal shares if None."""
     return (_log_mean([F.logsigmoid(x) for x in logits], shares)
             - _log_mean([F.logsigmoid(-x) for x in logits], shares))
 
 
-def _log_mean(values: Sequence[torch.Tensor], shares: Sequence[float | torch.Tensor] | None) -> torch.Tensor:
+def _log_mean(values: Sequence[torch.Tensor], shares: Shares | None) -> torch.Tensor:
     """`log(sum_i share_i * exp(value_i))`."""
     if shares is None:
         return reduce(_log_add, values) - math.log(len(values))

@@ -255,7 +255,8 @@ class StitchedEnsemble(nn.Module):
 
     def _pruned(self, setting: Setting) -> StitchedEnsemble:
         return StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches,
-                                setting.to_json(), self.positions, self.regions, bridges=self.bridges, gate=self._gate_json())
+                                setting.to_json(), self.positions, self.regions, bridges=self.bridges,
+                                gate=self._gate_json())
 
     def deployed_without_memory(self, setting: Setting) -> StitchedEnsemble:
         with torch.device("meta"):

@@ -55,11 +55,9 @@ def test_nothing_is_measured_of_too_few_tiles_or_of_no_numbers(training, validat
 
 def test_it_comes_back_from_its_file(features, tmp_path):
     found = Signature.of(*features)
-    folder = tmp_path / "fold_0"
-    folder.mkdir()
-    assert read_signature(str(tmp_path), 0, F) is None
-    (folder / "signature.json").write_text(json.dumps(found.to_json()))
-    back = read_signature(str(tmp_path), 0, F)
+    assert read_signature(str(tmp_path), F) is None
+    (tmp_path / "signature.json").write_text(json.dumps(found.to_json()))
+    back = read_signature(str(tmp_path), F)
     assert back.to_json() == found.to_json()
 
 
