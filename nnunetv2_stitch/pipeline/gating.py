@@ -154,9 +154,9 @@ def _score(fold: _Fold) -> _Fold:
                 yield row, fold.network.joined(x)
             else:
                 fold.network.gate = fold.gates[float(row)]
-                gated.seen = seen[float(row)]
+                fold.network.shares_seen = seen[float(row)]
                 yield row, gated(x)
-                gated.seen = None
+                fold.network.shares_seen = None
 
     for data, labels in fold.cases:
         seen: dict[float, list[torch.Tensor]] = {q: [] for q in PATH}

@@ -39,7 +39,6 @@ class Gated:
         self.sizes = [count for _, count in found.values()]
         self.alone = [alone(root, graphs, p) for p in network.parties]
         self.wholly = self.options.wholly
-        self.seen: list[torch.Tensor] | None = None  # shares `(B, parties)` of all passes, where someone wants them
 
     def features(self, party: str, x: torch.Tensor) -> torch.Tensor:
         """Of images `(B, C, *spatial)` in a partner's network, `(B, F)`."""
@@ -54,8 +53,8 @@ class Gated:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Logits `(B, K, *spatial)`."""
         shares = self.shares(x)
-        if self.seen is not None:
-            self.seen.append(shares.detach().cpu())
+        if self.network.shares_seen is not None:
+            self.network.shares_seen.append(shares.detach().cpu())
         ways = self._ways(shares)
         if len(set(ways)) == 1:
             return self._answer(ways[0], x, shares)

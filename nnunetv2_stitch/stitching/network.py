@@ -71,6 +71,7 @@ class StitchedEnsemble(nn.Module):
         self.terms = self._terms()
         self.gate_options = None if gate is None else GateOptions.from_json(gate, len(parents) - 1)
         self.uses_gate = gate is not None
+        self.shares_seen: list[torch.Tensor] | None = None  # `(B, parties)` of all passes, where someone wants them
         self.positions = list(range(len(matches))) if positions is None else sorted(positions)
         self.setting = Setting.from_json(setting or {})
         unknown = set(self.setting.switches) - set(self.positions)
