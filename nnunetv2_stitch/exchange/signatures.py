@@ -38,7 +38,8 @@ def signature_of_fold(model: ModelFolder, fold: int | str, checkpoint_path: str,
         return known
     features, _ = probe(trace(network), model.num_input_channels)
     try:
-        return signature_of(features, _folder(model), model.configuration_manager, fold, torch.device("cpu"))
+        return signature_of(features, _folder(model), model.configuration_manager, fold, torch.device("cpu"),
+                            checkpoint.get("inference_allowed_mirroring_axes"))
     except StitchError as error:
         say(f"fold {fold}: no signature, because {error}")
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import chain, combinations
 
 import numpy as np
 import torch
@@ -20,14 +21,15 @@ TILES_PER_CASE = 16  # at most, spread over the case: tiles of one case resemble
 Features = Callable[[torch.Tensor], torch.Tensor]
 
 
-def signature_of(features: Features, folder: str, configuration_manager, fold: int | str,
-                 device: torch.device) -> Signature:
+def signature_of(features: Features, folder: str, configuration_manager, fold: int | str, device: torch.device,
+                 mirroring_axes: Sequence[int] | None = None) -> Signature:
     """The signature of a preprocessed dataset's fold: density of its training cases, quantiles of its validation cases.
 
     Args:
         features: tiles `(B, C, *patch)` -> `(B, F)`.
         folder: the dataset's, in nnUNet_preprocessed.
         configuration_manager: nnU-Net's, of the plans that it was preprocessed with.
+        mirroring_axes: spatial axes along which a prediction mirrors its tiles; mirrored tiles are looked at, too.
 
     Raises:
         StitchError: no preprocessed cases, or too few.
@@ -35,7 +37,7 @@ def signature_of(features: Features, folder: str, configuration_manager, fold: i
     data = os.path.join(folder, configuration_manager.data_identifier)
     parts = split_of_fold(folder, fold, case_names(data))
     return Signature.of(*(tile_features(features, images(data, names), configuration_manager, device,
-                                        max(1, min(TILES_PER_CASE, MOST_TILES // max(1, len(names)))))
+                                        max(1, min(TILES_PER_CASE, MOST_TILES // max(1, len(names)))), mirroring_axes)
                           for names in parts))
 
 
@@ -47,8 +49,11 @@ def images(folder: str, names: Sequence[str]) -> Iterator[np.ndarray]:
 
 @torch.inference_mode()
 def tile_features(features: Features, cases: Iterable[np.ndarray], configuration_manager,
-                  device: torch.device, most: int = TILES_PER_CASE) -> np.ndarray:
+                  device: torch.device, most: int = TILES_PER_CASE,
+                  mirroring_axes: Sequence[int] | None = None) -> np.ndarray:
     """Features `(tiles, F)` of all cases, at most so many tiles of each, in float64."""
+    axes = tuple(a + 2 for a in mirroring_axes or ())
+    mirrored = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
     tiler = nnUNetPredictor(device=device, allow_tqdm=False, use_mirroring=False,
                             perform_everything_on_device=device.type == "cuda")
     tiler.configuration_manager = configuration_manager
@@ -59,5 +64,6 @@ def tile_features(features: Features, cases: Iterable[np.ndarray], configuration
         slicers = tiler._internal_get_sliding_window_slicers(padded.shape[1:])
         chosen = np.unique(np.linspace(0, len(slicers) - 1, min(len(slicers), most)).round().astype(int))
         with torch.autocast("cuda") if device.type == "cuda" else nullcontext():
-            found += [features(padded[slicers[i]][None].to(device)).double().cpu().numpy() for i in chosen]
+            for tile in (padded[slicers[i]][None].to(device) for i in chosen):
+                found += [features(tile.flip(m) if m else tile).double().cpu().numpy() for m in mirrored]
     return np.concatenate(found) if found else np.empty((0, 0))

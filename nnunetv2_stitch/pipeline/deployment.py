@@ -170,7 +170,7 @@ def select_and_deploy(job: Job, device: torch.device, deploy: bool = True, files
     else:
         _remove(os.path.join(job.model_folder, GUIDED_FIGURE))
     if gate:
-        gate_shares(gate.record, figures[-1])
+        gate_shares(gate.record, os.path.join(job.model_folder, GATE_FIGURE))
     else:
         _remove(os.path.join(job.model_folder, GATE_FIGURE))
     for number, choice in enumerate(choices):

@@ -17,6 +17,8 @@ from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.gating.gate import Gate, GateOptions
 from nnunetv2_stitch.gating.measuring import signature_of
 from nnunetv2_stitch.gating.signature import LEVELS, Signature, read_signature
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.reading import FINAL
 from nnunetv2_stitch.pipeline.prepare import Job
 from nnunetv2_stitch.selection.bands import BandedDice
 from nnunetv2_stitch.selection.deploy import GATE
@@ -28,15 +30,18 @@ from nnunetv2_stitch.stitching.plans import recorded_checkpoint
 from nnunetv2_stitch.stitching.setting import Setting
 
 GATE_FIGURE = "gate_shares.png"
-PATH = LEVELS[::-1]  # from the most careful threshold, which gives most images even shares, to the least careful
-UNKNOWN_LEVEL = 0.2  # where nothing can be chosen by Dice
+SHARPER = (2.0, 4.0, 8.0)  # at the least careful threshold
+# (quantile, sharpness), from the most careful gate, which gives most images even shares, to the one that gives most of
+# its own images wholly to the host.
+PATH = (*((q, 1.0) for q in LEVELS[::-1]), *((LEVELS[0], s) for s in SHARPER))
+UNKNOWN = (0.2, 1.0)  # where nothing can be chosen by Dice
 WHOLLY = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999)  # tried; else only where no share is left for the others
 NEVER = 2.0  # no share is as large
 
 
 @dataclass(frozen=True)
 class FoundGate:
-    """`options` None: no gate, because none of the tried ones keeps what A alone has. `statistics`: by fold, what goes
+    """`options` None: no gate, because on A's cases none is as good as even shares. `statistics`: by fold, what goes
     into the weights. `dice`: by fold, on A's validation cases, as deployed. `record`: for stitch_selection.json."""
 
     options: GateOptions | None
@@ -51,15 +56,15 @@ class FoundGate:
 
 @dataclass(frozen=True)
 class _Fold:
-    """One fold's network as deployed, with a gate for each level; A's validation cases; what was found on them: Dice
-    `(cases, labels)` by row and A's mean share by level and case."""
+    """One fold's network as deployed, with the gates of `PATH`; A's validation cases; what was found on them: Dice
+    `(cases, labels)` by row and A's mean share by gate and case."""
 
     network: StitchedEnsemble
-    gates: dict[float, Gate]
+    gates: list[Gate]
     banded: BandedDice
     cases: Sequence
     dice: dict[str, np.ndarray]
-    shares: dict[float, list[float]]
+    shares: list[list[float]]
 
 
 def find_gate(job: Job, settings: Mapping[int | str, Setting], device: torch.device,
@@ -78,33 +83,35 @@ def find_gate(job: Job, settings: Mapping[int | str, Setting], device: torch.dev
     for fold in job.folds:
         say(f"fold {fold}: A's signature and the gate's threshold")
         theirs = [s if k else None for s, k in zip(signatures[fold], known)]
-        folds[fold] = _score(_open(job, plans, fold, settings[fold], GateOptions(known, UNKNOWN_LEVEL), theirs, device))
+        folds[fold] = _score(_open(job, plans, fold, settings[fold], GateOptions(known, *UNKNOWN), theirs, device))
     scores = {row: np.concatenate([_per_case(f.dice[row]) for f in folds.values()]) for row in _rows()}
-    level, why, keeps = _choose(scores)
-    dice = {f: mean_dice(found.dice[str(level) if keeps else "even"]) for f, found in folds.items()}
-    shares = {q: [s for f in folds.values() for s in f.shares[q]] for q in PATH}
-    record = {"quantile": level if keeps else None, "reason": why, "partners_known": list(known),
-              "levels": list(PATH), "host_shares": [shares[q] for q in PATH],
-              "dice": [_mean(scores[str(q)]) for q in PATH], "dice_host": _mean(scores["host"]),
-              "dice_even": _mean(scores["even"]), "dice_error": _error(scores[str(level)] - scores["host"])}
+    index, why, keeps = _choose(scores)
+    dice = {f: mean_dice(found.dice[str(index) if keeps else "even"]) for f, found in folds.items()}
+    shares = [[s for f in folds.values() for s in f.shares[i]] for i in range(len(PATH))]
+    record = {"chosen": index if keeps else None, "reason": why, "partners_known": list(known),
+              "path": [{"quantile": q, "sharpness": s} for q, s in PATH], "host_shares": shares,
+              "dice": [_mean(scores[str(i)]) for i in range(len(PATH))], "dice_host": _mean(scores["host"]),
+              "dice_even": _mean(scores["even"]), "dice_error": _error(scores[str(index)] - scores["host"])}
     remarks = [f"Without a signature of {p.dataset_name} the gate knows A's images alone; ask for a model exported by "
                f"this version of nnUNetv2_export_party." for p, k in zip(job.partners, known) if not k]
     if not keeps:
         return FoundGate(None, {}, dice, record, [*remarks, f"No gate: {why}."])
-    wholly = _wholly(folds, level, say)
-    options = GateOptions(known, level, wholly=wholly)
-    statistics = {f: {GATE + k: v.cpu() for k, v in found.gates[level].state_dict().items()}
+    wholly = _wholly(folds, index, say)
+    quantile, sharpness = PATH[index]
+    statistics = {f: {GATE + k: v.cpu() for k, v in found.gates[index].state_dict().items()}
                   for f, found in folds.items()}
-    remarks.append(f"Gate at the {level:.0%} quantile ({why}): A has {_mean(shares[level]):.0%} of the answer to its "
-                   f"validation cases, and a party answers alone from {wholly:.2%} on.")
-    return FoundGate(options, statistics, dice, {**record, "wholly": wholly}, remarks)
+    remarks.append(f"Gate at the {quantile:.0%} quantile, sharpness {sharpness:g} ({why}): A has "
+                   f"{_mean(shares[index]):.0%} of the answer to its validation cases, and a party answers alone from "
+                   f"{wholly:.2%} on.")
+    return FoundGate(GateOptions(known, quantile, sharpness, wholly), statistics, dice, {**record, "wholly": wholly},
+                     remarks)
 
 
 def _signatures(job: Job, plans: dict, fold: int | str) -> list[Signature | None]:
     """The partners', of the folds that were stitched."""
     records = plans["configurations"][job.host.configuration]["stitching"]["parents"][1:]
     with torch.device("meta"):
-        sizes = _with_gate(job, plans, GateOptions((False,) * len(records), UNKNOWN_LEVEL)).gated.sizes
+        sizes = _with_gate(job, plans, GateOptions((False,) * len(records), UNKNOWN[0])).gated.sizes
     folders = [os.path.dirname(recorded_checkpoint(r, r["folds"][str(fold)]["fold"], str(nnUNet_results)))
                for r in records]
     return [read_signature(folder, size) for folder, size in zip(folders, sizes)]
@@ -129,22 +136,25 @@ def _open(job: Job, plans: dict, fold: int | str, setting: Setting, options: Gat
                                    str(nnUNet_results), device)
     network = scorer.network.deployed(setting).to(device)
     configuration = PlansManager(plans).get_configuration(job.host.configuration)
+    axes = load_checkpoint(os.path.join(job.model_folder, f"fold_{fold}", FINAL)).get(
+        "inference_allowed_mirroring_axes")
     own = [signature_of(lambda x, p=p: network.gated.features(p, x), job.preprocessed_folder, configuration, fold,
-                        device) for p in network.parties[1:]]
-    gates = {}
-    for level in PATH:
-        gates[level] = copy.deepcopy(network.gate)
-        gates[level].set(own, theirs, level)
-    return _Fold(network, gates, scorer.banded, scorer.validation_cases(job.preprocessed_folder, fold), {}, {})
+                        device, axes) for p in network.parties[1:]]
+    gates = []
+    for quantile, sharpness in PATH:
+        gates.append(copy.deepcopy(network.gate))
+        gates[-1].options = replace(options, quantile=quantile, sharpness=sharpness)
+        gates[-1].set(own, theirs, quantile)
+    return _Fold(network, gates, scorer.banded, scorer.validation_cases(job.preprocessed_folder, fold), {}, [])
 
 
 def _rows() -> list[str]:
-    return ["host", "even", *map(str, PATH)]
+    return ["host", "even", *map(str, range(len(PATH)))]
 
 
 def _score(fold: _Fold) -> _Fold:
     """With Dice and shares."""
-    gated, dice, shares = fold.network.gated, {row: [] for row in _rows()}, {q: [] for q in PATH}
+    gated, dice, shares = fold.network.gated, {row: [] for row in _rows()}, [[] for _ in PATH]
 
     def answers(x: torch.Tensor, rows: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
         for row in rows:
@@ -153,41 +163,41 @@ def _score(fold: _Fold) -> _Fold:
             elif row == "even":
                 yield row, fold.network.joined(x)
             else:
-                fold.network.gate = fold.gates[float(row)]
-                fold.network.shares_seen = seen[float(row)]
+                fold.network.gate = fold.gates[int(row)]
+                fold.network.shares_seen = seen[int(row)]
                 yield row, gated(x)
                 fold.network.shares_seen = None
 
     for data, labels in fold.cases:
-        seen: dict[float, list[torch.Tensor]] = {q: [] for q in PATH}
+        seen: list[list[torch.Tensor]] = [[] for _ in PATH]
         for row, counts in fold.banded.count(data, labels, _rows(), answers).items():
             dice[row].append(dice_of_counts(counts))
-        for q in PATH:
-            shares[q].append(float(torch.cat(seen[q])[:, 0].mean()))
+        for found, passes in zip(shares, seen):
+            found.append(float(torch.cat(passes)[:, 0].mean()))
     return replace(fold, dice={row: np.stack(found) for row, found in dice.items()}, shares=shares)
 
 
-def _choose(scores: Mapping[str, np.ndarray]) -> tuple[float, str, bool]:
-    """The level, why, and whether it keeps what A alone has."""
-    host, path = scores["host"], np.stack([scores[str(q)] for q in PATH])
+def _choose(scores: Mapping[str, np.ndarray]) -> tuple[int, str, bool]:
+    """The gate's place on the path, why, and whether a gate is of any use: a hostile signature could claim all."""
+    host, path = scores["host"], np.stack([scores[str(i)] for i in range(len(PATH))])
     if not (np.isfinite(host).any() and np.isfinite(path).any()):
-        return UNKNOWN_LEVEL, "A's validation cases hold no foreground label to choose by", True
+        return PATH.index(UNKNOWN), "A's validation cases hold no foreground label to choose by", True
     chosen = retained(path, host)
+    own, even = _mean(path[chosen.index]), _mean(scores["even"])
     lost = host - path[chosen.index]
-    keeps = _mean(lost) <= TOLERANCE * _error(lost) + 1e-9
-    if keeps:
-        return PATH[chosen.index], chosen.reason, True
-    return PATH[chosen.index], (f"even the least careful one is worse on A's cases ({_mean(path[-1]):.3f}) than A "
-                                f"alone ({_mean(host):.3f})"), False
+    if own >= even or _mean(lost) <= TOLERANCE * _error(lost):
+        return chosen.index, chosen.reason, True
+    return chosen.index, (f"even the least careful one is worse on A's cases ({own:.3f}) than even shares "
+                                f"({even:.3f}), so a signature does not tell A's images"), False
 
 
-def _wholly(folds: Mapping[int | str, _Fold], level: float, say: Callable[[str], None]) -> float:
+def _wholly(folds: Mapping[int | str, _Fold], index: int, say: Callable[[str], None]) -> float:
     """The smallest share from which on a party may answer alone, so that no voxel of the validation cases changes."""
     left = list(WHOLLY)
     for name, fold in folds.items():
         say(f"fold {name}: from which share on one network is enough")
         network, gated = fold.network, fold.network.gated
-        network.gate, fold.banded.tiler.network = fold.gates[level], network
+        network.gate, fold.banded.tiler.network = fold.gates[index], network
 
         def answers(x: torch.Tensor, rows: Sequence[str], gated=gated) -> Iterator[tuple[str, torch.Tensor]]:
             for row in rows:

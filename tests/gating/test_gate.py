@@ -9,6 +9,7 @@ import torch
 from close import assert_same
 from networks import CHANNELS, KINDS, build, ensemble, image, spec
 
+from nnunetv2_stitch.bridging.bridge import Bridge, Intensity
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.gating.features import STD_FLOOR, first_convolutions, probe
 from nnunetv2_stitch.gating.gate import Density, Gate, GateOptions
@@ -208,3 +209,25 @@ def test_regions_are_weighed_by_sigmoids(parents):
     x = image(batch=1)
     found = give(net, [[0.7, 0.3]])(x).sigmoid()
     assert_same(found, 0.7 * parents[0](x).sigmoid() + 0.3 * parents[1](x).sigmoid())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+def test_a_bridged_partner_is_measured_and_answers_in_its_own_terms(parents, ratio):
+    """Intensities, labels and grid of its own: features are of the bridged input, and alone it answers as ever."""
+    bridge = Bridge(CHANNELS, 3, (0,), (Intensity(2.0, 1.0),), (0, 1), (ratio, ratio), (1, 1), ((0,), (2,), (1,)))
+    arguments = {"bridges": [bridge.to_json()], "positions": []} if ratio != 1 else {"bridges": [bridge.to_json()]}
+    net = ensemble(*SPECS, networks=parents, gate=OPTIONS.to_json(), **arguments)
+    x = image(batch=2, size=32)
+    net.apply_setting(Setting(output="partner"))
+    wanted = net(x)
+    net.apply_setting(Setting())
+    torch.testing.assert_close(give(net, [[0, 1], [0, 1]])(x), wanted, rtol=0, atol=0)
+    read = net.bridge.partner.input(x)
+    assert read.shape[2] == int(32 * ratio)
+    torch.testing.assert_close(net.gated.features("partner", x), probe(trace(parents[1]), CHANNELS)[0](read))
+
+
+def test_a_gate_has_no_place_beside_a_fixed_share(parents):
+    with pytest.raises(StitchError, match="host_share"):
+        ensemble(*SPECS, gate=OPTIONS.to_json(), setting=Setting(host_share=0.7).to_json())
