@@ -130,7 +130,7 @@ class StitchedPredictor(ImagePredictor):
         network = self.uncompiled
         other.network = StitchedEnsemble(network.input_channels, network.num_classes, network.parents,
                                          network.matches, None, network.positions, network.regions,
-                                         bridges=network.bridges)
+                                         bridges=network.bridges, gate=network.gate_json())
         other.set_mode(mode)
         return other
 

@@ -249,15 +249,15 @@ class StitchedEnsemble(nn.Module):
         with torch.device("meta"):
             return StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches,
                                     self.setting.to_json(), self.positions, self.regions, self.supernet, self.bridges,
-                                    gate=self._gate_json())
+                                    gate=self.gate_json())
 
-    def _gate_json(self) -> dict | None:
+    def gate_json(self) -> dict | None:
         return None if self.gate_options is None else self.gate_options.to_json()
 
     def _pruned(self, setting: Setting) -> StitchedEnsemble:
         return StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches,
                                 setting.to_json(), self.positions, self.regions, bridges=self.bridges,
-                                gate=self._gate_json())
+                                gate=self.gate_json())
 
     def deployed_without_memory(self, setting: Setting) -> StitchedEnsemble:
         with torch.device("meta"):

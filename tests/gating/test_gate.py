@@ -51,9 +51,12 @@ def signature(features, shift=0.0, seed=0):
 
 
 @torch.no_grad()
-def test_an_image_is_answered_by_a_alone_by_the_stitched_ensemble_or_by_b_alone_to_the_last_bit(parents):
-    net, plain = gated(parents)
-    x = image(batch=3)
+@pytest.mark.parametrize("dim", [2, 3])
+def test_an_image_is_answered_by_a_alone_by_the_stitched_ensemble_or_by_b_alone_to_the_last_bit(dim):
+    specs = [spec(dim=dim), spec("ResidualEncoderUNet", dim, width=4)]
+    parents = [build(s, seed) for seed, s in enumerate(specs)]
+    net, plain = gated(parents, specs)
+    x = image(dim, batch=3)
     found = give(net, [[1, 0], [0.5, 0.5], [0, 1]])(x)
     for i, wanted in enumerate((parents[0], plain, parents[1])):
         torch.testing.assert_close(found[i:i + 1], wanted(x[i:i + 1]), rtol=0, atol=0)

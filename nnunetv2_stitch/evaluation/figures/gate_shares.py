@@ -21,7 +21,7 @@ def gate_shares(record: Mapping, path: str) -> str:
     points = record["path"]
     places, names = np.arange(len(points)), [
         f"{p['quantile']:.0%}" + (f"\nx{p['sharpness']:g}" if p["sharpness"] != 1 else "") for p in points]
-    figure = new_figure(9.5, 3.8)
+    figure = new_figure(9.5, 4.2)
     shares, dice = figure.subplots(1, 2)
     values = np.array(record["host_shares"])  # (points, cases)
     for place, cases in zip(places, values):
@@ -42,7 +42,7 @@ def gate_shares(record: Mapping, path: str) -> str:
         axes.set_xticks(places, names)
         axes.set_xlabel("threshold and sharpness (left: careful)")
         tidy(axes)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     known = "and the partners'" if all(record["partners_known"]) else "alone (not all partners' are known)"
     figure.suptitle(f"Gate by A's signature {known}", fontsize=10)
     return write(figure, path)
