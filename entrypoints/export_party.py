@@ -27,6 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("-licence", default="", metavar="TEXT", help="licence of the model, for the card")
     add("-contact", default="", metavar="TEXT", help="whom to ask, for the card")
     add("--stock", action="store_true", help="write a zip that nnUNetv2_install_pretrained_model_from_zip installs")
+    add("--no_signature", action="store_true", help="leave out what the training images look like to the network (some "
+        "kilobytes of statistics, no image), by which the partner's gate knows images of yours")
     add_trust(parser)
     add("--verbose", action="store_true", help="print the traceback of an error")
     return parser
@@ -47,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
     from nnunetv2_stitch.exchange.export import export_party
 
     done = export_party(find(args), args.o, folds=args.f, checkpoint_name=args.chk, name=args.name,
-                        licence=args.licence, contact=args.contact, stock=args.stock,
+                        licence=args.licence, contact=args.contact, stock=args.stock, signature=not args.no_signature,
                         say=lambda text: print(text, flush=True))
     print("Left out:")
     for item in done.left_out:

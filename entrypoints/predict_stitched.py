@@ -32,7 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--disable_tta", action="store_true", help="no mirroring: faster, a little less accurate")
     add("--save_probabilities", action="store_true", help="also write class probabilities (npz)")
     add("--save_disagreement", action="store_true", help="also write, into OUTPUT/disagreement, where the parents "
-                                                          "differ, in percent per voxel")
+                                                          "differ, in percent per voxel; with a gate also, into "
+                                                          "OUTPUT/shares, the host's share")
     add("--continue_prediction", "--c", action="store_true", help="keep what is predicted already and go on")
     add("-npp", type=int, help="processes for preprocessing. Default: nnU-Net's variable nnUNet_npp, else 3 on a GPU "
                                "and none on the CPU, where they would only compete with the network")
@@ -83,7 +84,10 @@ def main(args: argparse.Namespace) -> None:
     if not os.access(args.o, os.W_OK):
         raise StitchError(f"no permission to write into {args.o}")
     predict(predictor, args, device.type)
+    predictor.save_shares(args.o)
     if args.save_disagreement:
+        predictor.save_share_maps(args.i, os.path.join(args.o, "shares"), not args.continue_prediction,
+                                  args.num_parts, args.part_id)
         predictor.save_disagreement(args.i, os.path.join(args.o, "disagreement"), not args.continue_prediction,
                                     args.num_parts, args.part_id)
 

@@ -60,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="whose head answers; further partners are partner2 and so on. Default: %(default)s, all")
     add("-combine", choices=("probabilities", "logits"), default="probabilities",
         help="what an ensemble of both heads averages. Default: %(default)s")
+    add("-gate", choices=("off", "on"), default="off", help="on: each image gets its shares of the parties, by whose "
+        "images it resembles: from A alone on A's to even shares on what is unlike any. Default: %(default)s")
     add("-epochs", type=positive_int, metavar="N", help="epochs. Default: 50; direct fitting always takes one")
     add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
     add("-checkpoint_segments", type=segments, default=1, metavar="auto|N", help="recompute the networks in pieces "
@@ -115,7 +117,7 @@ def request_of(args: argparse.Namespace) -> dict:
         rule=args.rule or ("3" if asked is not None else "2"), position=asked,
         **({} if args.tolerance is None else {"tolerance": args.tolerance}),
         guided_steps=args.guided_steps, output=args.output,
-        combine=args.combine, epochs=args.epochs, iterations=args.iterations,
+        combine=args.combine, gate=args.gate == "on", epochs=args.epochs, iterations=args.iterations,
         checkpoint_segments=args.checkpoint_segments, positions_per_pass=args.positions_per_pass,
         half_targets=args.half_targets, plans_name=args.o_p, seed=args.seed)
 

@@ -8,6 +8,9 @@ from nnunetv2_stitch.exchange.plain import printable
 CARD = "MODEL_CARD.md"
 INTENSITIES_KEPT = ("plans.json holds the mean, standard deviation, 0.5 and 99.5 percentile of the intensities inside "
                     "the training labels, per channel and over all cases: normalisation needs them.")
+SIGNATURE_KEPT = ("The signature of each fold: mean and covariance, over tiles of all training cases, of the means and "
+                  "standard deviations of the network's first feature maps, and seven quantiles of the validation "
+                  "cases' density under these. A gate tells by it which images resemble the training images.")
 NO_PROMISE = ("Weights may remember something of the images they were trained on. Treat them as data derived from "
               "patients.")
 
@@ -33,6 +36,7 @@ def card(manifest: Manifest) -> str:
     lines = [f"# {cell(manifest.name)}", "", "A trained nnU-Net of one party.", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {cell(value)} |" for key, value in facts]
     lines += ["", "## Dice on validation cases", "", *_dice(manifest.folds), "", "## Inside", "", INTENSITIES_KEPT, "",
+              *([SIGNATURE_KEPT, ""] if any("signature" in name for name in manifest.files) else []),
               NO_PROMISE, "", "Not inside: images, predictions, names of cases, image sizes, training logs, optimizer "
               "state, names of computers and folders."]
     if manifest.files:

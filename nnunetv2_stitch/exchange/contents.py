@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nnunetv2_stitch.errors import StitchError
@@ -14,6 +14,7 @@ from nnunetv2_stitch.exchange.archive import MIB, Archive
 from nnunetv2_stitch.exchange.card import CARD
 from nnunetv2_stitch.exchange.manifest import PARTY, Manifest
 from nnunetv2_stitch.exchange.plain import printable
+from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
 from nnunetv2_stitch.parties.reading import FINAL
 
 PLANS, DATASET = "plans.json", "dataset.json"
@@ -23,7 +24,8 @@ SHOWN = 20  # members that are named when they are left out
 
 @dataclass(frozen=True)
 class Contents:
-    """One model of a zip. `weights` maps folds to members, `used` names every member that is unpacked."""
+    """One model of a zip. `weights` and `signatures` map folds to members, `used` names every member that is unpacked.
+    """
 
     identifier: str
     plans: Any
@@ -33,6 +35,7 @@ class Contents:
     safetensors: bool
     prefix: str
     used: frozenset[str]
+    signatures: Mapping[str, str] = field(default_factory=dict)
 
     def sha256_of(self, member: str) -> str | None:
         """As the sender noted it; None where no manifest came with the zip."""
@@ -61,12 +64,13 @@ def read_contents(archive: Archive, model: str | None = None, checkpoint_name: s
     prefix = wanted[0]
     weights = _folds(names, prefix, rf"fold_(all|\d{{1,3}})/{re.escape(checkpoint_name)}")
     manifest = _manifest(archive, prefix + PARTY) if prefix + PARTY in names else None
-    used = {prefix + PLANS, prefix + DATASET, *weights.values()}
+    signatures = _signatures(manifest, {f: f"fold_{f}/{SIGNATURE_FILE}" for f in weights}, prefix)
+    used = {prefix + PLANS, prefix + DATASET, *weights.values(), *signatures.values()}
     if manifest is not None:
         used.add(prefix + PARTY)
         _require_complete(archive, manifest, used, names, prefix)
     return Contents(prefix.rstrip("/").split("/")[-1], _json(archive, prefix + PLANS), _json(archive, prefix + DATASET),
-                    weights, manifest, False, prefix, frozenset(used))
+                    weights, manifest, False, prefix, frozenset(used), signatures)
 
 
 def left_out(archive: Archive, contents: Contents) -> tuple[str, ...]:
@@ -79,10 +83,28 @@ def left_out(archive: Archive, contents: Contents) -> tuple[str, ...]:
 def _own(archive: Archive, names: set[str]) -> Contents:
     manifest = _manifest(archive, PARTY)
     weights = {f.fold: f"fold_{f.fold}.safetensors" for f in manifest.folds}
-    used = {PARTY, PLANS, DATASET, *weights.values()}
+    signatures = _signatures(manifest, {f: signature_member(f) for f in weights})
+    used = {PARTY, PLANS, DATASET, *weights.values(), *signatures.values()}
     _require_complete(archive, manifest, used, names, "")
     return Contents(manifest.identifier, _json(archive, PLANS), _json(archive, DATASET), weights, manifest, True, "",
-                    frozenset(used))
+                    frozenset(used), signatures)
+
+
+def signature_member(fold: int | str) -> str:
+    """What the signature of a fold is called in an export of ours."""
+    return f"fold_{fold}_{SIGNATURE_FILE}"
+
+
+def _signatures(manifest: Manifest | None, members: Mapping[str, str], prefix: str = "") -> dict[str, str]:
+    """Of the folds that the sender lists one for."""
+    return {fold: prefix + name for fold, name in members.items() if manifest and name in manifest.files}
+
+
+def read_small(archive: Archive, contents: Contents, member: str) -> Any:
+    """A member of JSON that the manifest lists. Raises StitchError if it is changed or not readable."""
+    if hashlib.sha256(archive.read(member, MAX_JSON_BYTES)).hexdigest() != contents.sha256_of(member):
+        raise changed(member)
+    return _json(archive, member)
 
 
 def _require_complete(archive: Archive, manifest: Manifest, used: set[str], names: set[str], prefix: str) -> None:

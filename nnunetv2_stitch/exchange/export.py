@@ -16,6 +16,7 @@ from nnunetv2_stitch.exchange.card import CARD, card
 from nnunetv2_stitch.exchange.checked import Checked, checked
 from nnunetv2_stitch.exchange.checkpoints import clean_checkpoint, read_checkpoint
 from nnunetv2_stitch.exchange.clean import of_own_model
+from nnunetv2_stitch.exchange.contents import signature_member
 from nnunetv2_stitch.exchange.facts import (
     mean_dice,
     network_name,
@@ -25,9 +26,11 @@ from nnunetv2_stitch.exchange.facts import (
 )
 from nnunetv2_stitch.exchange.manifest import PARTY, Fold, Manifest
 from nnunetv2_stitch.exchange.plain import is_name, printable, without_warnings
+from nnunetv2_stitch.exchange.signatures import signature_of_fold
 from nnunetv2_stitch.exchange.weights import with_duplicates, without_duplicates
 from nnunetv2_stitch.exchange.writing import ZipWriter, json_bytes
 from nnunetv2_stitch.fileio import atomically
+from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.reading import FINAL, ModelFolder
 
@@ -51,7 +54,8 @@ def weights_file(fold: int | str) -> str:
 
 def export_party(model: ModelFolder, output: str, *, folds: Sequence[int | str] | None = None,
                  checkpoint_name: str = FINAL, name: str | None = None, licence: str = "", contact: str = "",
-                 stock: bool = False, say: Callable[[str], None] = lambda text: None) -> Exported:
+                 stock: bool = False, signature: bool = True,
+                 say: Callable[[str], None] = lambda text: None) -> Exported:
     """Write `model` to the zip `output`, which is replaced if it is there.
 
     Args:
@@ -60,7 +64,8 @@ def export_party(model: ModelFolder, output: str, *, folds: Sequence[int | str] 
         name: what the model is called from now on, instead of its dataset's name.
         licence, contact: free text for the model card.
         stock: write a zip that stock nnU-Net installs and runs, instead of ours.
-        say: told which fold is being read.
+        signature: add what the training images look like to each fold's network, where they are preprocessed here.
+        say: told which fold is being read, and where there is no signature.
 
     Raises:
         StitchError: a model that is stitched or cannot be stitched; a fold or checkpoint that is missing, damaged or
@@ -85,10 +90,10 @@ def export_party(model: ModelFolder, output: str, *, folds: Sequence[int | str] 
 
     def write(temporary: str) -> None:
         with ZipWriter(temporary, f"{result.model.dataset_name}/{model.identifier}/" if stock else "") as archive:
-            written.append(_write(archive, result, manifest, before, model, checkpoint_name, stock, say))
+            written.append(_write(archive, result, manifest, before, model, checkpoint_name, stock, signature, say))
     atomically(output, write)
     manifest, fields = written[0]
-    left_out = (*_files_left_out(model.path, chosen, checkpoint_name), *result.dropped,
+    left_out = (*_files_left_out(model.path, chosen, checkpoint_name, signature), *result.dropped,
                 *([f"{checkpoint_name}: {', '.join(fields)}"] if fields else []))
     return Exported(output, sha256(output), os.path.getsize(output), manifest, left_out)
 
@@ -105,7 +110,8 @@ def _checked(model: ModelFolder, name: str, folds: tuple[int | str, ...]) -> Che
 
 
 def _write(archive: ZipWriter, result: Checked, manifest: Manifest, before: Manifest | None, source: ModelFolder,
-           checkpoint_name: str, stock: bool, say: Callable[[str], None]) -> tuple[Manifest, tuple[str, ...]]:
+           checkpoint_name: str, stock: bool, signature: bool,
+           say: Callable[[str], None]) -> tuple[Manifest, tuple[str, ...]]:
     """Returns the manifest with every fold and file, and the checkpoints' fields that were not taken."""
     model, folds, fields, digests = result.model, [], set(), {}
 
@@ -126,6 +132,9 @@ def _write(archive: ZipWriter, result: Checked, manifest: Manifest, before: Mani
         else:
             add(weights_file(fold), safetensors.torch.save(once, {"format": "pt"}), False)
         folder = os.path.dirname(path)
+        found = signature_of_fold(source, fold, path, say) if signature else None
+        if found is not None:
+            add(f"fold_{fold}/{SIGNATURE_FILE}" if stock else signature_member(fold), json_bytes(found.to_json()), True)
         dice = mean_dice(folder, model.dataset_json["labels"])
         if dice is None and before is not None:
             dice = next((f.dice for f in before.folds if f.fold == str(fold)), None)
@@ -176,9 +185,11 @@ def _name(model: ModelFolder, name: str | None, stock: bool) -> str:
     return f"Dataset{digits[1]}_{name}"
 
 
-def _files_left_out(folder: str, folds: Sequence[int | str], checkpoint_name: str) -> Iterator[str]:
+def _files_left_out(folder: str, folds: Sequence[int | str], checkpoint_name: str,
+                    signature: bool) -> Iterator[str]:
     """Files of the model folder that do not travel, those of one kind counted and not named one by one."""
     used = {os.path.join(f"fold_{fold}", checkpoint_name) for fold in folds} | {PLANS, DATASET}
+    used |= {os.path.join(f"fold_{fold}", SIGNATURE_FILE) for fold in folds} if signature else set()
     for root, folders, files in os.walk(folder):
         folders.sort()
         below = os.path.relpath(root, folder)

@@ -15,13 +15,15 @@ from nnunetv2_stitch.exchange.archive import Archive, open_archive, require_room
 from nnunetv2_stitch.exchange.card import CARD, card
 from nnunetv2_stitch.exchange.checked import Checked, checked
 from nnunetv2_stitch.exchange.checkpoints import Trained, clean_checkpoint, read_checkpoint
-from nnunetv2_stitch.exchange.contents import Contents, changed, left_out, read_contents
+from nnunetv2_stitch.exchange.contents import Contents, changed, left_out, read_contents, read_small
 from nnunetv2_stitch.exchange.facts import network_name
 from nnunetv2_stitch.exchange.manifest import PARTY, Fold, Manifest
 from nnunetv2_stitch.exchange.plain import is_name, printable, without_warnings
 from nnunetv2_stitch.exchange.plans_check import DATASET, PLANS
 from nnunetv2_stitch.exchange.weights import read_safetensors, with_duplicates, without_duplicates
 from nnunetv2_stitch.fileio import write_json
+from nnunetv2_stitch.gating.features import feature_count
+from nnunetv2_stitch.gating.signature import SIGNATURE_FILE, Signature
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.reading import FINAL, ModelFolder, read_model_folder
 
@@ -132,6 +134,7 @@ def _write_model(archive: Archive, contents: Contents, folder: str, dataset: str
     result = checked(path, name, contents.identifier, contents.plans, contents.dataset_json, folds)
     os.mkdir(path)
     read = [_write_fold(archive, contents, fold, result, folder) for fold in folds]
+    _write_signatures(archive, contents, result)
     write_json(os.path.join(path, PLANS), result.model.plans)
     write_json(os.path.join(path, DATASET), result.model.dataset_json)
     _write_manifest(path, _received(archive, contents, result, tuple(read), checkpoint_name))
@@ -162,9 +165,19 @@ def _write_fold(archive: Archive, contents: Contents, fold: int | str, result: C
     return Fold(str(fold), trained.mirroring_axes, trained.epochs, said.dice if said else None)
 
 
+def _write_signatures(archive: Archive, contents: Contents, result: Checked) -> None:
+    """The folds' signatures, checked against their network."""
+    for fold, member in contents.signatures.items():
+        features = feature_count(result.network, result.model.num_input_channels)
+        signature = Signature.from_json(read_small(archive, contents, member), features, member)
+        write_json(os.path.join(result.model.path, f"fold_{fold}", SIGNATURE_FILE), signature.to_json())
+
+
 def _write_manifest(path: str, manifest: Manifest) -> None:
     """party.json and the card, with the sha256 of the files as they are here."""
     names = [PLANS, DATASET, *(f"fold_{f.fold}/{FINAL}" for f in manifest.folds)]
+    names += [f"fold_{f.fold}/{SIGNATURE_FILE}" for f in manifest.folds
+              if os.path.isfile(os.path.join(path, f"fold_{f.fold}", SIGNATURE_FILE))]
     files = {name: sha256(os.path.join(path, *name.split("/"))) for name in names}
     with open(os.path.join(path, CARD), "w", encoding="utf-8") as f:
         f.write(card(replace(manifest, files=files)))

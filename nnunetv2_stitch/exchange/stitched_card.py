@@ -21,6 +21,7 @@ def stitched_card(plans: Mapping, configuration: str, dataset_json: Mapping, tab
     labels = ", ".join(f"{k} = {v}" for k, v in dataset_json["labels"].items())
     for key, value in (("Labels", labels), ("Channels", ", ".join(channel_names(dataset_json))),
                        ("Configuration", configuration), ("Setting", describe(arguments["setting"])),
+                       *([("Gate", describe_gate(arguments["gate"]))] if arguments.get("gate") else []),
                        ("Positions with stitches", str(len(arguments["positions"] or arguments["matches"]))),
                        ("Made with", ", ".join(f"{k} {v}" for k, v in versions().items()))):
         lines.append(f"| {key} | {cell(value)} |")
@@ -36,6 +37,13 @@ def stitched_card(plans: Mapping, configuration: str, dataset_json: Mapping, tab
               *([""] if remarks else []),
               NO_PROMISE, "The weights of all parents are inside: what their licences ask for binds this model too."]
     return "\n".join(lines) + "\n"
+
+
+def describe_gate(gate: Mapping) -> str:
+    """A gate's options in words."""
+    known = sum(map(bool, gate["known"]))
+    return (f"each image has its own shares of the parties; threshold at the {gate['quantile']:.0%} quantile, "
+            f"sharpness {gate['sharpness']:g}; signatures of the host and of {known} of {len(gate['known'])} partners")
 
 
 def describe(setting: Mapping) -> str:

@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Mapping
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import image_files
 from nnunetv2_stitch.inference.find import results_folder, stitched_configuration, trained_folds
 from nnunetv2_stitch.inference.images import ImagePredictor
+from nnunetv2_stitch.inference.shares import SharesAsMaps, write_shares
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.selection.deploy import load_supernet
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting, encode_setting
@@ -112,6 +114,7 @@ class StitchedPredictor(ImagePredictor):
                 raise StitchError(f"{path} cannot answer as {mode}: it was pruned to what its own setting needs; "
                                   f"use -mode stitched, or train with -output ensemble") from error
             parameters.append({k: v for k, v in weights.items() if k in network.state_dict()})
+        network.uses_gate = mode == "stitched"
         self.list_of_parameters, self.mode = parameters, mode
         if self.device.type == "cuda":  # where nnU-Net predicts under autocast, whose default is this precision
             self.network.store_convolutions(torch.get_autocast_dtype("cuda"))
@@ -127,9 +130,26 @@ class StitchedPredictor(ImagePredictor):
         network = self.uncompiled
         other.network = StitchedEnsemble(network.input_channels, network.num_classes, network.parents,
                                          network.matches, None, network.positions, network.regions,
-                                         bridges=network.bridges)
+                                         bridges=network.bridges, gate=network.gate_json())
         other.set_mode(mode)
         return other
+
+    def _manage_input_and_output_lists(self, *arguments, **options):
+        self.case_shares: list[list[float]] = []  # of the cases that are predicted, in their order, where a gate is on
+        return super()._manage_input_and_output_lists(*arguments, **options)
+
+    def predict_logits_from_preprocessed_data(self, data):
+        """As nnU-Net's. What share each party had, on the mean over tiles, mirrored passes and folds, is noted."""
+        network = self.uncompiled
+        if not network.is_gated:
+            return super().predict_logits_from_preprocessed_data(data)
+        network.shares_seen = []
+        try:
+            logits = super().predict_logits_from_preprocessed_data(data)
+            self.case_shares = [*getattr(self, "case_shares", []), torch.cat(network.shares_seen).mean(0).tolist()]
+        finally:
+            network.shares_seen = None
+        return logits
 
     def predict_from_files_sequential(self, list_of_lists_or_source_folder,
                                       output_folder_or_list_of_truncated_output_files,
@@ -155,19 +175,9 @@ class StitchedPredictor(ImagePredictor):
         Raises:
             StitchError: the deployed checkpoint does not hold all parents.
         """
-        ending = self.dataset_json["file_ending"]
-        cases = list(image_files(input_folder, ending).values())[part_id::num_parts]
-        os.makedirs(output_folder, exist_ok=True)
-        preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
-        writer = self.plans_manager.image_reader_writer_class()
-        parents = [self.answering_as(party) for party in self.network.parties]
-        written = []
-        for files in cases:
-            path = os.path.join(output_folder, os.path.basename(files[0])[:-len(ending) - 5] + ending)
-            if not overwrite and os.path.isfile(path):
-                continue
-            data, _, properties = preprocessor.run_case(files, None, self.plans_manager, self.configuration_manager,
-                                                        self.dataset_json)
+        parents = [self.answering_as(party) for party in self.uncompiled.parties]
+
+        def disagreement(data, properties):
             probabilities = []
             for parent in parents:
                 logits = parent.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()
@@ -176,6 +186,53 @@ class StitchedPredictor(ImagePredictor):
                     return_probabilities=True)[1])
             pairs = [np.abs(np.asarray(a) - np.asarray(b)) for a, b in combinations(probabilities, 2)]
             share = np.max([d.max(0) if self.label_manager.has_regions else d.sum(0) / 2 for d in pairs], axis=0)
-            writer.write_seg(np.round(100 * share).astype(np.uint8), path, properties)
+            return np.round(100 * share).astype(np.uint8)
+
+        return self._save_maps(disagreement, input_folder, output_folder, overwrite, num_parts, part_id)
+
+    def save_shares(self, output_folder: str) -> None:
+        """Write what share each party had in the cases predicted last into `shares.json` there; see `write_shares`."""
+        if self.uncompiled.is_gated:
+            parents = self.configuration_manager.configuration.get("stitching", {}).get("parents", [])
+            names = [p.get("name") or p["dataset"] for p in parents] or list(self.uncompiled.parties)
+            ending = len(self.dataset_json["file_ending"]) + 5
+            cases = [os.path.basename(files[0])[:-ending] for files in self._inputs]
+            write_shares(output_folder, dict(zip(self.uncompiled.parties, names)), dict(zip(cases, self.case_shares)))
+
+    def save_share_maps(self, input_folder: str, output_folder: str, overwrite: bool = True, num_parts: int = 1,
+                        part_id: int = 0) -> list[str]:
+        """Write a map per case of the host's share of the answer, in percent, into `output_folder`; 0 outside the box
+        that nnU-Net crops to. Nothing where no gate is on. Same geometry and file format as the segmentations."""
+        if not self.uncompiled.is_gated:
+            return []
+        maps = copy.copy(self)
+        maps.network = SharesAsMaps(self.uncompiled)
+        maps.label_manager = SimpleNamespace(num_segmentation_heads=1)
+        percent = SimpleNamespace(foreground_labels=[1], convert_logits_to_segmentation=lambda share: np.round(
+            100 * np.asarray(share[0])).clip(0, 100).astype(np.uint8))
+
+        def host_share(data, properties):
+            share = ImagePredictor.predict_logits_from_preprocessed_data(maps, torch.from_numpy(data)).float().cpu()
+            return convert_predicted_logits_to_segmentation_with_correct_shape(
+                share, self.plans_manager, self.configuration_manager, percent, properties)
+
+        return self._save_maps(host_share, input_folder, output_folder, overwrite, num_parts, part_id)
+
+    def _save_maps(self, make, input_folder: str, output_folder: str, overwrite: bool, num_parts: int,
+                   part_id: int) -> list[str]:
+        """Write `make(data, properties)` of each case, data as preprocessed, result in the image's own geometry."""
+        ending = self.dataset_json["file_ending"]
+        cases = list(image_files(input_folder, ending).values())[part_id::num_parts]
+        os.makedirs(output_folder, exist_ok=True)
+        preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
+        writer = self.plans_manager.image_reader_writer_class()
+        written = []
+        for files in cases:
+            path = os.path.join(output_folder, os.path.basename(files[0])[:-len(ending) - 5] + ending)
+            if not overwrite and os.path.isfile(path):
+                continue
+            data, _, properties = preprocessor.run_case(files, None, self.plans_manager, self.configuration_manager,
+                                                        self.dataset_json)
+            writer.write_seg(make(data, properties), path, properties)
             written.append(path)
         return written

@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.figures import dice_over_position, matches_by_partner
+from nnunetv2_stitch.evaluation.figures.gate_shares import gate_shares
 from nnunetv2_stitch.evaluation.figures.mixing_weights import mixing_weights
 from nnunetv2_stitch.evaluation.figures.positions_plane import positions_plane
 from nnunetv2_stitch.exchange.card import CARD
@@ -23,12 +24,14 @@ from nnunetv2_stitch.exchange.stitched_card import stitched_card
 from nnunetv2_stitch.fileio import read_json, write_json, write_text
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.pipeline.gating import GATE_FIGURE, find_gate
 from nnunetv2_stitch.pipeline.guided import FALLBACK, GUIDED_FIGURE, guide
 from nnunetv2_stitch.pipeline.prepare import Job
 from nnunetv2_stitch.selection.case_scores import CaseScores, choose_by_retention
-from nnunetv2_stitch.selection.deploy import deploy_fold, load_supernet, write_setting
+from nnunetv2_stitch.selection.deploy import GATE, deploy_fold, load_supernet, write_setting
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.rules import GUIDED, RETAIN, choose_each, label_free_agreement
+from nnunetv2_stitch.selection.scored_cases import digest_of
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.selection.sweep import Sweep
 from nnunetv2_stitch.selection.with_partners import Choice, choose_with_partners
@@ -71,11 +74,24 @@ class StitchResult:
 
 
 def deployed_setting(job: Job, fold) -> Setting:
+    return decode_setting(_deployed_weights(job, fold)[SETTING_KEY])
+
+
+def deployed_gate(job: Job, fold) -> str | None:
+    """A digest of the fold's gate; None where it has none."""
+    arguments = read_json(job.plans_file)["configurations"][job.host.configuration]["architecture"]["arch_kwargs"]
+    if arguments.get("gate") is None:
+        return None
+    weights = _deployed_weights(job, fold)
+    return digest_of(arguments["gate"], [(k, v.tolist()) for k, v in sorted(weights.items()) if k.startswith(GATE)])
+
+
+def _deployed_weights(job: Job, fold) -> dict:
     path = os.path.join(job.model_folder, f"fold_{fold}", "checkpoint_final.pth")
     weights = load_checkpoint(path)["network_weights"]
     if SETTING_KEY not in weights:
         raise StitchError(f"{path} holds no stitched ensemble; delete its folder and train fold {fold} again")
-    return decode_setting(weights[SETTING_KEY])
+    return weights
 
 
 def select_and_deploy(job: Job, device: torch.device, deploy: bool = True, files: Sequence[str] = (),
@@ -105,7 +121,12 @@ def select_and_deploy(job: Job, device: torch.device, deploy: bool = True, files
     if not guided and (weighted or len(job.partners) > 1):
         measured = _measured(job, sweeps, settings, device, deploy)
     table = _table(job, sweeps, {} if weighted else positions, settings[job.folds[0]].output, measured)
-    remarks = [*said, *_unscored(sweeps), *_remarks(table), *(line for c in choices for line in c.remarks)]
+    gate = find_gate(job, settings, device, say) if deploy and job.request.gate else None
+    for row in table if gate else ():
+        row["gated"] = gate.dice[row["fold"]]
+    figures += [os.path.join(job.model_folder, GATE_FIGURE)] if gate else []
+    remarks = [*said, *_unscored(sweeps), *_remarks(table), *(gate.remarks if gate else ()),
+               *(line for c in choices for line in c.remarks)]
     if len(choices) > 1:
         remarks.append("Partners' numbers are of one position at a time; all together were tried on A's validation "
                        "cases only.")
@@ -121,15 +142,19 @@ def select_and_deploy(job: Job, device: torch.device, deploy: bool = True, files
         return result()
     plans_files = [job.plans_file, os.path.join(job.model_folder, "plans.json")]
     with plans_locked(job.plans_file):
-        write_setting(plans_files, job.host.configuration, settings[job.folds[0]])
+        write_setting(plans_files, job.host.configuration, settings[job.folds[0]], gate.to_json() if gate else None)
     for fold in job.folds:
-        deploy_fold(_supernet(job, fold), os.path.join(job.model_folder, f"fold_{fold}"), settings[fold])
+        network = _supernet(job, fold)
+        if gate and gate.options:
+            network.load_state_dict({**network.state_dict(), **gate.statistics[fold]})
+        deploy_fold(network, os.path.join(job.model_folder, f"fold_{fold}"), settings[fold])
     write_json(os.path.join(job.model_folder, SELECTION_FILE), {
         "rule": "pareto" if choices else job.request.rule,
         **({"pareto": [c.to_json() for c in choices]} if choices else {}),
         "positions": {str(f): list(p) for f, p in positions.items()},
         "names": {str(f): [job.layout.position_name(k) for k in p] for f, p in positions.items()},
         "settings": {str(f): s.to_json() for f, s in settings.items()},
+        **({"gate": gate.record} if gate else {}),
         "validation_dice": table, "remarks": remarks, "seed": job.request.seed,
         "label_free_spearman": {str(s.fold): label_free_agreement(s) for s in sweeps},
     })
@@ -146,6 +171,10 @@ def select_and_deploy(job: Job, device: torch.device, deploy: bool = True, files
                        os.path.join(job.model_folder, GUIDED_FIGURE))
     else:
         _remove(os.path.join(job.model_folder, GUIDED_FIGURE))
+    if gate:
+        gate_shares(gate.record, os.path.join(job.model_folder, GATE_FIGURE))
+    else:
+        _remove(os.path.join(job.model_folder, GATE_FIGURE))
     for number, choice in enumerate(choices):
         positions_plane(choice.front.to_json(), choice.position, _pareto_figure(job, number), choice.preference)
     if not choices:  # of an earlier choice: they mark a position that is not deployed any more

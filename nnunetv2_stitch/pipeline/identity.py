@@ -23,11 +23,13 @@ def stitches_record(configuration: Mapping, folds: Sequence[int | str], trainer:
     """What the stitches of these folds are made of.
 
     Args:
-        configuration: a stitched one, of plans. Neither the position that is deployed counts, nor where parents lie.
+        configuration: a stitched one, of plans. Neither the position and the gate that are deployed count, nor where
+            parents lie.
         trainer: instead of the one that the plans name.
     """
     rest = copy.deepcopy(dict(configuration))
     network, stitching = rest.pop("architecture")["arch_kwargs"], rest.pop("stitching")
+    network.pop("gate", None)
     setting, training = network.pop("setting"), {**stitching["training"]}
     training["trainer"] = trainer or training["trainer"]
     made_from = {"folds": list(folds),

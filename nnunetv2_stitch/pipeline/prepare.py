@@ -67,6 +67,7 @@ class Request:
     position: int | float | Sequence[int] | None = None
     output: str = "ensemble"
     combine: str = "probabilities"
+    gate: bool = False
     epochs: int | None = None
     iterations: int | None = None
     plans_name: str = "nnUNetStitchPlans"
@@ -228,6 +229,8 @@ def _check_request(request: Request) -> None:
         raise StitchError("rule 3 needs -position K (an index) or -position 0.65 (progress in the host)")
     if request.positions_per_pass is not None and request.fit != "double_batched":
         raise StitchError(f"-positions_per_pass is for double-batched training; leave it out with -fit {request.fit}")
+    if request.gate and request.output != "ensemble":
+        raise StitchError(f"-gate on shares out the answer among all parties, so leave out -output {request.output}")
     if request.position is not None and request.rule != "3":
         raise StitchError("-position fixes the position by hand, which is rule 3; leave out -rule or use -rule 3")
 

@@ -17,7 +17,7 @@ from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.once import reading_once
 from nnunetv2_stitch.pipeline.claims import Claim
-from nnunetv2_stitch.pipeline.deployment import StitchResult, deployed_setting, select_and_deploy
+from nnunetv2_stitch.pipeline.deployment import StitchResult, deployed_gate, deployed_setting, select_and_deploy
 from nnunetv2_stitch.pipeline.fold_run import FoldRun, carry_out, require_processes
 from nnunetv2_stitch.pipeline.prepare import Job, Request, prepare
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
@@ -146,7 +146,8 @@ def _stamp(job: Job, fold) -> str:
 
 
 def _made_with(job: Job, fold) -> dict:
-    return {"setting": deployed_setting(job, fold).to_json(),
+    gate = deployed_gate(job, fold)
+    return {"setting": deployed_setting(job, fold).to_json(), **({} if gate is None else {"gate": gate}),
             "stitches": sha256(os.path.join(job.model_folder, f"fold_{fold}", STITCHES_FILE))}
 
 

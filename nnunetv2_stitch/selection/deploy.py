@@ -18,6 +18,8 @@ from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, enc
 from nnunetv2_stitch.stitching.plans import load_parents, supernet_from_plans
 from nnunetv2_stitch.stitching.setting import Setting
 
+GATE = "gate."  # what the statistics of a gate begin with in the weights
+
 
 def load_supernet(plans: dict, configuration: str, dataset_json: dict, fold: int | str, model_folder: str,
                   results: str) -> StitchedEnsemble:
@@ -51,8 +53,9 @@ def deploy_fold(network: StitchedEnsemble, fold_folder: str, setting: Setting) -
     weights = network.deployed(setting).state_dict()
     _rewrite(final, {"network_weights": weights, "optimizer_state": {}, "grad_scaler_state": None})
     if os.path.isfile(best):
-        kept = load_checkpoint(best)["network_weights"]
-        _rewrite(best, {"network_weights": {**kept, SETTING_KEY: encode_setting(setting)},
+        kept = {k: v for k, v in load_checkpoint(best)["network_weights"].items() if not k.startswith(GATE)}
+        gate = {k: v for k, v in weights.items() if k.startswith(GATE)}
+        _rewrite(best, {"network_weights": {**kept, **gate, SETTING_KEY: encode_setting(setting)},
                         "optimizer_state": {}, "grad_scaler_state": None})
 
 
@@ -75,9 +78,9 @@ def plain(value):
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def write_setting(plans_files: list[str], configuration: str, setting: Setting) -> None:
-    """Put the chosen setting into plans files, so that the network is built as it is deployed. The first file names all
-    folds; the others, written by the training of one fold, may lack some."""
+def write_setting(plans_files: list[str], configuration: str, setting: Setting, gate: dict | None = None) -> None:
+    """Put the chosen setting, and the gate if there is one, into plans files, so that the network is built as it is
+    deployed. The first file names all folds; the others, written by the training of one fold, may lack some."""
     named = None
     for path in plans_files:
         plans = read_json(path)
@@ -85,6 +88,10 @@ def write_setting(plans_files: list[str], configuration: str, setting: Setting) 
         named = named or stitched["stitching"]["parents"]
         for record, complete in zip(stitched["stitching"]["parents"], named):
             record["folds"] = {**complete["folds"], **record["folds"]}
-        stitched["architecture"]["arch_kwargs"]["setting"] = setting.to_json()
+        arguments = stitched["architecture"]["arch_kwargs"]
+        arguments["setting"] = setting.to_json()
+        arguments.pop("gate", None)
+        if gate is not None:
+            arguments["gate"] = gate
         stitched["stitching"]["training"]["setting"] = setting.to_json()
         write_json(path, plans)

@@ -110,10 +110,11 @@ class _Stream:
             node.op, target, swap(node.args), swap(node.kwargs), name=f"{self.party}_{node.name}")
 
 
-def prune(joined: fx.GraphModule, setting: Setting, sizes: Mapping[str, float] | None = None) -> fx.GraphModule:
+def prune(joined: fx.GraphModule, setting: Setting, sizes: Mapping[str, float] | None = None,
+          gated: bool = False) -> fx.GraphModule:
     """Specialise a joined graph to one setting, in place: what no output needs is neither kept nor computed. Its heads
     and the shares of its switches are set already. With the `sizes` of all values by node name, in any unit, the nodes
-    are put into an order that needs little memory."""
+    are put into an order that needs little memory. `gated`: every switch that is set stays, for a gate to move."""
     graph = joined.graph
     joined.eval()
     for node in list(graph.nodes):
@@ -124,7 +125,7 @@ def prune(joined: fx.GraphModule, setting: Setting, sizes: Mapping[str, float] |
             state, (own, other) = setting.state(int(position), side), node.args
             if state == "own":
                 node.replace_all_uses_with(own)
-            elif state == "stitched":
+            elif state == "stitched" and not gated:
                 with graph.inserting_before(node):
                     node.replace_all_uses_with(graph.call_module(f"{node.target}.stitch", (other,)))
         elif node.target == "heads" and joined.heads.output is not None:
@@ -136,6 +137,18 @@ def prune(joined: fx.GraphModule, setting: Setting, sizes: Mapping[str, float] |
         reorder(graph, sizes, in_place)
     joined.recompile()
     return joined
+
+
+def alone(root: nn.Module, parents: Mapping[str, fx.Graph], party: str) -> fx.GraphModule:
+    """One of the parents that `join` would join, untouched: the host's input to its answer in the host's terms. Shares
+    its leaf modules with `root`, so whatever `prune` lets work in place there does so here."""
+    joined = join(root, {n: g for n, g in parents.items() if n == party}, [], ())
+    heads = joined.graph.output_node().args[0]
+    heads.replace_all_uses_with(heads.args[0])
+    joined.graph.eliminate_dead_code()
+    joined.delete_all_unused_submodules()
+    joined.recompile()
+    return joined.eval()
 
 
 def _work_in_place(joined: fx.GraphModule) -> frozenset[fx.Node]:

@@ -11,6 +11,8 @@ from dynamic_network_architectures.building_blocks.helper import convert_dim_to_
 from torch import nn
 from torch.nn import functional as F
 
+Shares = Sequence[float | torch.Tensor]
+
 
 class Switch(nn.Module):
     """The multiplexer behind a matched layer of one parent, with the stitch that feeds it from the other.
@@ -18,13 +20,16 @@ class Switch(nn.Module):
     The stitch is a 1x1 convolution with bias, `(B, C_other, *spatial) -> (B, C_own, *spatial)`. States: `own` passes
     the parent's own map, `stitched` the translated map of the other parent, `average` a mean of the two in which the
     translated map has the weight `share`: one half; or less where a host's layer is joined with several partners,
-    whose switches follow one another, so that all that are averaged count alike; or any number that was chosen.
+    whose switches follow one another, so that all that are averaged count alike; or any number that was chosen. A gate
+    puts a tensor `(B, 1, ...)` in the place of `share` for the time of a forward pass.
     """
 
     def __init__(self, dims: int, other_channels: int, own_channels: int):
         super().__init__()
         self.stitch = convert_dim_to_conv_op(dims)(other_channels, own_channels, kernel_size=1, bias=True)
-        self.state, self.share = "own", 0.5
+        self.state: str = "own"
+        self.share: float | torch.Tensor = 0.5
+        self.parties: tuple[tuple[int, ...], int] = ((), 0)  # whose maps the own one is the mean of, whose the other is
 
     def forward(self, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         if self.state == "own":
@@ -32,12 +37,15 @@ class Switch(nn.Module):
         stitched = self.stitch(other)
         if self.state == "stitched" or torch.is_grad_enabled() or own.dtype != stitched.dtype:
             return self.choose(own, stitched)
-        return stitched.sub_(own).mul_(self.share).add_(own)  # as `choose` to the last bit, in two maps less
+        return stitched.sub_(own).mul_(self._share(own)).add_(own)  # as `choose` to the last bit, in two maps less
 
     def choose(self, own: torch.Tensor, stitched: torch.Tensor) -> torch.Tensor:
         if self.state == "own":
             return own
-        return stitched if self.state == "stitched" else own + self.share * (stitched - own)
+        return stitched if self.state == "stitched" else own + self._share(own) * (stitched - own)
+
+    def _share(self, own: torch.Tensor) -> float | torch.Tensor:
+        return self.share.to(own.dtype) if isinstance(self.share, torch.Tensor) else self.share
 
     @torch.no_grad()
     def set_affine(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
@@ -52,7 +60,8 @@ class Heads(nn.Module):
     `output` is an index: whose logits are returned, or None for the ensemble. An ensemble of probabilities is returned
     as logits, so that nnU-Net's own softmax (or sigmoid, for region-based training) gives back the mean probability.
     An average of raw logits lets a confidently wrong parent win. `host_share` is the host's weight in either average,
-    the partners share the rest; None: all alike. On its `unknown` outputs, which a partner does not have, it has no
+    the partners share the rest; None: all alike. `shares`, one `(B, 1, ...)` per party, are a gate's for the time of a
+    forward pass and take the place of `host_share`. On its `unknown` outputs, which a partner does not have, it has no
     say: its background is shared out among them as the host sees it, a region is the host's alone.
     """
 
@@ -61,6 +70,7 @@ class Heads(nn.Module):
         super().__init__()
         self.output, self.combine, self.regions, self.host_share = output, combine, regions, host_share
         self.unknown = tuple(map(tuple, unknown))
+        self.shares: Sequence[torch.Tensor] | None = None
 
     def forward(self, host: torch.Tensor, *partners: torch.Tensor) -> torch.Tensor:
         return self.ensemble(host, *partners) if self.output is None else (host, *partners)[self.output]
@@ -75,8 +85,8 @@ class Heads(nn.Module):
         for i, unknown in enumerate(self.unknown, start=1):
             if unknown:
                 logits[i] = (ask_host if self.regions else share_out_background)(logits[i], host, unknown)
-        shares = None
-        if self.host_share is not None:
+        shares = self.shares
+        if shares is None and self.host_share is not None:
             shares = [self.host_share, *[(1 - self.host_share) / len(partners)] * len(partners)]
         if self.combine == "logits":
             return sum(x * share for x, share in zip(logits, shares or [1 / len(logits)] * len(logits)))
@@ -100,18 +110,18 @@ def _with_channels(x: torch.Tensor, new: Mapping[int, torch.Tensor]) -> torch.Te
     return torch.cat([new.get(i, channel) for i, channel in enumerate(x.split(1, 1))], 1)
 
 
-def mean_softmax_as_logits(logits: Sequence[torch.Tensor], shares: Sequence[float] | None = None) -> torch.Tensor:
+def mean_softmax_as_logits(logits: Sequence[torch.Tensor], shares: Shares | None = None) -> torch.Tensor:
     """`log(sum_i share_i * softmax(logits_i))` over dim 1, without underflow; equal shares if None."""
     return _log_mean([F.log_softmax(x, 1) for x in logits], shares)
 
 
-def mean_sigmoid_as_logits(logits: Sequence[torch.Tensor], shares: Sequence[float] | None = None) -> torch.Tensor:
+def mean_sigmoid_as_logits(logits: Sequence[torch.Tensor], shares: Shares | None = None) -> torch.Tensor:
     """`logit(sum_i share_i * sigmoid(logits_i))`, without underflow; equal shares if None."""
     return (_log_mean([F.logsigmoid(x) for x in logits], shares)
             - _log_mean([F.logsigmoid(-x) for x in logits], shares))
 
 
-def _log_mean(values: Sequence[torch.Tensor], shares: Sequence[float] | None) -> torch.Tensor:
+def _log_mean(values: Sequence[torch.Tensor], shares: Shares | None) -> torch.Tensor:
     """`log(sum_i share_i * exp(value_i))`."""
     if shares is None:
         return reduce(_log_add, values) - math.log(len(values))
@@ -126,5 +136,7 @@ def _log_add(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.minimum(a, b).sub_(top).exp_().add_(1).log_().add_(top)
 
 
-def _log(value: float) -> float:
+def _log(value: float | torch.Tensor) -> float | torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value.clamp_min(torch.finfo(value.dtype).tiny).log()  # of two that are minus infinity there is no sum
     return math.log(value) if value > 0 else -math.inf

@@ -14,9 +14,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.gating.gate import GateOptions
 from nnunetv2_stitch.graph.nodes import layer_nodes
 from nnunetv2_stitch.graph.tracing import spatial_dims, trace
 from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
+from nnunetv2_stitch.stitching.gated import Gated
 from nnunetv2_stitch.stitching.joining import join, prune
 from nnunetv2_stitch.stitching.layers import Heads, Switch
 from nnunetv2_stitch.stitching.ordering import relative_sizes
@@ -46,6 +48,8 @@ class StitchedEnsemble(nn.Module):
         supernet: keep everything.
         bridges: what lies between the host's terms and each partner's network (`bridging.bridge.Bridge`), None where
             the two agree.
+        gate: `gating.gate.GateOptions` as JSON: an ensemble gives each image's parties the shares of its gate. None:
+            even shares for all images.
         deep_supervision: accepted because nnU-Net passes it; stitched ensembles have one output.
 
     Raises:
@@ -55,7 +59,7 @@ class StitchedEnsemble(nn.Module):
     def __init__(self, input_channels: int, num_classes: int, parents: Sequence[Mapping], matches: Sequence[Mapping],
                  setting: Mapping | None = None, positions: Sequence[int] | None = None, regions: bool = False,
                  supernet: bool = False, bridges: Sequence[Mapping | None] | None = None,
-                 deep_supervision: bool | None = None):
+                 deep_supervision: bool | None = None, gate: Mapping | None = None):
         super().__init__()
         if len(parents) < 2:
             raise StitchError(f"a stitched ensemble has at least two parents, not {len(parents)}")
@@ -65,6 +69,9 @@ class StitchedEnsemble(nn.Module):
         self.convolution_dtype: torch.dtype | None = None
         self.bridges = bridges
         self.terms = self._terms()
+        self.gate_options = None if gate is None else GateOptions.from_json(gate, len(parents) - 1)
+        self.uses_gate = gate is not None
+        self.shares_seen: list[torch.Tensor] | None = None  # `(B, parties)` of all passes, where someone wants them
         self.positions = list(range(len(matches))) if positions is None else sorted(positions)
         self.setting = Setting.from_json(setting or {})
         unknown = set(self.setting.switches) - set(self.positions)
@@ -100,14 +107,15 @@ class StitchedEnsemble(nn.Module):
         self._set(root, self.setting)
         joined = join(root, graphs, [(self.party_at(p), m["host"], m["partner"]) for p, m in enumerate(self.matches)],
                       self.positions)
+        gated = Gated(self, root, graphs) if self.gate_options else None
         if not self.supernet:
-            prune(joined, self.setting, self._relative_sizes({p: getattr(root, p) for p in graphs}))
+            prune(joined, self.setting, self._relative_sizes({p: getattr(root, p) for p in graphs}), gated is not None)
         for part in self.parts:
-            self.add_module(part, getattr(joined, part, nn.Module()))
+            self.add_module(part, root.gate if part == "gate" else getattr(joined, part, nn.Module()))
         for party in self.parties:
             getattr(self, party).requires_grad_(False)
         # Not registered as a module: it shares its leaves with the parts above, which name the weights.
-        self.__dict__["joined"] = joined
+        self.__dict__["joined"], self.__dict__["gated"] = joined, gated
         self.eval()
 
     def _relative_sizes(self, traced: Mapping[str, fx.GraphModule]) -> dict[str, float]:
@@ -116,7 +124,7 @@ class StitchedEnsemble(nn.Module):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return (*self.parties, "switches", "bridge", "heads")
+        return (*self.parties, "switches", "bridge", "heads", *(["gate"] if self.gate_options else []))
 
     def party_at(self, position: int) -> str:
         """The partner that the host is joined with at a position."""
@@ -158,7 +166,14 @@ class StitchedEnsemble(nn.Module):
 
     def forward(self, x: torch.Tensor, objective=None) -> torch.Tensor:
         """Logits of `x`; with `objective`, `objective(self, x)` instead, so that DDP sees every training pass."""
-        return self.joined(x) if objective is None else objective(self, x)
+        if objective is not None:
+            return objective(self, x)
+        return self.gated(x) if self.is_gated and not x.is_meta else self.joined(x)
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a gate decides on the shares; `uses_gate` switches it off for a while."""
+        return self.gated is not None and self.uses_gate and self.setting.output == "ensemble"
 
     def train(self, mode: bool = True) -> StitchedEnsemble:
         """Stitches have no train mode and the parents are frozen in eval mode, so only the flag changes."""
@@ -185,17 +200,26 @@ class StitchedEnsemble(nn.Module):
     def _set(self, root: nn.Module, setting: Setting) -> None:
         """Set the switches and heads below `root`. All that are averaged behind one layer of the host count alike."""
         averaged: Counter = Counter()  # by layer of a parent: maps beside the first
+        mixed: dict[tuple[str, str], tuple[int, ...]] = {}  # by layer of a parent: whose maps are in what is read
         for position in self.positions:
-            for side, party in zip(SIDES, (self.parties[0], self.party_at(position))):
+            pair = self.parties[0], self.party_at(position)
+            for side, party, beside in zip(SIDES, pair, pair[::-1]):
                 layer = party, self.matches[position][side]
                 switch = root.switches.get_submodule(f"{position}.{side}")
                 state = setting.state(position, side)
                 switch.state = "average" if isinstance(state, float) else state
                 switch.share = state if isinstance(state, float) else 1 / (2 + averaged[layer])
+                other = self.parties.index(beside)
+                switch.parties = mixed.get(layer, (self.parties.index(party),)), other
                 if state != "own":
                     averaged[layer] = averaged[layer] + 1 if switch.state == "average" else 0
+                    mixed[layer] = (*switch.parties[0], other)
+                    if self.gate_options and state == "stitched":
+                        switch.state, switch.share = "average", 1.0
         if setting.output not in ("ensemble", *self.parties):
             raise StitchError(f"output {setting.output!r} is not one of ensemble, {', '.join(self.parties)}")
+        if self.gate_options and setting.host_share is not None:
+            raise StitchError("a gate gives the host its share, so a setting with host_share has no place for one")
         root.heads.output = None if setting.output == "ensemble" else self.parties.index(setting.output)
         root.heads.combine, root.heads.host_share = setting.combine, setting.host_share
 
@@ -224,11 +248,16 @@ class StitchedEnsemble(nn.Module):
         """The same network under the same setting on the meta device, where nothing is computed or stored."""
         with torch.device("meta"):
             return StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches,
-                                    self.setting.to_json(), self.positions, self.regions, self.supernet, self.bridges)
+                                    self.setting.to_json(), self.positions, self.regions, self.supernet, self.bridges,
+                                    gate=self.gate_json())
+
+    def gate_json(self) -> dict | None:
+        return None if self.gate_options is None else self.gate_options.to_json()
 
     def _pruned(self, setting: Setting) -> StitchedEnsemble:
         return StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches,
-                                setting.to_json(), self.positions, self.regions, bridges=self.bridges)
+                                setting.to_json(), self.positions, self.regions, bridges=self.bridges,
+                                gate=self.gate_json())
 
     def deployed_without_memory(self, setting: Setting) -> StitchedEnsemble:
         with torch.device("meta"):

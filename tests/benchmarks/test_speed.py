@@ -26,7 +26,7 @@ def run(monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("script, arguments, ratios", [
     ("forward", ["-precision", "mixed"], 1), ("closed_form_pass", ["-dim", "3"], 1),
-    ("double_batched", ["--time_only", "-precision", "mixed"], 3), ("parties", [], 11),
+    ("double_batched", ["--time_only", "-precision", "mixed"], 3), ("parties", [], 11), ("gated_forward", [], 2),
 ])
 def test_a_script_prints_its_ratios(script, arguments, ratios, run):
     found = run(script, *arguments)

@@ -213,6 +213,7 @@ def test_environment_variables_that_are_not_set(world, capsys, monkeypatch):
     (("-rule", "3"), "-position K"),
     (("-rule", "1", "-position", "3"), "-position"),
     (("-rule", "loo", "-f", "0"), "at least two folds"),
+    (("-gate", "on", "-output", "host"), "leave out -output host"),
     (("-o_p", "My__Plans"), "double underscore"),
     (("--c", "--val"), "--val"),
     (("-c", "3d_fullres"), "3d_fullres"),

@@ -1,0 +1,63 @@
+"""Statistics of a network's first feature maps, before normalisation takes away what tells scanners apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.graph.nodes import layer_nodes
+from nnunetv2_stitch.graph.tracing import trace
+
+STAGES = 1  # whose first convolution is looked behind
+STD_FLOOR = 1e-3  # added to standard deviations: an image without contrast is far from all others, not infinitely far
+
+
+def channel_statistics(maps: torch.Tensor) -> torch.Tensor:
+    """Mean, then log standard deviation, per channel of maps `(B, C, *spatial)`, as `(B, 2 C)` in float32."""
+    variance, mean = torch.var_mean(maps.flatten(2).float(), 2, correction=0)
+    return torch.cat([mean, torch.log(variance.sqrt() + STD_FLOOR)], 1)
+
+
+def first_convolutions(traced: fx.GraphModule, input_channels: int, stages: int = STAGES) -> dict[fx.Node, int]:
+    """The first convolution of each of the first stages of a traced network, with its channels. A stage is what has
+    the same cumulative stride."""
+    modules, seen, found = dict(traced.named_modules()), set(), {}
+    for node, layer in zip(traced.graph.nodes, layer_nodes(traced, input_channels)):
+        module = modules[node.target] if node.op == "call_module" else None
+        if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd) and layer.stride not in seen:
+            seen.add(layer.stride)
+            found[node] = layer.channels
+        if len(found) == stages:
+            return found
+    if not found:
+        raise StitchError("the network has no convolution, so there are no features for a signature")
+    return found
+
+
+def feature_count(network: nn.Module, input_channels: int, stages: int = STAGES) -> int:
+    """How many features a network has, which may lie on the meta device."""
+    return 2 * sum(first_convolutions(trace(network), input_channels, stages).values())
+
+
+def probe(traced: fx.GraphModule, input_channels: int, stages: int = STAGES) -> tuple[fx.GraphModule, int]:
+    """The part of a traced network that gives the features of images, and how many there are: input `(B, C,
+    *spatial)`, output `(B, F)`, F twice the channels of `first_convolutions`. Its layers are those of `traced`.
+
+    Statistics are taken right behind each convolution, because later layers may overwrite its map.
+    """
+    wanted = first_convolutions(traced, input_channels, stages)
+    graph, copies, statistics = fx.Graph(), {}, []
+    for node in traced.graph.nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+        if node in wanted:
+            statistics.append(graph.call_function(channel_statistics, (copies[node],)))
+        if len(statistics) == len(wanted):
+            break
+    graph.output(statistics[0] if len(statistics) == 1 else graph.call_function(torch.cat, (statistics, 1)))
+    found = fx.GraphModule(traced, graph, "Probe")
+    found.graph.eliminate_dead_code()
+    found.delete_all_unused_submodules()
+    found.recompile()
+    return found.eval(), 2 * sum(wanted.values())

@@ -1,0 +1,230 @@
+"""The gate of a stitched ensemble: signatures under every partner's network, its threshold chosen by retention."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from nnunetv2.paths import nnUNet_results
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.gating.gate import Gate, GateOptions
+from nnunetv2_stitch.gating.measuring import signature_of
+from nnunetv2_stitch.gating.signature import LEVELS, Signature, read_signature
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.reading import FINAL
+from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.selection.bands import BandedDice
+from nnunetv2_stitch.selection.deploy import GATE
+from nnunetv2_stitch.selection.dice import dice_of_counts, mean_dice
+from nnunetv2_stitch.selection.retention import TOLERANCE, retained
+from nnunetv2_stitch.selection.scoring import SettingScorer
+from nnunetv2_stitch.stitching.network import StitchedEnsemble
+from nnunetv2_stitch.stitching.plans import recorded_checkpoint
+from nnunetv2_stitch.stitching.setting import Setting
+
+GATE_FIGURE = "gate_shares.png"
+SHARPER = (2.0, 4.0, 8.0)  # at the least careful threshold
+# (quantile, sharpness), from the most careful gate, which gives most images even shares, to the one that gives most of
+# its own images wholly to the host.
+PATH = (*((q, 1.0) for q in LEVELS[::-1]), *((LEVELS[0], s) for s in SHARPER))
+UNKNOWN = (0.2, 1.0)  # where nothing can be chosen by Dice
+WHOLLY = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999)  # tried; else only where no share is left for the others
+NEVER = 2.0  # no share is as large
+
+
+@dataclass(frozen=True)
+class FoundGate:
+    """`options` None: no gate, because on A's cases none is as good as even shares. `statistics`: by fold, what goes
+    into the weights. `dice`: by fold, on A's validation cases, as deployed. `record`: for stitch_selection.json."""
+
+    options: GateOptions | None
+    statistics: dict[int | str, dict[str, torch.Tensor]]
+    dice: dict[int | str, float]
+    record: dict
+    remarks: list[str]
+
+    def to_json(self) -> dict | None:
+        return None if self.options is None else self.options.to_json()
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """One fold's network as deployed, with the gates of `PATH`; A's validation cases; what was found on them: Dice
+    `(cases, labels)` by row and A's mean share by gate and case."""
+
+    network: StitchedEnsemble
+    gates: list[Gate]
+    banded: BandedDice
+    cases: Sequence
+    dice: dict[str, np.ndarray]
+    shares: list[list[float]]
+
+
+def find_gate(job: Job, settings: Mapping[int | str, Setting], device: torch.device,
+              say: Callable[[str], None] = lambda line: None) -> FoundGate:
+    """Measure A's signature under each partner's network, take the partners' from their models, and choose the gate of
+    the folds' settings: the most careful threshold whose own Dice is within one standard error of A alone, and the
+    smallest share that counts as the whole without changing a voxel of A's validation cases.
+
+    Raises:
+        StitchError: a signature that is none, or no preprocessed data.
+    """
+    plans = read_json(job.plans_file)
+    signatures = {f: _signatures(job, plans, f) for f in job.folds}
+    known = tuple(all(found[i] is not None for found in signatures.values()) for i in range(len(job.partners)))
+    folds = {}
+    for fold in job.folds:
+        say(f"fold {fold}: A's signature and the gate's threshold")
+        theirs = [s if k else None for s, k in zip(signatures[fold], known)]
+        folds[fold] = _score(_open(job, plans, fold, settings[fold], GateOptions(known, *UNKNOWN), theirs, device))
+    scores = {row: np.concatenate([_per_case(f.dice[row]) for f in folds.values()]) for row in _rows()}
+    index, why, keeps = _choose(scores)
+    dice = {f: mean_dice(found.dice[str(index) if keeps else "even"]) for f, found in folds.items()}
+    shares = [[s for f in folds.values() for s in f.shares[i]] for i in range(len(PATH))]
+    record = {"chosen": index if keeps else None, "reason": why, "partners_known": list(known),
+              "path": [{"quantile": q, "sharpness": s} for q, s in PATH], "host_shares": shares,
+              "dice": [_mean(scores[str(i)]) for i in range(len(PATH))], "dice_host": _mean(scores["host"]),
+              "dice_even": _mean(scores["even"]), "dice_error": _error(scores[str(index)] - scores["host"])}
+    remarks = [f"Without a signature of {p.dataset_name} the gate knows A's images alone; ask for a model exported by "
+               f"this version of nnUNetv2_export_party." for p, k in zip(job.partners, known) if not k]
+    if not keeps:
+        return FoundGate(None, {}, dice, record, [*remarks, f"No gate: {why}."])
+    wholly = _wholly(folds, index, say)
+    quantile, sharpness = PATH[index]
+    statistics = {f: {GATE + k: v.cpu() for k, v in found.gates[index].state_dict().items()}
+                  for f, found in folds.items()}
+    remarks.append(f"Gate at the {quantile:.0%} quantile, sharpness {sharpness:g} ({why}): A has "
+                   f"{_mean(shares[index]):.0%} of the answer to its validation cases, and a party answers alone from "
+                   f"{wholly:.2%} on.")
+    return FoundGate(GateOptions(known, quantile, sharpness, wholly), statistics, dice, {**record, "wholly": wholly},
+                     remarks)
+
+
+def _signatures(job: Job, plans: dict, fold: int | str) -> list[Signature | None]:
+    """The partners', of the folds that were stitched."""
+    records = plans["configurations"][job.host.configuration]["stitching"]["parents"][1:]
+    with torch.device("meta"):
+        sizes = _with_gate(job, plans, GateOptions((False,) * len(records), UNKNOWN[0])).gated.sizes
+    folders = [os.path.dirname(recorded_checkpoint(r, r["folds"][str(fold)]["fold"], str(nnUNet_results)))
+               for r in records]
+    return [read_signature(folder, size) for folder, size in zip(folders, sizes)]
+
+
+def _gated_plans(job: Job, plans: dict, options: GateOptions) -> dict:
+    plans = copy.deepcopy(plans)
+    plans["configurations"][job.host.configuration]["architecture"]["arch_kwargs"]["gate"] = options.to_json()
+    return plans
+
+
+def _with_gate(job: Job, plans: dict, options: GateOptions) -> StitchedEnsemble:
+    configuration = _gated_plans(job, plans, options)["configurations"][job.host.configuration]
+    return StitchedEnsemble(job.host.num_input_channels, job.host.num_outputs,
+                            **configuration["architecture"]["arch_kwargs"])
+
+
+def _open(job: Job, plans: dict, fold: int | str, setting: Setting, options: GateOptions,
+          theirs: Sequence[Signature | None], device: torch.device) -> _Fold:
+    plans = _gated_plans(job, plans, options)
+    scorer = SettingScorer.of_fold(plans, job.host.configuration, job.host.dataset_json, fold, job.model_folder,
+                                   str(nnUNet_results), device)
+    network = scorer.network.deployed(setting).to(device)
+    configuration = PlansManager(plans).get_configuration(job.host.configuration)
+    axes = load_checkpoint(os.path.join(job.model_folder, f"fold_{fold}", FINAL)).get(
+        "inference_allowed_mirroring_axes")
+    own = [signature_of(lambda x, p=p: network.gated.features(p, x), job.preprocessed_folder, configuration, fold,
+                        device, axes) for p in network.parties[1:]]
+    gates = []
+    for quantile, sharpness in PATH:
+        gates.append(copy.deepcopy(network.gate))
+        gates[-1].options = replace(options, quantile=quantile, sharpness=sharpness)
+        gates[-1].set(own, theirs, quantile)
+    return _Fold(network, gates, scorer.banded, scorer.validation_cases(job.preprocessed_folder, fold), {}, [])
+
+
+def _rows() -> list[str]:
+    return ["host", "even", *map(str, range(len(PATH)))]
+
+
+def _score(fold: _Fold) -> _Fold:
+    """With Dice and shares."""
+    gated, dice, shares = fold.network.gated, {row: [] for row in _rows()}, [[] for _ in PATH]
+
+    def answers(x: torch.Tensor, rows: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        for row in rows:
+            if row == "host":
+                yield row, gated.alone[0](x)
+            elif row == "even":
+                yield row, fold.network.joined(x)
+            else:
+                fold.network.gate = fold.gates[int(row)]
+                fold.network.shares_seen = seen[int(row)]
+                yield row, gated(x)
+                fold.network.shares_seen = None
+
+    for data, labels in fold.cases:
+        seen: list[list[torch.Tensor]] = [[] for _ in PATH]
+        for row, counts in fold.banded.count(data, labels, _rows(), answers).items():
+            dice[row].append(dice_of_counts(counts))
+        for found, passes in zip(shares, seen):
+            found.append(float(torch.cat(passes)[:, 0].mean()))
+    return replace(fold, dice={row: np.stack(found) for row, found in dice.items()}, shares=shares)
+
+
+def _choose(scores: Mapping[str, np.ndarray]) -> tuple[int, str, bool]:
+    """The gate's place on the path, why, and whether a gate is of any use: a hostile signature could claim all."""
+    host, path = scores["host"], np.stack([scores[str(i)] for i in range(len(PATH))])
+    if not (np.isfinite(host).any() and np.isfinite(path).any()):
+        return PATH.index(UNKNOWN), "A's validation cases hold no foreground label to choose by", True
+    chosen = retained(path, host)
+    own, even = _mean(path[chosen.index]), _mean(scores["even"])
+    lost = host - path[chosen.index]
+    if own >= even or _mean(lost) <= TOLERANCE * _error(lost):
+        return chosen.index, chosen.reason, True
+    return chosen.index, (f"even the least careful one is worse on A's cases ({own:.3f}) than even shares "
+                                f"({even:.3f}), so a signature does not tell A's images"), False
+
+
+def _wholly(folds: Mapping[int | str, _Fold], index: int, say: Callable[[str], None]) -> float:
+    """The smallest share from which on a party may answer alone, so that no voxel of the validation cases changes."""
+    left = list(WHOLLY)
+    for name, fold in folds.items():
+        say(f"fold {name}: from which share on one network is enough")
+        network, gated = fold.network, fold.network.gated
+        network.gate, fold.banded.tiler.network = fold.gates[index], network
+
+        def answers(x: torch.Tensor, rows: Sequence[str], gated=gated) -> Iterator[tuple[str, torch.Tensor]]:
+            for row in rows:
+                gated.wholly = float(row)
+                yield row, gated(x)
+
+        for data, _ in fold.cases if left else ():
+            gated.wholly = NEVER
+            logits = fold.banded.tiler.predict_sliding_window_return_logits(
+                torch.from_numpy(np.asarray(data)).float())
+            mixed = np.asarray(fold.banded.labels.convert_logits_to_segmentation(logits.float().cpu()))[None]
+            found = fold.banded.count(data, mixed, list(map(str, left)), answers) if left else {}
+            left = [w for w in left if not found[str(w)][:, 1:].any()]
+    return min(left, default=1.0)
+
+
+def _per_case(dice: np.ndarray) -> np.ndarray:
+    """Mean over labels `(cases,)` of `(cases, labels)`, NaN where a case has none."""
+    return np.array([mean_dice(case[None]) for case in dice])
+
+
+def _mean(values: Sequence[float]) -> float:
+    values = np.asarray(values, dtype=float)
+    return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else math.nan
+
+
+def _error(values: np.ndarray) -> float:
+    """Standard error of the mean; 0 of fewer than two."""
+    values = values[np.isfinite(values)]
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0

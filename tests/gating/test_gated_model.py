@@ -1,0 +1,137 @@
+"""A gated model of two hospitals: who answers whose images, and that stock nnU-Net gives the same."""
+
+import contextlib
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import stitched_model
+import torch
+from gating.conftest import POSITION
+from stitched_model import assert_equal_voxels, read_segmentations, stock_prediction
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def predicted(gated2d, tmp_path_factory):
+    """Folders of what our command and stock nnU-Net answer to the test images of either party, with mirroring."""
+    from nnunetv2_stitch.entrypoints.predict_stitched import build_parser, main
+    root, world = tmp_path_factory.mktemp("predicted"), gated2d.world
+    for party in world.parties:
+        with stitched_model.environment(stitched_model.stitched_env(world)), contextlib.redirect_stdout(io.StringIO()):
+            main(build_parser().parse_args(
+                ["-i", str(world.test_images(party)), "-o", str(root / party.name), "-m", str(gated2d.folder),
+                 "-device", "cpu", "--disable_progress_bar", "--save_disagreement"]))
+        stock_prediction(gated2d.folder, world.test_images(party), root / f"stock_{party.name}")
+    return root
+
+
+def dice(folder: Path, world, party) -> float:
+    answers, labels = read_segmentations(folder), read_segmentations(world.test_labels(party))
+    found = [2 * ((answers[n] == k) & (labels[n] == k)).sum() / ((answers[n] == k).sum() + (labels[n] == k).sum())
+             for n in labels for k in (1, 2)]
+    assert len(found) == 6
+    return float(np.mean(found))
+
+
+def gate_of_plans(folder: Path) -> dict:
+    plans = json.loads((folder / "plans.json").read_text())
+    return plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["gate"]
+
+
+def test_stock_nnunet_gives_the_same_voxels(gated2d, predicted):
+    for party in gated2d.world.parties:
+        assert_equal_voxels(predicted / party.name, predicted / f"stock_{party.name}", 3)
+
+
+def test_each_party_s_images_are_answered_by_its_own_network_and_no_worse(gated2d, predicted, tmp_path):
+    """On images of either party the gated model is at least as good as the better parent, within .02 of Dice."""
+    world = gated2d.world
+    for index, party in enumerate(world.parties):
+        record = json.loads((predicted / party.name / "shares.json").read_text())
+        shares = np.array([list(c["shares"].values()) for c in record["cases"].values()])
+        assert len(shares) == 3 and np.allclose(shares.sum(1), 1, atol=1e-3)
+        assert shares[:, index].mean() > 0.7, (party.name, shares)
+        with stitched_model.environment(world.env):
+            alone = [dice(stock_prediction(world.model(p), world.test_images(party), tmp_path / f"{index}{p.name}"),
+                          world, party) for p in world.parties]
+        assert dice(predicted / party.name, world, party) > max(alone) - 0.02
+
+
+def test_the_shares_are_said_in_words_and_shown_as_maps(gated2d, predicted):
+    """Beside the prediction: a sentence for each case, and a map in the image's geometry whose mean is the share."""
+    world = gated2d.world
+    folder = predicted / world.partner.name
+    record = json.loads((folder / "shares.json").read_text())
+    case, found = next(iter(record["cases"].items()))
+    assert record["parties"] == {"host": world.host.dataset, "partner": "SiteB"}
+    assert found["said"].startswith(f"answered {100 * found['shares']['partner']:.0f} % by SiteB (partner), ")
+    maps, answers = read_segmentations(folder / "shares"), read_segmentations(folder)
+    assert maps.keys() == answers.keys() == {f"{c}.nii.gz" for c in record["cases"]}
+    for name, values in maps.items():
+        assert values.shape == answers[name].shape
+        share = 100 * record["cases"][name[:-7]]["shares"]["host"]
+        assert abs(values.mean() - share) <= 1  # one tile per case
+
+
+def test_the_choice_is_recorded_and_stands_in_plans_and_weights(gated2d):
+    record = json.loads((gated2d.folder / "stitch_selection.json").read_text())
+    gate, row = record["gate"], gated2d.result.table[0]
+    assert gate["partners_known"] == [True]
+    assert len(gate["host_shares"]) == len(gate["path"]) == len(gate["dice"]) == 10
+    means = np.mean(gate["host_shares"], 1)
+    assert (np.diff(means[:7]) >= 0).all(), "a less careful threshold gives the host more"
+    chosen = gate["chosen"]
+    kept = [d >= gate["dice_host"] - gate["dice_error"] - 1e-9 for d in gate["dice"]]
+    assert kept[chosen] or not any(kept)
+    assert gate["dice"][chosen] > gate["dice_even"]
+    assert row["gated"] > row["chosen"] and abs(row["gated"] - gate["dice"][chosen]) < 0.02
+    options = gate_of_plans(gated2d.folder)
+    assert options == {**gate["path"][chosen], "wholly": gate["wholly"], "known": [True], "stages": 1}
+    weights = torch.load(gated2d.folder / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
+    assert {k.split(".")[1] for k in weights if k.startswith("gate.")} == {"host", "partner"}
+    assert (gated2d.folder / "gate_shares.png").stat().st_size > 10_000
+    assert any("Gate at the" in line for line in record["remarks"])
+
+
+def test_other_modes_answer_without_the_gate(gated2d):
+    from nnunetv2_stitch.inference.predictor import StitchedPredictor
+    predictor = StitchedPredictor(device=torch.device("cpu"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor.initialize_from_trained_model_folder(str(gated2d.folder), 0)
+    assert predictor.network.is_gated
+    x = torch.randn(1, 1, 64, 64)
+    for mode in ("ensemble", "host", "partner"):
+        predictor.set_mode(mode)
+        assert not predictor.network.is_gated
+        with torch.no_grad():
+            torch.testing.assert_close(predictor.network(x), predictor.network.joined(x), rtol=0, atol=0)
+    predictor.set_mode("stitched")
+    assert predictor.network.is_gated
+
+
+def test_a_gate_is_taken_off_again_and_put_on_without_training(gated2d, tmp_path, thread_pools):
+    """`--select` decides anew; the validation of nnU-Net is repeated where the gate has changed."""
+    from dataclasses import replace
+
+    from nnunetv2_stitch.pipeline import train_stitch
+    world = replace(gated2d.world, root=Path(shutil.copytree(gated2d.world.root, tmp_path / "world")))
+    folder = world.results / gated2d.folder.relative_to(gated2d.world.results)
+    stamp = folder / "fold_0" / "validation" / "stitch_setting.json"
+    before = json.loads(stamp.read_text())
+    assert before["gate"]
+    with stitched_model.environment(world.env):
+        arguments = dict(folds=[0], positions=[2, 20, POSITION], position=POSITION, rule="3", fit="direct",
+                         iterations=3, device="cpu", progress=False, only_selection=True, model_b=str(gated2d.zip))
+        train_stitch(world.host.dataset_id, gate=False, **arguments)
+        weights = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
+        assert not any(k.startswith("gate.") for k in weights) and not (folder / "gate_shares.png").exists()
+        assert "gate" not in json.loads(stamp.read_text()) and "gate" not in json.loads(
+            (folder / "stitch_selection.json").read_text())
+        train_stitch(world.host.dataset_id, gate=True, **arguments)
+        assert json.loads(stamp.read_text()).keys() == before.keys()
+        assert gate_of_plans(folder) == gate_of_plans(gated2d.folder)
