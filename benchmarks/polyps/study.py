@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from parents import CONFIGURATION, FOLD, HOSPITALS, PLANS, TRAINER, dataset_of, environment, model_folder
+from parents import CONFIGURATION, FOLD, HOSPITALS, dataset_of, environment, model_folder
 
 RAW_TEST = ("imagesTs", "labelsTs")
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.15, 1.3)
@@ -52,6 +52,7 @@ class Study:
             f"stitched ({self.fit}), rule 2": lambda: self.deployed("2"),
             f"stitched ({self.fit}), retained": lambda: self.deployed("retain"),
             "gated": lambda: self.deployed("retain", gate=True),
+            "gated, adapted": lambda: self.deployed("retain", gate=True, adapted=True),
             "adapted": lambda: self.adapted(None), "adapted only": lambda: self.adapted(1.0),
             "pooled data": lambda: self.plain(self.model(h + p if h + p in ("AB", "CA") else p + h)),
         }
@@ -61,26 +62,55 @@ class Study:
         from nnunetv2_stitch.parties.model_folder import read_model_folder
         return plain_predictor(read_model_folder(folder), [FOLD], self.device, tta=False)
 
-    def stitch(self, rule: str, gate: bool) -> str:
-        """The folder of a stitched model of its own for each choice; the stitches are trained once."""
+    def stitch(self, rule: str, gate: bool = False, adapted: bool = False) -> str:
+        """The folder of a stitched model of its own for each kind of partner; the stitches are trained once."""
         from nnunetv2_stitch.pipeline import train_stitch
-        plans_name = SHORT[self.fit] if not gate else SHORT[self.fit].replace("Plans", "GatedPlans")
+        kind = "Adapted" * adapted + "Gated" * gate
+        plans_name = SHORT[self.fit].replace("Plans", f"{kind}Plans")
         first = not any(self.results.glob(f"{dataset_of(self.host)}/*__{plans_name}__*/fold_{FOLD}/sweep.json"))
-        arguments = dict(
-            configuration=CONFIGURATION, folds=[FOLD], trainer_a=TRAINER, trainer_b=TRAINER, plans_a=PLANS,
-            plans_b=PLANS, fit=self.fit, positions="blocks", plans_name=plans_name, seed=self.seed,
-            rule=rule, gate=gate,
-            epochs=self.epochs if self.fit == "double_batched" else None, iterations=self.iterations)
-        result = train_stitch(dataset_of(self.host), dataset_of(self.partner), device=self.device, progress=False,
-                              only_selection=not first, say=lambda line: print(f"   {line}", flush=True), **arguments)
-        for remark in result.remarks:
-            print(f"   {remark}")
-        self.notes[f"{rule}{' gated' if gate else ''}"] = "; ".join(result.remarks)
+        partner = self.adapted_folder() if adapted else self.exported()
+        result = train_stitch(
+            model_a=self.model(self.host), model_b=partner, device=self.device, progress=False,
+            only_selection=not first,
+            say=lambda line: print(f"   {line}", flush=True), configuration=CONFIGURATION, folds=[FOLD], fit=self.fit,
+            positions="blocks", plans_name=plans_name, seed=self.seed, rule=rule, gate=gate, iterations=self.iterations,
+            epochs=self.epochs if self.fit == "double_batched" else None)
+        self.notes[f"{rule} {kind}".strip()] = "; ".join(result.remarks)
+        print(f"   {self.notes[f'{rule} {kind}'.strip()]}")
         return result.model_folder
 
-    def deployed(self, rule: str, gate: bool = False):
+    def exported(self) -> str:
+        """The partner's zip, with its signature."""
+        path = self.folder / f"{self.partner}.zip"
+        if not path.is_file():
+            from nnunetv2_stitch.exchange.export import export_party
+            from nnunetv2_stitch.parties.model_folder import read_model_folder
+            self.folder.mkdir(parents=True, exist_ok=True)
+            export_party(read_model_folder(self.model(self.partner)), str(path))
+        return str(path)
+
+    def adapted_folder(self) -> str:
+        """The adapted partner at the retained alpha as a model folder, with the signature that its partner sent."""
+        import shutil
+
+        from nnunetv2_stitch.exchange.finding import read_party
+        from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
+        from nnunetv2_stitch.training.line import between
+        folder = Path(self.model(f"{self.partner}_on_{self.host}").replace("FromBPlans", "AdaptedPlans"))
+        start, end = self.ends()
+        alpha = self.retained_alpha(start, end)
+        if not folder.is_dir():
+            shutil.copytree(self.model(f"{self.partner}_on_{self.host}"), folder)
+            path = folder / f"fold_{FOLD}" / "checkpoint_final.pth"
+            kept = torch.load(path, weights_only=False)
+            torch.save({**kept, "network_weights": between(start, end, alpha)}, path)
+            sent = Path(read_party(self.exported()).path) / f"fold_{FOLD}" / SIGNATURE_FILE
+            shutil.copyfile(sent, folder / f"fold_{FOLD}" / SIGNATURE_FILE)
+        return str(folder)
+
+    def deployed(self, rule: str, gate: bool = False, adapted: bool = False):
         from nnunetv2_stitch.inference.predictor import StitchedPredictor
-        folder = self.stitch(rule, gate)
+        folder = self.stitch(rule, gate, adapted)
         predictor = StitchedPredictor(device=self.device, use_mirroring=False, allow_tqdm=False,
                                       perform_everything_on_device=False)
         predictor.initialize_from_trained_model_folder(folder, (FOLD,))
@@ -89,7 +119,7 @@ class Study:
     def settings(self, setting: Callable[[], dict]):
         from nnunetv2_stitch.inference.predictor import StitchedPredictor
         from nnunetv2_stitch.stitching.setting import Setting
-        folder = self.stitch("2", False)
+        folder = self.stitch("2")
         predictor = StitchedPredictor(device=self.device, use_mirroring=False, allow_tqdm=False,
                                       perform_everything_on_device=False)
         predictor.initialize_from_stitches(folder, {FOLD: Setting(**setting())})
@@ -97,7 +127,7 @@ class Study:
 
     def retained_share(self) -> dict:
         from nnunetv2_stitch.baselines.stitched import retained_share
-        share, why = retained_share(self.stitch("2", False), CONFIGURATION, [FOLD], str(self.results),
+        share, why = retained_share(self.stitch("2"), CONFIGURATION, [FOLD], str(self.results),
                                     str(self.work / "preprocessed"), self.device)
         self.notes["weighted"] = f"host's share {share}, {why.reason}"
         print(f"   {self.notes['weighted']}")
@@ -105,21 +135,21 @@ class Study:
 
     def adapted(self, alpha: float | None):
         """A point of the line between the partner's model and the same trained on with the host's images."""
-        from nnunetv2_stitch.fileio import read_json
-        from nnunetv2_stitch.parties.checkpoint import load_checkpoint, network_weights
-        from nnunetv2_stitch.parties.model_folder import read_model_folder
         from nnunetv2_stitch.training.line import between
-        start, end = (network_weights(load_checkpoint(f"{self.model(n)}/fold_{FOLD}/checkpoint_final.pth"))
-                      for n in (self.partner, f"{self.partner}_on_{self.host}"))
+        start, end = self.ends()
         if alpha is None:
             alpha = self.retained_alpha(start, end)
-        model = read_model_folder(self.model(f"{self.partner}_on_{self.host}"))
-        predictor = self.plain(model.path)
+        predictor = self.plain(self.model(f"{self.partner}_on_{self.host}"))
         predictor.network.load_state_dict(between(start, end, alpha))
         predictor.list_of_parameters = [{k: v.clone() for k, v in predictor.network.state_dict().items()}]
         self.notes["adapted"] = f"alpha {alpha}"
-        print(f"   alpha {alpha}; plans {read_json(str(Path(model.path) / 'plans.json'))['plans_name']}")
         return predictor
+
+    def ends(self) -> tuple[dict, dict]:
+        """Weights at alpha 0 and 1."""
+        from nnunetv2_stitch.parties.checkpoint import load_checkpoint, network_weights
+        return tuple(network_weights(load_checkpoint(f"{self.model(n)}/fold_{FOLD}/checkpoint_final.pth"))
+                     for n in (self.partner, f"{self.partner}_on_{self.host}"))
 
     def retained_alpha(self, start, end) -> float:
         from nnunetv2_stitch.merging.site import Site

@@ -42,6 +42,7 @@ class nnUNetTrainerStudy(nnUNetTrainer):
         if self.study.get("start"):
             from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
             load_weights(self.network, network_weights(load_checkpoint(self.study["start"])), self.study["start"])
+            self.network.encoder.stages[0][0].convs[0].conv.requires_grad_(False)  # as nnUNetv2_adapt_party: signatures
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
