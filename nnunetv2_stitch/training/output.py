@@ -13,6 +13,7 @@ from nnunetv2_stitch.evaluation.figures.own_over_alpha import own_over_alpha
 from nnunetv2_stitch.exchange.card import CARD, NO_PROMISE, cell
 from nnunetv2_stitch.exchange.facts import versions
 from nnunetv2_stitch.fileio import atomically, write_json, write_text
+from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import FINAL
@@ -58,6 +59,8 @@ def write_adapted(folder: str, trained: str, plans: dict, dataset_json: dict, fo
             os.makedirs(target, exist_ok=True)
             for there, name in ((target, f"fold_{fold}/progress.png"), (folder, FINGERPRINT)):
                 shutil.copy(os.path.join(trained, name), there)  # nnU-Net's export wants them
+            if os.path.isfile(signature := os.path.join(trained, f"fold_{fold}", SIGNATURE_FILE)):
+                shutil.copy(signature, target)  # it holds for every point of the line
             if os.path.isfile(path) and _same(load_checkpoint(path)["network_weights"], state):
                 continue
             shutil.rmtree(os.path.join(target, "validation"), ignore_errors=True)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import shutil
 
 import torch
 
 from nnunetv2_stitch.fileio import atomically
+from nnunetv2_stitch.gating.features import first_convolutions
+from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
+from nnunetv2_stitch.graph.tracing import trace
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights
 from nnunetv2_stitch.plain_training.session import PlainSession, require_digest
 from nnunetv2_stitch.training.record import Adaptation
@@ -35,6 +40,9 @@ class AdaptSession(PlainSession):
             path = record.checkpoint(trainer.fold)
             require_digest(path, entry["sha256"], "run nnUNetv2_adapt_party again, with -o_p NAME")
             self.start_in_terms(path)
+            self.take_signature(os.path.join(os.path.dirname(path), SIGNATURE_FILE))
+        if os.path.isfile(os.path.join(trainer.output_folder, SIGNATURE_FILE)):
+            self.keep_first_convolution()
         self.seed()
         trainer.print_to_log_file(f"nnunetv2-stitch: begun with checkpoint {entry['sha256']}, seed {record.seed}, "
                                   f"learning rate {record.learning_rate:g}")
@@ -53,6 +61,21 @@ class AdaptSession(PlainSession):
                  "init_args": {"configuration": trainer.configuration_name, "fold": trainer.fold},
                  "inference_allowed_mirroring_axes": self.mirroring_axes or None}
         atomically(os.path.join(trainer.output_folder, START), lambda temporary: torch.save(saved, temporary))
+
+    def take_signature(self, path: str) -> None:
+        """The partner's images keep their signature, if it came with one: it can be read where the network sees all
+        channels of the host through the partner's first convolution."""
+        if os.path.isfile(path) and None not in self.record.channels:
+            target = os.path.join(self.trainer.output_folder, SIGNATURE_FILE)
+            atomically(target, lambda temporary: shutil.copyfile(path, temporary))
+
+    def keep_first_convolution(self) -> None:
+        """What a signature was measured behind stays as it was; all else is trained."""
+        module = trace(copy.deepcopy(self.network))  # tracing changes how a network trains
+        for node in first_convolutions(module, len(self.record.channels)):
+            self.network.get_submodule(node.target).requires_grad_(False)
+        self.trainer.print_to_log_file("nnunetv2-stitch: the first convolution is kept, so that the partner's "
+                                       "signature holds")
 
     def write_down(self) -> None:
         told = {k: v for k, v in self.record.to_json().items() if k != "folds"}

@@ -16,7 +16,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from other_terms import ct, heads_swapped, transposed, turned
 from partner_site import command
-from stitched_model import read_segmentations, stock_alone, stock_prediction, tree
+from stitched_model import SHORT, read_segmentations, stock_alone, stock_prediction, tree
 
 from nnunetv2_stitch.baselines.training import train_network
 from nnunetv2_stitch.entrypoints import adapt_party as adapt_entry
@@ -25,7 +25,7 @@ from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import find_models, read_model_folder
-from nnunetv2_stitch.pipeline import Request
+from nnunetv2_stitch.pipeline import Request, train_stitch
 from nnunetv2_stitch.pipeline import prepare as prepare_stitching
 from nnunetv2_stitch.training import adapt_party, adapted_state
 
@@ -244,3 +244,21 @@ def test_regions_in_another_order(world):
     for name, value in start.items():
         assert torch.equal(value, before[name].flip(0) if ".seg_layers." in name else before[name])
     assert all(0 <= mean <= 1 for mean in result.mean.values())
+
+
+def test_the_partners_signature_holds_for_the_adapted_partner(world, tmp_path):
+    """What a signature was measured behind is not trained, so the gate knows B's images through the adapted partner."""
+    sent = tmp_path / "B.zip"
+    export_party(read_model_folder(str(world.model(world.partner))), str(sent), folds=[0])
+    result = adapt(world, sent)
+    start, weights = adapted_state(result.model_folder, 0, 0), final(result.model_folder)
+    first, later = (f"encoder.stages.{i}.0.convs.0.conv.weight" for i in (0, 1))
+    assert torch.equal(start[first], weights[first])
+    assert result.alpha > 0 and not torch.equal(start[later], weights[later])
+    with zipfile.ZipFile(sent) as archive:
+        assert json.loads(archive.read("fold_0_signature.json")) == read_json(
+            str(Path(result.model_folder) / "fold_0" / "signature.json"))
+    gated = train_stitch(world.host.dataset_id, model_b=result.model_folder, device="cpu", progress=False, gate=True,
+                         **SHORT)
+    gate = read_json(str(Path(gated.model_folder) / "stitch_selection.json"))["gate"]
+    assert gate["partners_known"] == [True]
