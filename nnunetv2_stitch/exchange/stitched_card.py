@@ -42,8 +42,9 @@ def stitched_card(plans: Mapping, configuration: str, dataset_json: Mapping, tab
 def describe_gate(gate: Mapping) -> str:
     """A gate's options in words."""
     known = sum(map(bool, gate["known"]))
-    return (f"each image has its own shares of the parties; threshold at the {gate['quantile']:.0%} quantile, "
-            f"sharpness {gate['sharpness']:g}; signatures of the host and of {known} of {len(gate['known'])} partners")
+    return (f"each image has its own shares of the parties; threshold at the {gate['quantile']:.0%} quantile, the host "
+            f"ahead by {gate['lead']:.0%} elsewhere; signatures of the host and of {known} of {len(gate['known'])} "
+            f"partners")
 
 
 def describe(setting: Mapping) -> str:

@@ -23,14 +23,15 @@ class GateOptions:
 
     `known`: for each partner, whether its signature is there. `quantile`: a party's images count as its own where
     their density is above this quantile of its own validation cases; the higher, the more images get even shares.
-    `sharpness`: how fast evidence counts. `wholly`: from this share on a party answers alone; above 1 never.
+    `wholly`: from this share on a party answers alone; above 1 never. `lead`: how far the host is ahead on images
+    unlike any party's, from 0, even shares, to 1, the host alone.
     """
 
     known: tuple[bool, ...]
     quantile: float
-    sharpness: float = 1.0
     wholly: float = 1.0
     stages: int = STAGES
+    lead: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "known": list(self.known)}
@@ -39,45 +40,52 @@ class GateOptions:
     def from_json(cls, value: Any, partners: int) -> GateOptions:
         """Raises StitchError for what describes no gate between a host and so many partners."""
         try:
-            found = cls(tuple(map(bool, value["known"])), float(value["quantile"]), float(value["sharpness"]),
-                        float(value["wholly"]), int(value["stages"]))
+            found = cls(tuple(map(bool, value["known"])), float(value["quantile"]),
+                        float(value["wholly"]), int(value["stages"]), float(value["lead"]))
         except (TypeError, ValueError, KeyError) as error:
             raise StitchError(f"plans.json: the gate is not readable ({error!r}); run nnUNetv2_train_stitch --select "
                               f"-gate on again") from error
-        if (len(found.known) != partners or not 0 < found.quantile < 1 or not 0 < found.sharpness < 1e6
-                or not 0.5 < found.wholly or not 1 <= found.stages <= 100):
+        if (len(found.known) != partners or not 0 < found.quantile < 1
+                or not 0.5 < found.wholly or not 1 <= found.stages <= 100 or not 0 <= found.lead <= 1):
             raise StitchError(f"plans.json: {found} is no gate for {partners} partners; run nnUNetv2_train_stitch "
                               f"--select -gate on again")
         return found
 
 
 class Density(nn.Module):
-    """A signature's log density above its threshold, of features `(B, F)`. Until it is set nothing is likely."""
+    """A signature's log density of features `(B, F)`, and how far it lies above the threshold. Until it is set nothing
+    is likely."""
 
     def __init__(self, features: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("root", torch.zeros(features, features))  # inverse of the Cholesky factor
-        self.register_buffer("offset", torch.full((), -torch.inf))  # largest log density less the threshold
+        self.register_buffer("peak", torch.full((), -torch.inf))  # largest log density
+        self.register_buffer("threshold", torch.zeros(()))
 
     @torch.no_grad()
     def set(self, signature: Signature, quantile: float) -> None:
         root = torch.linalg.inv(torch.from_numpy(signature.factor))
         for buffer, value in ((self.mean, torch.from_numpy(signature.mean)), (self.root, root),
-                              (self.offset, torch.tensor(signature.peak - signature.quantile(quantile)))):
+                              (self.peak, torch.tensor(signature.peak)),
+                              (self.threshold, torch.tensor(signature.quantile(quantile)))):
             buffer.copy_(value)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.offset - 0.5 * ((features - self.mean) @ self.root.T).square().sum(1)
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        density = self.peak - 0.5 * ((features - self.mean) @ self.root.T).square().sum(1)
+        density = torch.nan_to_num(density, nan=-torch.inf, neginf=-torch.inf)
+        return density, density - self.threshold
 
 
 class Gate(nn.Module):
     """Shares of all parties, the host first, from an image's features in each partner's network.
 
-    In the feature space of a partner k with a signature: `z = sharpness * (log density - threshold)` for the host and
-    for k; `z_0 = 0` stands for an image unlike any. The shares are `softmax(z)`, that of z_0 shared out evenly. Without
-    the partner's signature its z is minus infinity: the host's share is then from 1 down to the even one. Of several
-    partners each has the z of its own space, and the host the mean of its z over all spaces, so that it counts once.
+    Between the parties the difference of log densities decides: in the feature space of partner k its odds against the
+    host are `exp(log N_k - log N_host)`. How much that counts is decided by the party whose threshold the image lies
+    furthest above: with `z` the largest log density above its threshold, the image is unlike any with the weight
+    `sigmoid(-z)`, and this weight is shared out evenly, or with a lead of the host. Without a partner's signature its
+    odds are 0: the host's share is then from 1 down to the even one. Of several partners each has the odds of its own
+    space; the host's `z` is the mean over all spaces.
 
     Args:
         options: see there.
@@ -99,16 +107,20 @@ class Gate(nn.Module):
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Features `(B, F_k)` in each partner's space -> shares `(B, parties)` in float32. Features that are no numbers
         get even shares."""
-        device = features[0].device
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(features[0].device.type, enabled=False):
             features = [f.float() for f in features]
-            host = torch.stack([density(f) for density, f in zip(self.host, features)]).mean(0)
-            nothing = torch.full_like(host, -torch.inf)
-            partners = [density(f) if known else nothing
-                        for density, f, known in zip(self.partner, features, self.options.known)]
-            z = torch.stack([host, *partners, torch.zeros_like(host)], 1)
-            p = torch.softmax(torch.nan_to_num(self.options.sharpness * z, nan=-torch.inf, neginf=-torch.inf), 1)
-            return p[:, :-1] + p[:, -1:] / (p.shape[1] - 1)
+            hosts = [density(f) for density, f in zip(self.host, features)]
+            above = torch.stack([z for _, z in hosts]).mean(0)
+            odds = [torch.zeros_like(above)]
+            for (own, _), partner, f, known in zip(hosts, self.partner, features, self.options.known):
+                density, z = partner(f) if known else (torch.full_like(own, -torch.inf),) * 2
+                odds.append(torch.nan_to_num(density - own, nan=-torch.inf, neginf=-torch.inf))
+                above = torch.maximum(above, z)
+            unlike = torch.sigmoid(-above)[:, None]
+            shares = (1 - unlike) * torch.softmax(torch.stack(odds, 1), 1)
+            shares = shares + unlike * (1 - self.options.lead) / len(odds)
+            shares[:, 0] += self.options.lead * unlike[:, 0]
+            return shares
 
 
 def even_shares(parties: int, like: torch.Tensor) -> torch.Tensor:

@@ -30,11 +30,11 @@ from nnunetv2_stitch.stitching.plans import recorded_checkpoint
 from nnunetv2_stitch.stitching.setting import Setting
 
 GATE_FIGURE = "gate_shares.png"
-SHARPER = (2.0, 4.0, 8.0)  # at the least careful threshold
-# (quantile, sharpness), from the most careful gate, which gives most images even shares, to the one that gives most of
-# its own images wholly to the host.
-PATH = (*((q, 1.0) for q in LEVELS[::-1]), *((LEVELS[0], s) for s in SHARPER))
-UNKNOWN = (0.2, 1.0)  # where nothing can be chosen by Dice
+LEADS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the host, at the least careful threshold
+# (quantile, lead), from the most careful gate, which gives most images even shares, to the one that gives the host all
+# images that are not like a partner's.
+PATH = (*((q, 0.0) for q in LEVELS[::-1]), *((LEVELS[0], lead) for lead in LEADS))
+UNKNOWN = (0.2, 0.0)  # where nothing can be chosen by Dice
 WHOLLY = (0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999)  # tried; else only where no share is left for the others
 NEVER = 2.0  # no share is as large
 
@@ -83,13 +83,13 @@ def find_gate(job: Job, settings: Mapping[int | str, Setting], device: torch.dev
     for fold in job.folds:
         say(f"fold {fold}: A's signature and the gate's threshold")
         theirs = [s if k else None for s, k in zip(signatures[fold], known)]
-        folds[fold] = _score(_open(job, plans, fold, settings[fold], GateOptions(known, *UNKNOWN), theirs, device))
+        folds[fold] = _score(_open(job, plans, fold, settings[fold], GateOptions(known, UNKNOWN[0]), theirs, device))
     scores = {row: np.concatenate([_per_case(f.dice[row]) for f in folds.values()]) for row in _rows()}
     index, why, keeps = _choose(scores)
     dice = {f: mean_dice(found.dice[str(index) if keeps else "even"]) for f, found in folds.items()}
     shares = [[s for f in folds.values() for s in f.shares[i]] for i in range(len(PATH))]
     record = {"chosen": index if keeps else None, "reason": why, "partners_known": list(known),
-              "path": [{"quantile": q, "sharpness": s} for q, s in PATH], "host_shares": shares,
+              "path": [{"quantile": q, "lead": lead} for q, lead in PATH], "host_shares": shares,
               "dice": [_mean(scores[str(i)]) for i in range(len(PATH))], "dice_host": _mean(scores["host"]),
               "dice_even": _mean(scores["even"]), "dice_error": _error(scores[str(index)] - scores["host"])}
     remarks = [f"Without a signature of {p.dataset_name} the gate knows A's images alone; ask for a model exported by "
@@ -97,14 +97,14 @@ def find_gate(job: Job, settings: Mapping[int | str, Setting], device: torch.dev
     if not keeps:
         return FoundGate(None, {}, dice, record, [*remarks, f"No gate: {why}."])
     wholly = _wholly(folds, index, say)
-    quantile, sharpness = PATH[index]
+    quantile, lead = PATH[index]
     statistics = {f: {GATE + k: v.cpu() for k, v in found.gates[index].state_dict().items()}
                   for f, found in folds.items()}
-    remarks.append(f"Gate at the {quantile:.0%} quantile, sharpness {sharpness:g} ({why}): A has "
-                   f"{_mean(shares[index]):.0%} of the answer to its validation cases, and a party answers alone from "
-                   f"{wholly:.2%} on.")
-    return FoundGate(GateOptions(known, quantile, sharpness, wholly), statistics, dice, {**record, "wholly": wholly},
-                     remarks)
+    ahead = f", A ahead by {lead:.0%} on images unlike both" if lead else ""
+    remarks.append(f"Gate at the {quantile:.0%} quantile{ahead} ({why}): A has {_mean(shares[index]):.0%} of the "
+                   f"answer to its validation cases, and a party answers alone from {wholly:.2%} on.")
+    return FoundGate(GateOptions(known, quantile, wholly=wholly, lead=lead), statistics, dice,
+                     {**record, "wholly": wholly}, remarks)
 
 
 def _signatures(job: Job, plans: dict, fold: int | str) -> list[Signature | None]:
@@ -141,9 +141,9 @@ def _open(job: Job, plans: dict, fold: int | str, setting: Setting, options: Gat
     own = [signature_of(lambda x, p=p: network.gated.features(p, x), job.preprocessed_folder, configuration, fold,
                         device, axes) for p in network.parties[1:]]
     gates = []
-    for quantile, sharpness in PATH:
+    for quantile, lead in PATH:
         gates.append(copy.deepcopy(network.gate))
-        gates[-1].options = replace(options, quantile=quantile, sharpness=sharpness)
+        gates[-1].options = replace(options, quantile=quantile, lead=lead)
         gates[-1].set(own, theirs, quantile)
     return _Fold(network, gates, scorer.banded, scorer.validation_cases(job.preprocessed_folder, fold), {}, [])
 

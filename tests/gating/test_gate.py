@@ -202,8 +202,30 @@ def test_density_in_single_precision_is_the_signatures():
     density = Density(12)
     density.set(own, 0.3)
     x = np.random.default_rng(9).normal(0.5, 2, (20, 12))
-    wanted = torch.from_numpy(own.log_density(x) - own.quantile(0.3)).float()
-    torch.testing.assert_close(density(torch.from_numpy(x).float()), wanted, rtol=1e-4, atol=1e-3)
+    found, above = density(torch.from_numpy(x).float())
+    wanted = torch.from_numpy(own.log_density(x)).float()
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(above, wanted - own.quantile(0.3), rtol=1e-4, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("quantile", [0.01, 0.5])
+@pytest.mark.parametrize("lead", [0.0, 0.4])
+def test_the_difference_of_densities_decides_between_parties_and_thresholds_whether_it_counts(quantile, lead):
+    """However low the host's threshold lies, it does not claim what is more like the partner's."""
+    host, partner = signature(4), signature(4)
+    partner = Signature(partner.mean + 6, partner.covariance, partner.count, partner.quantiles)
+    gate = Gate(GateOptions((True,), quantile, lead=lead), [4])
+    gate.set([host], [partner], quantile)
+    x = np.concatenate([np.random.default_rng(3).normal(m, 1, (20, 4)) for m in (0, 3, 6, 40)])
+    found = gate([torch.from_numpy(x).float()]).double().numpy()
+    densities = [s.log_density(x) for s in (host, partner)]
+    above = np.max([d - s.quantile(quantile) for d, s in zip(densities, (host, partner))], 0)
+    unlike = 1 / (1 + np.exp(above.clip(-500)))
+    odds = np.exp((densities[1] - densities[0]).clip(-500, 500))
+    np.testing.assert_allclose(found[:, 0], (1 - unlike) / (1 + odds) + unlike * (1 + lead) / 2, atol=1e-3)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+    assert (found[60:, 0] == found[60, 0]).all() and found[60, 0] == pytest.approx((1 + lead) / 2)
 
 
 @torch.no_grad()

@@ -13,6 +13,8 @@ import torch
 from gating.conftest import POSITION
 from stitched_model import assert_equal_voxels, read_segmentations, stock_prediction
 
+from nnunetv2_stitch.pipeline.gating import PATH
+
 pytestmark = pytest.mark.slow
 
 
@@ -82,7 +84,7 @@ def test_the_choice_is_recorded_and_stands_in_plans_and_weights(gated2d):
     record = json.loads((gated2d.folder / "stitch_selection.json").read_text())
     gate, row = record["gate"], gated2d.result.table[0]
     assert gate["partners_known"] == [True]
-    assert len(gate["host_shares"]) == len(gate["path"]) == len(gate["dice"]) == 10
+    assert len(gate["host_shares"]) == len(gate["path"]) == len(gate["dice"]) == len(PATH)
     means = np.mean(gate["host_shares"], 1)
     assert (np.diff(means[:7]) >= 0).all(), "a less careful threshold gives the host more"
     chosen = gate["chosen"]
