@@ -14,6 +14,7 @@ from typing import Any
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.folders import names_in
 
 RECORD_FILE = "made_from.json"
 
@@ -70,7 +71,7 @@ def begin(folder: str, record: Provenance) -> None:
         StitchError: the folder holds anything else.
     """
     there = made_from(folder) if os.path.isdir(folder) else None
-    if there is None and os.path.isdir(folder) and os.listdir(folder):
+    if there is None and os.path.isdir(folder) and names_in(folder):
         raise StitchError(f"{folder} is there and was not made by this command ({RECORD_FILE} is missing); move it "
                           f"away and start again")
     if there is not None and (differ := there.differences(record)):

@@ -83,7 +83,7 @@ def predict(entry: ModelEntry, cases: Mapping[str, Mapping[str, Sequence[str]]],
 
 def _require_ours(folder: str) -> None:
     """Raises StitchError if there is anything in a folder that this did not write."""
-    if os.path.isdir(folder) and os.listdir(folder) and not os.path.isfile(os.path.join(folder, RECORD)):
+    if os.path.isdir(folder) and names_in(folder) and not os.path.isfile(os.path.join(folder, RECORD)):
         raise StitchError(f"{folder} holds files that were not predicted by this command ({RECORD} is missing); choose "
                           f"another -o")
 

@@ -69,7 +69,8 @@ def sweep_party(model_folder: str, dataset: int | str, *, folds: Sequence[int | 
     device = torch.device(device)
     if keep and not continue_sweep:
         forget(keep)
-    made_of = {f: {"stitches": digests[str(f)], "cases": digest_of(files[f], terms)} for f in folds}
+    made_of = {f: {"stitches": digests[str(f)], "cases": digest_of(_contents(files[f]), terms)}
+               for f in folds}
     sweeps = tuple(_sweep(model, f, files[f], terms, positions, device, progress,
                           ScoredCases(keep and f"{keep}.fold_{f}", made_of[f]), say) for f in folds)
     found = tuple(s for s in sweeps if s.scorable)
@@ -160,6 +161,10 @@ def _cases(model: ModelFolder, data: RawDataset, party: str, fold: int | str, te
         raise StitchError(f"fold {own} of {data.name} has no validation cases; take the test cases (--test_cases)")
     say(f"fold {fold}: {len(cases)} {where} of {data.name}")
     return cases
+
+
+def _contents(files: Sequence[CaseFiles]) -> list[list[str]]:
+    return [[sha256(path) for path in (*case.images, case.label)] for case in files]
 
 
 def _sweep(model: ModelFolder, fold: int | str, files: Sequence[CaseFiles], terms: PartyTerms,
