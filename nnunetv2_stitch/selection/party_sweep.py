@@ -26,7 +26,7 @@ from nnunetv2_stitch.selection.party_terms import PartyTerms, party_terms
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, digest_of, score_cases
 from nnunetv2_stitch.selection.sweep import PositionSweep, Sweep
 from nnunetv2_stitch.selection.sweeps_file import PartySweeps
-from nnunetv2_stitch.stitching.setting import party_names
+from nnunetv2_stitch.stitching.setting import in_ranges, party_names
 
 
 def sweep_party(model_folder: str, dataset: int | str, *, folds: Sequence[int | str] | None = None,
@@ -174,7 +174,7 @@ def _sweep(model: ModelFolder, fold: int | str, files: Sequence[CaseFiles], term
     unknown = sorted(set(positions or ()) - set(network.positions))
     if unknown:
         raise StitchError(f"-positions: the model has no stitch at position {unknown[0]}, only at "
-                          f"{network.positions[0]} to {network.positions[-1]}")
+                          f"{in_ranges(network.positions)}")
     sweeper = PositionSweep(network, model.plans_manager, model.configuration_manager, terms.dataset_json, device,
                             None if positions is None else sorted(set(positions)))
     kept.made_of |= {"positions": sweeper.positions, "rows": len(sweeper.rows)}
