@@ -55,6 +55,7 @@ def predict_stitched_entry() -> None:
 
 def main(args: argparse.Namespace) -> None:
     from nnunetv2_stitch.errors import StitchError
+    from nnunetv2_stitch.fileio import is_writable
     if (args.d is None) == (args.m is None):
         raise StitchError("give either -d DATASET or -m MODEL_FOLDER")
     if not 0 < args.step_size <= 1:
@@ -66,6 +67,8 @@ def main(args: argparse.Namespace) -> None:
                           "stages; leave it out")
     if not os.path.isdir(args.i):
         raise StitchError(f"input folder {args.i} does not exist")
+    if not is_writable(args.o):
+        raise StitchError(f"no permission to write into {args.o}; choose another folder with -o")
     device = resolve_device(args.device)
     set_up_device(device)
     from nnunetv2_stitch.inference.find import find_stitched_model
@@ -81,8 +84,6 @@ def main(args: argparse.Namespace) -> None:
     require_images(args.i, predictor.dataset_json["file_ending"], predictor.uncompiled.input_channels,
                    predictor.plans_manager.image_reader_writer_class())
     os.makedirs(args.o, exist_ok=True)
-    if not os.access(args.o, os.W_OK):
-        raise StitchError(f"no permission to write into {args.o}")
     predict(predictor, args, device.type)
     predictor.save_shares(args.o)
     if args.save_disagreement:

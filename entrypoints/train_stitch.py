@@ -71,14 +71,15 @@ def build_parser() -> argparse.ArgumentParser:
         "spread over the network, taking turns: less memory and time per step, fewer steps for a stitch. Default: all")
     add("--half_targets", action="store_true", help="bfloat16 for what is kept of the reference stream for the "
         "backward pass; saves memory where training is in float32, as on the CPU")
-    add("-seed", type=int, default=12345, help="seed, recorded in the plans. Default: %(default)s")
+    add("-seed", type=int, help="seed, recorded in the plans. Default: 12345")
     add("-o_p", default="nnUNetStitchPlans", metavar="PLANS_NAME", help="name of the plans written. "
         "Default: %(default)s")
     add("-num_gpus", type=positive_int, default=1, help="number of GPUs of this machine (DDP). For several "
         "machines, or processes on the CPU, start the command with torchrun instead. Default: %(default)s")
     add("--npz", action="store_true", help="save probabilities of the validation, for nnUNetv2_find_best_configuration")
     add("--c", dest="continue_training", action="store_true",
-        help="continue after an interruption; what is done is kept")
+        help="continue after an interruption; what is done is kept, and what is left out of -epochs, -iterations, "
+             "-positions_per_pass and -seed is as the model was begun with")
     add("--val", action="store_true", help="only repeat the validation of trained folds")
     add("--select", action="store_true", help="train nothing: choose the position again for all trained folds, by "
         "-rule or -position, or with -sweeps")
@@ -206,9 +207,20 @@ def print_job(job) -> None:
 def check_run(job, args: argparse.Namespace) -> None:
     """What else a run would look for here. Raises StitchError for what it would stop on; where nothing can be written
     that is only said, because a dry run is of use there too."""
-    from nnunetv2_stitch.pipeline.continuing import check_what_is_there, closed_folder, previous_plans
+    from nnunetv2_stitch.pipeline.continuing import (
+        check_what_is_there,
+        closed_folder,
+        foreground_remarks,
+        previous_plans,
+        require_same_data,
+    )
     from nnunetv2_stitch.pipeline.fold_run import require_processes
-    check_what_is_there(job, previous_plans(job.plans_file), args.continue_training or args.val)
+    previous = previous_plans(job.plans_file)
+    check_what_is_there(job, previous, args.continue_training or args.val)
+    if not args.val:
+        require_same_data(job, previous)
+        for remark in foreground_remarks(job):
+            print(f"\n{remark}")
     require_processes(job.host.configuration_manager.batch_size, resolve_device(args.device), args.num_gpus)
     if closed := closed_folder(job):
         print(f"\nA run would stop here: no permission to write into {closed}.")

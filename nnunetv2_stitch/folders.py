@@ -42,6 +42,14 @@ def image_files(folder: str, ending: str) -> dict[str, list[str]]:
     return dict(sorted(cases.items()))
 
 
+def require_plans_name(name: str, flag: str = "-o_p") -> None:
+    """Raises StitchError if plans cannot be called so: their name is a file's and part of a folder's."""
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9.-])?", name) or "__" in name:
+        raise StitchError(f"{flag} {name!r}: give a name of letters, digits, '_', '-' and '.' that begins with a "
+                          f"letter or digit, without '_' at its end and without a double underscore, where nnU-Net "
+                          f"splits folder names")
+
+
 def model_folders_in(dataset_folder: str) -> list[str]:
     """Paths of the model folders `TRAINER__PLANS__CONFIGURATION`, sorted, whose plans know that configuration.
 

@@ -45,7 +45,7 @@ def try_lock(path: str) -> Lock | None:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except PermissionError as error:
-            raise StitchError(f"no permission to write {path}; change the folder's permissions") from error
+            raise StitchError(f"no permission to write into {os.path.dirname(path)}; change its permissions") from error
         try:
             if fcntl is not None:
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,7 +2,17 @@
 
 import json
 
-from nnunetv2_stitch.folders import files_in, folds_in, image_files, model_folders_in, names_in
+import pytest
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.folders import (
+    files_in,
+    folds_in,
+    image_files,
+    model_folders_in,
+    names_in,
+    require_plans_name,
+)
 
 
 def test_names_and_files(tmp_path):
@@ -44,3 +54,16 @@ def test_cases_come_in_the_order_of_their_names_as_nnunets(tmp_path):
     found = list(image_files(str(tmp_path), ".png").values())
     assert found == create_lists_from_splitted_dataset_folder(str(tmp_path), ".png", num_processes=1)
     assert list(image_files(str(tmp_path), ".png")) == ["a", "a-b", "a_b"]
+
+
+@pytest.mark.parametrize("name", ["", "a__b", "../x", "a/b", "a\\b", "..", ".a", "a b", "a:b", "_a", "a_", "-a",
+                                  "a\n", "\u00fc"])
+def test_plans_get_no_name_that_leads_elsewhere_or_splits_otherwise(name):
+    with pytest.raises(StitchError, match="-o_p .*: give a name of letters, digits") as caught:
+        require_plans_name(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_plans_may_be_called_as_nnunets_users_call_them():
+    for name in ("nnUNetPlans", "nnUNetResEncUNetLPlans", "v1.2-b_c", "7"):
+        require_plans_name(name)

@@ -18,11 +18,12 @@ from nnunetv2_stitch.evaluation.comparison import Comparison
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
 from nnunetv2_stitch.evaluation.labels import read_labels
 from nnunetv2_stitch.evaluation.matrix import evaluate
+from nnunetv2_stitch.evaluation.predicting import files_to_predict
 from nnunetv2_stitch.folders import names_in
 from nnunetv2_stitch.inference.plain import plain_predictor
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
 from nnunetv2_stitch.parties.model_folder import read_model_folder
-from nnunetv2_stitch.pipeline.prepare import Request, examine
+from nnunetv2_stitch.pipeline.prepare import Job, Request, examine
 
 HOST_ROW = ROWS[0].key
 
@@ -68,6 +69,7 @@ def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: st
     folder = os.path.abspath(folder or os.path.join(str(nnUNet_results), job.host.dataset_name,
                                                     f"comparison_with_{job.partner.dataset_name}"))
     sets = _test_sets(test_sets, job)
+    _require_predictable(job, sets)
     wanted = _rows(rows)
     state = State.of(folder, comparison_record(job, baseline_epochs, baseline_iterations, tta), sets, resume)
     state.write()
@@ -111,13 +113,27 @@ def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: st
                          {r.key: a.model_folder for r, a in answers.items()})
 
 
-def _require_one_labelling(job) -> None:
+def _require_one_labelling(job: Job) -> None:
     """Test sets are scored by the host's labels, and read by every model in its own order of channels."""
     differ = [line for line in job.reports[0].lines if line.name in ("labels", "channels") and line.kind != "same"]
     if differ:
         raise StitchError(f"a comparison needs the same {' and '.join(d.name for d in differ)} at both parties: host "
                           f"{differ[0].host}, partner {differ[0].partner}; nnUNetv2_train_stitch bridges them, "
                           f"a comparison does not")
+
+
+def _require_predictable(job: Job, sets: Sequence[TestSet]) -> None:
+    """Every model predicts every test set, so each must be of the files that both parties' models read. Found here,
+    because nnU-Net says of a folder without such files that there are 0 cases, and goes on."""
+    ending, other = (p.dataset_json.get("file_ending") for p in (job.host, job.partner))
+    if ending != other:
+        raise StitchError(f"{job.host.path} reads {ending} files, {job.partner.path} {other}, and a "
+                          f"comparison predicts every test set with both; nnUNetv2_train_stitch stitches them, and "
+                          f"nnUNetv2_evaluate_stitched takes predictions made elsewhere")
+    for test_set in sets:
+        cases = list(test_set.cases(ending))
+        for party in (job.host, job.partner):
+            files_to_predict(ModelEntry(party.dataset_name, party.path), test_set, cases, ending)
 
 
 def _predictions(folder: str, row: Row, test_set: TestSet) -> str:

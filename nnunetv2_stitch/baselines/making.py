@@ -50,7 +50,7 @@ class RowMaker:
                  say: Callable[[str], None]):
         self.job, self.device, self.progress, self.say = job, device, progress, say
         self.host, self.partner, self.folds = job.host, job.partner, job.folds
-        self.seed = job.request.seed
+        self.seed = job.seed
         self.epochs, self.iterations = epochs, iterations
         self._fitted: dict[str, str] = {}
 
@@ -106,7 +106,7 @@ class RowMaker:
         folder, request = self._stitches("double_batched"), self.job.request
         trainer, plans_name, configuration = os.path.basename(folder).split("__")
         found = {f: guide_fold(folder, self.host.dataset_name, configuration, f, trainer, plans_name, self.device,
-                               "ensemble", request.combine, request.guided_steps, request.seed, self.say)
+                               "ensemble", request.combine, request.guided_steps, self.seed, self.say)
                  for f in self.folds}
         weights = [w for g in found.values() for pair in g.weights for w in pair]
         detail = f"mixing weights of {2 * len(self.job.positions)} switches, {min(weights):.2f} to {max(weights):.2f}"
@@ -152,8 +152,10 @@ class RowMaker:
         job = like(self.job, fit, record.name(stem))
         begin(job.model_folder, record)
         if differ:
-            self.say(f"{users.model_folder} was made with other {', '.join(differ)}; {job.request.plans_name} is made "
-                     f"for this comparison")
+            hint = (" (a model that came as a zip is known where it was unpacked: name the zip with -m_a or -m_b, as "
+                    "when it was stitched)" if "parents" in differ else "")
+            self.say(f"{users.model_folder} was made with other {', '.join(differ)}{hint}; {job.request.plans_name} is "
+                     f"made for this comparison")
         if not stitches_are_trained(job):
             train_stitch(device=self.device, continue_training=True, progress=self.progress, say=self.say,
                          **{**vars(job.request), "comparison": True})

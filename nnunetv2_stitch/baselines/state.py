@@ -13,6 +13,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.entries import TestSet
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.fitting.session import STITCHES_FILE
+from nnunetv2_stitch.folders import files_in, names_in
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.pipeline.identity import stitches_record
 from nnunetv2_stitch.pipeline.prepare import Job
@@ -46,7 +47,7 @@ class State:
                 raise StitchError(f"{folder} holds a comparison; add --c to go on with it, or choose another folder "
                                   f"with -o")
             state._go_on(read_json(state.path))
-        elif os.path.isdir(folder) and os.listdir(folder):
+        elif os.path.isdir(folder) and names_in(folder):
             raise StitchError(f"{folder} is not empty and holds no comparison; choose another folder with -o")
         return state
 
@@ -107,7 +108,7 @@ def _weights(answer: Answer) -> dict[str, str] | None:
 
 
 def _contents(test_set: TestSet) -> str:
-    """Tells test cases from others: names and sizes of images and labels."""
-    held = [[(n, os.path.getsize(os.path.join(folder, n))) for n in sorted(os.listdir(folder))]
+    """Tells test cases from others: names and contents of images and labels."""
+    held = [[(n, sha256(os.path.join(folder, n))) for n in files_in(folder)]
             for folder in (test_set.images_folder, test_set.labels_folder)]
     return hashlib.sha256(json.dumps(held).encode()).hexdigest()

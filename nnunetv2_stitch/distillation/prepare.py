@@ -15,6 +15,7 @@ from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher, req
 from nnunetv2_stitch.distillation.unlabelled import fingerprint
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.inference.find import trained_folds
 from nnunetv2_stitch.inference.images import require_images
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
@@ -122,9 +123,7 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
 
 
 def _check_request(request: DistillRequest) -> None:
-    if "__" in request.plans_name or not request.plans_name:
-        raise StitchError(f"plans name {request.plans_name!r} must not be empty or contain a double underscore: "
-                          f"nnU-Net splits folder names there")
+    require_plans_name(request.plans_name)
     if not nnUNet_results.is_set():
         raise StitchError("environment variable nnUNet_results is not set; set nnU-Net's three folders first")
     if request.start not in (None, HOST, "scratch"):

@@ -13,6 +13,7 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.install import unpack_party
+from nnunetv2_stitch.fileio import is_writable
 from nnunetv2_stitch.folders import model_folders_in
 from nnunetv2_stitch.locks import locked
 from nnunetv2_stitch.parties.checkpoint import sha256
@@ -125,6 +126,12 @@ def _unpacked(path: str, checkpoint_name: str, into: str | None) -> str:
     wanted = "" if checkpoint_name == FINAL else "_" + os.path.splitext(checkpoint_name)[0]
     name = sha256(path)[:16] + wanted
     folder = os.path.join(into or os.path.join(str(nnUNet_results), UNPACKED), name)
+    if os.path.isdir(folder) and (found := model_folders_in(folder)):
+        return found[0]
+    if not is_writable(folder):
+        raise StitchError(f"{path} has to be unpacked, and there is no permission to write into "
+                          f"{into or nnUNet_results}; change that folder's permissions, or unpack the zip elsewhere "
+                          f"and give the model folder")
     alone = locked(os.path.join(str(nnUNet_results), f".{name}.lock")) if into is None else nullcontext()
     with alone:  # jobs of several folds begin together
         found = model_folders_in(folder) if os.path.isdir(folder) else []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 
 import torch
 
+from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.plain import without_warnings
 from nnunetv2_stitch.exchange.trainer_check import require_network_of_plans
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights
@@ -37,3 +40,17 @@ def require_parent(model: ModelFolder, fold: int | str) -> None:
         network = build_parent(model.network_spec, model.num_input_channels, model.num_outputs)
         require_network_of_plans(model, network, checkpoint.get("trainer_name"))
         load_weights(network, network_weights(checkpoint), path)
+
+
+def require_different(parties: Sequence[ModelFolder], folds: Sequence[Mapping]) -> None:
+    """`folds`: each party's own, by those of the host.
+
+    Raises:
+        StitchError: two parties are one model, which has nothing to learn from itself.
+    """
+    for (one, of_one), (other, of_other) in combinations(zip(parties, folds), 2):
+        for fold in of_one:
+            paths = [m.checkpoint_path(f[fold]) for m, f in ((one, of_one), (other, of_other))]
+            if os.path.samefile(*paths):
+                raise StitchError(f"two parties are one model, {paths[0]}; give another party's model, or another fold "
+                                  f"of this one with -f_b")

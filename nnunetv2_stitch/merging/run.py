@@ -10,6 +10,7 @@ import torch
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.finding import read_party
+from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.merging.baselines import fisher_merge, greedy_soup, mixture, uniform
 from nnunetv2_stitch.merging.centre import opened
 from nnunetv2_stitch.merging.check import MergeCheck, check_merge
@@ -19,7 +20,7 @@ from nnunetv2_stitch.merging.members import Member, make_atlas, mirroring_of_all
 from nnunetv2_stitch.merging.objective import SURROGATES, CentreObjective, require_labels
 from nnunetv2_stitch.merging.output import check_target, write_merged
 from nnunetv2_stitch.merging.search import SEARCHES, SearchOptions, require_cma
-from nnunetv2_stitch.merging.site import find_site, require_configuration, require_plans_name
+from nnunetv2_stitch.merging.site import find_site, require_configuration
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.randomness import seed_everything
 
@@ -170,7 +171,7 @@ def _checkpoint_names(request: MergeRequest) -> list[str]:
 
 
 def _check(request: MergeRequest) -> None:
-    require_plans_name(request.name)
+    require_plans_name(request.name, "-o")
     for value, allowed, what in ((request.granularity, GRANULARITIES, "granularity"),
                                  (request.search, SEARCHES, "search"), (request.surrogate, SURROGATES, "surrogate")):
         if value not in allowed:

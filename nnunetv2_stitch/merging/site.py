@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -83,13 +82,6 @@ def require_configuration(configuration: str, models: Sequence[ModelFolder]) -> 
         if model.configuration != configuration:
             raise StitchError(f"{model.path} is of configuration {model.configuration}, not {configuration}; give "
                               f"models of one configuration and name it with -c")
-
-
-def require_plans_name(name: str, flag: str = "-o") -> None:
-    """Raises StitchError if plans cannot be called so."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or "__" in name:
-        raise StitchError(f"{flag} {name!r}: give a name of letters, digits, '_', '-' and '.', without a double "
-                          f"underscore, where nnU-Net splits folder names")
 
 
 def _require_same_terms(own: ModelFolder, member: Member, path: str, whose: str) -> None:

@@ -6,14 +6,17 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.folders import names_in
+from nnunetv2_stitch.folders import files_in, names_in
+from nnunetv2_stitch.parties.once import once
 
 STORED = (".b2nd", ".npz", ".pkl")  # what nnU-Net's preprocessing writes; it unpacks npy beside npz when it trains
+ENDS = 1 << 20  # bytes of either end of a stored file that are read to tell it from others
 TERMS = ("labels", "regions_class_order", "channel_names", "modality")  # of dataset.json
 
 
@@ -55,13 +58,37 @@ def folds_of(folder: str, cases: Sequence[str]) -> list[dict]:
     return [{k: [str(c) for c in fold[k]] for k in ("train", "val")} for fold in made]
 
 
+def stored_contents(data: str, cases: Sequence[str] | None = None) -> dict[str, str]:
+    """What tells preprocessed cases from others, by the file's name: its size, and the sha256 of its first and last
+    MiB. A small file, as those of properties are, is read whole; of a large one the middle is not, because a dataset
+    has tens of GB and this is asked before every training.
+
+    Args:
+        data: folder of preprocessed data.
+        cases: names of those that count; default all.
+    """
+    def ends(path: str) -> str:
+        size = os.path.getsize(path)
+        with open(path, "rb") as f:
+            digest = hashlib.sha256(f.read(ENDS))
+            f.seek(max(ENDS, size - ENDS))
+            digest.update(f.read())
+        return f"{size} {digest.hexdigest()}"
+
+    names = [n for n in files_in(data) if n.endswith(STORED)]
+    if cases is not None:
+        wanted = {f"{case}{kind}" for case in cases for kind in ("_seg.b2nd", *STORED)}
+        names = [n for n in names if n in wanted]
+    return {n: once(("ends",), path, partial(ends, path)) for n in names for path in (os.path.join(data, n),)}
+
+
 def data_digest(folder: str, data_identifier: str) -> str | None:
-    """What tells the data of a training from others: sha256 over the preprocessed cases' files (names and sizes), the
-    folds, and what the channels and labels are. None where the dataset is not preprocessed so."""
+    """What tells the data of a training from others: sha256 over the preprocessed cases' files (see `stored_contents`),
+    the folds, and what the channels and labels are. None where the dataset is not preprocessed so."""
     data = os.path.join(folder, data_identifier)
     if not os.path.isdir(data) or not os.path.isfile(os.path.join(folder, "dataset.json")):
         return None
-    files = {n: os.path.getsize(os.path.join(data, n)) for n in sorted(os.listdir(data)) if n.endswith(STORED)}
+    files = stored_contents(data)
     folds = folds_of(folder, [n[:-len(".pkl")] for n in files if n.endswith(".pkl")])
     dataset_json = read_json(os.path.join(folder, "dataset.json"))
     told = {"files": files, "folds": [{k: sorted(f[k]) for k in ("train", "val")} for f in folds],

@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.parties.datasets import folds_of
 
 SPLITS, FINGERPRINT, LABELS = "splits_final.json", "dataset_fingerprint.json", "gt_segmentations"
 FOLDS = 5  # that nnU-Net makes where there are no splits
@@ -63,6 +65,34 @@ def case_names(data: str) -> list[str]:
 def validation_names(folder: str, data_identifier: str, fold: int | str) -> list[str]:
     """The preprocessed cases that nnU-Net leaves out of the training of a fold, sorted."""
     return sorted(split_of_fold(folder, fold, case_names(os.path.join(folder, data_identifier)))[1])
+
+
+def folds_without_foreground(folder: str, data_identifier: str, folds: Sequence[int | str]) -> list[int | str]:
+    """Those of the folds whose validation cases hold no foreground label, by what nnU-Net's preprocessing found
+    (`class_locations` of the properties), so nothing can be chosen by Dice on them. Writes nothing.
+
+    Args:
+        folder: the dataset's, in nnUNet_preprocessed; `require_trainable` of the same holds.
+    """
+    data = os.path.join(folder, data_identifier)
+    cases = case_names(data)
+    planned = folds_of(folder, cases)
+
+    def validation(fold: int | str) -> Sequence[str]:
+        if fold != "all" and int(fold) < len(planned):
+            return planned[int(fold)]["val"]
+        return split_of_fold(folder, fold, cases)[1]
+
+    return [f for f in folds if not any(_has_foreground(os.path.join(data, f"{c}.pkl")) for c in validation(f))]
+
+
+def _has_foreground(path: str) -> bool:
+    """Whether a case does, or its properties do not say."""
+    try:
+        found = load_pickle(path)["class_locations"].items()
+        return any(len(voxels) for label, voxels in found if not (isinstance(label, tuple) and -1 in label))
+    except (OSError, AttributeError, KeyError, TypeError):
+        return True
 
 
 def require_trainable(folder: str, data_identifier: str, folds: Sequence[int | str], preprocess: str) -> None:

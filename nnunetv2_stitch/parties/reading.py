@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -171,12 +172,28 @@ def _require_readable(model: ModelFolder, plans_file: str, dataset_file: str) ->
     except Exception as error:  # nnU-Net checks nothing, so any type of error may come from here
         raise StitchError(f"{plans_file} is not a plans file of nnU-Net v2 ({_said(error)}); copy it again from its "
                           f"source") from error
+    _require_spacing(configuration.spacing, plans_file)
+    try:
+        known = model.plans_manager.label_manager_class is not None
+    except Exception:  # see above
+        known = False
+    if not known:
+        raise StitchError(f"{plans_file} names a label_manager that nnU-Net does not have, "
+                          f"{str(model.plans.get('label_manager'))[:100]!r}; copy it again from its source")
     try:
         if not model.channel_names or not model.num_outputs:
             raise ValueError("no channels or no labels")
     except Exception as error:
         raise StitchError(f"{dataset_file} is not a dataset.json of nnU-Net v2 ({_said(error)}); copy it again from "
                           f"its source") from error
+
+
+def _require_spacing(spacing: Any, path: str) -> None:
+    """nnU-Net divides by spacings, and by one that is no length it fails hours later or not at all."""
+    if not isinstance(spacing, (list, tuple)) or not spacing or not all(
+            isinstance(s, (int, float)) and not isinstance(s, bool) and 0 < s < math.inf for s in spacing):
+        raise StitchError(f"{path}: spacing must be positive numbers, it is {str(spacing)[:100]}; copy it again from "
+                          f"its source")
 
 
 def _get(contents: Any, key: str, path: str) -> Any:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 
 from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.locks import FoldLocks, locked, plans_locked
-from nnunetv2_stitch.pipeline.continuing import check_folders, note_places, previous_plans
+from nnunetv2_stitch.pipeline.continuing import as_begun, check_folders, note_places, previous_plans, require_same_data
 from nnunetv2_stitch.pipeline.prepare import Job
 
 
@@ -32,7 +32,9 @@ class Claim(FoldLocks):
         job = self.job
         with plans_locked(job.plans_file):
             previous = previous_plans(job.plans_file)
+            as_begun(job, previous)
             check_folders(job, previous, continue_training)
+            require_same_data(job, previous)
             self.take(job.folds)
             for name, other in (previous or {}).get("configurations", {}).items():
                 job.plans["configurations"].setdefault(name, other)

@@ -10,14 +10,20 @@ from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import is_writable, read_json, write_json
-from nnunetv2_stitch.folders import FOLD
+from nnunetv2_stitch.folders import FOLD, folds_in
 from nnunetv2_stitch.parties.checkpoint import sha256
-from nnunetv2_stitch.parties.preprocessed import require_trainable
+from nnunetv2_stitch.parties.preprocessed import folds_without_foreground, require_trainable
+from nnunetv2_stitch.selection.dice import NothingToScore
+from nnunetv2_stitch.selection.rules import GUIDED
 from nnunetv2_stitch.stitching.network import CLASS_PATH
 from nnunetv2_stitch.stitching.plans import recorded_checkpoint
 
 if TYPE_CHECKING:
     from nnunetv2_stitch.pipeline.prepare import Job
+
+
+BUDGET = {"num_epochs": ("-epochs", "epochs"), "num_iterations_per_epoch": ("-iterations", "iterations"),
+          "seed": ("-seed", "seed"), "positions_per_pass": ("-positions_per_pass", "positions_per_pass")}
 
 
 def previous_plans(plans_file: str) -> dict | None:
@@ -61,18 +67,60 @@ def check_earlier_folds(job: Job, previous: dict | None) -> None:
     _go_on_as_begun(job, previous)
 
 
+def foreground_remarks(job: Job) -> list[str]:
+    """What to say, before hours of training, of folds that cannot take part in choosing the position.
+
+    Raises:
+        NothingToScore: no fold can, or each must, and the rule chooses by Dice.
+    """
+    begun = folds_in(job.model_folder) if os.path.isdir(job.model_folder) else []
+    folds = list(dict.fromkeys([*job.folds, *begun]))
+    blind = folds_without_foreground(job.preprocessed_folder, job.host.configuration_manager.data_identifier, folds)
+    if blind and job.request.rule != "3" and (len(blind) == len(folds) or job.request.rule == GUIDED):
+        raise NothingToScore(f"the validation cases of fold {', '.join(map(str, blind))}",
+                             "fix the position by hand with -position K")
+    return [f"WARNING: the validation cases of fold {f} hold no foreground label, so it takes no part in choosing the "
+            f"position, and nnU-Net writes NaN into its summary.json; check the labels and the splits"
+            for f in job.folds if f in blind]
+
+
+def as_begun(job: Job, previous: dict | None) -> None:
+    """What was not asked for is, in the job's plans, as the folds that are there were begun with."""
+    before, new = _begun(job, previous), job.configuration["stitching"]["training"]
+    new.update({key: before["training"][key] for key, (_, field) in BUDGET.items()
+                if before and key in before["training"] and getattr(job.request, field) is None})
+
+
 def _go_on_as_begun(job: Job, previous: dict | None) -> None:
-    """A fold that was interrupted goes on with the length and the seed that it was begun with."""
-    begun = [f for f in job.folds if os.path.isfile(os.path.join(job.model_folder, f"fold_{f}",
-                                                                 "checkpoint_latest.pth"))]
-    old, new = (p.get("configurations", {}).get(job.host.configuration, {}).get("stitching", {}).get("training", {})
-                for p in (previous or {}, job.plans))
-    for key, flag in (("num_epochs", "-epochs"), ("num_iterations_per_epoch", "-iterations"), ("seed", "-seed"),
-                      ("positions_per_pass", "-positions_per_pass")):
-        if begun and key in old and old[key] != new[key]:
-            before, now = ("its default" if v is None else v for v in (old[key], new[key]))
-            raise StitchError(f"fold {begun[0]} was begun with {flag} {before}, not {now}; go on with the same, or use "
+    """One plans file describes all folds of a model, so they have one length and one seed, however far they are."""
+    before, new = _begun(job, previous), job.configuration["stitching"]["training"]
+    for key, (flag, _) in BUDGET.items():
+        if before and key in before["training"] and before["training"][key] != new[key]:
+            old, now = ("its default" if v is None else v for v in (before["training"][key], new[key]))
+            raise StitchError(f"{_first_fold(job)} was begun with {flag} {old}, not {now}; go on with the same, or use "
                               f"-o_p NAME for another model")
+
+
+def require_same_data(job: Job, previous: dict | None) -> None:
+    """Raises StitchError where folds under the same name were begun with other data than are there now."""
+    before, now = (c.get("data") for c in (_begun(job, previous) or {}, job.configuration["stitching"]))
+    if before and now and before != now:
+        raise StitchError(f"{_first_fold(job)} was begun with other preprocessed data, folds or labels than "
+                          f"{job.preprocessed_folder} holds now; put those back, or use -o_p NAME for another model")
+
+
+def _first_fold(job: Job) -> str:
+    return os.path.join(job.model_folder, f"fold_{folds_in(job.model_folder)[0]}")
+
+
+def _begun(job: Job, previous: dict | None) -> dict | None:
+    """The record of stitching that the folds in the job's model folder were begun with; None where there is none."""
+    if not os.path.isdir(job.model_folder) or not folds_in(job.model_folder):
+        return None
+    beside = os.path.join(job.model_folder, "plans.json")  # not there yet where a fold was killed at its start
+    plans = read_json(beside) if os.path.isfile(beside) else previous or {}
+    found = plans.get("configurations", {}).get(job.host.configuration, {}).get("stitching", {})
+    return found if found.get("training", {}).get("trainer") == job.trainer else None
 
 
 def _keep_other_folds(job: Job, previous: dict | None) -> None:
@@ -102,7 +150,7 @@ def _keep_other_folds(job: Job, previous: dict | None) -> None:
             if ours["folds"].setdefault(fold, entry) != entry:
                 raise StitchError(f"fold {fold} was stitched with fold {entry['fold']} of {ours['dataset']}, which is "
                                   f"not what it would be stitched with now (fold or sha256 differs); give the same "
-                                  f"-f_b as then, or -o_p NAME for another model")
+                                  f"-f_b and -m_b as then, or -o_p NAME for another model")
 
 
 def _require_found_again(ours: dict, theirs: dict) -> None:

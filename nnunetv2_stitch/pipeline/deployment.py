@@ -155,7 +155,7 @@ def select_and_deploy(job: Job, device: torch.device, deploy: bool = True, files
         "names": {str(f): [job.layout.position_name(k) for k in p] for f, p in positions.items()},
         "settings": {str(f): s.to_json() for f, s in settings.items()},
         **({"gate": gate.record} if gate else {}),
-        "validation_dice": table, "remarks": remarks, "seed": job.request.seed,
+        "validation_dice": table, "remarks": remarks, "seed": job.seed,
         "label_free_spearman": {str(s.fold): label_free_agreement(s) for s in sweeps},
     })
     text = stitched_card(read_json(job.plans_file), job.host.configuration, job.host.dataset_json, table, remarks)

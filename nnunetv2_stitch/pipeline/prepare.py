@@ -16,11 +16,12 @@ from nnunetv2_stitch.bridging.report import Report, require_bridge
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.facts import received_manifest
 from nnunetv2_stitch.exchange.finding import Partner, find_parties
-from nnunetv2_stitch.exchange.parent_check import require_parents
+from nnunetv2_stitch.exchange.parent_check import require_different, require_parents
+from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.parties.datasets import data_digest
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY
-from nnunetv2_stitch.pipeline.continuing import check_earlier_folds, check_folders, previous_plans
+from nnunetv2_stitch.pipeline.continuing import as_begun, check_earlier_folds, check_folders, previous_plans
 from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
 from nnunetv2_stitch.selection.retention import TOLERANCE, require_tolerance
 from nnunetv2_stitch.selection.rules import GUIDED, RETAIN, RULES, position_at_progress
@@ -33,7 +34,7 @@ from nnunetv2_stitch.stitching.plans import (
     stitched_plans,
     supernet_from_plans,
 )
-from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.setting import Setting, in_ranges
 
 TRAINERS = {"double_batched": "nnUNetTrainerStitch", "direct": "nnUNetTrainerStitchDirect",
             "task": "nnUNetTrainerStitchTask"}
@@ -71,7 +72,7 @@ class Request:
     epochs: int | None = None
     iterations: int | None = None
     plans_name: str = "nnUNetStitchPlans"
-    seed: int = 12345
+    seed: int | None = None
     checkpoint_segments: int | str = 1
     positions_per_pass: int | None = None
     half_targets: bool = False
@@ -120,6 +121,10 @@ class Job:
         return self.plans["configurations"][self.host.configuration]
 
     @property
+    def seed(self) -> int:
+        return self.configuration["stitching"]["training"]["seed"]
+
+    @property
     def trainer(self) -> str:
         return TRAINERS[self.request.fit]
 
@@ -150,6 +155,7 @@ def prepare(request: Request, continue_training: bool = False, dry_run: bool = F
     """
     job = examine(request, unpack_into)
     previous = previous_plans(job.plans_file)
+    as_begun(job, previous)
     job.plans["configurations"] = {**(previous or {}).get("configurations", {}), **job.plans["configurations"]}
     if dry_run:
         check_earlier_folds(job, previous)
@@ -178,7 +184,8 @@ def examine(request: Request, unpack_into: str | None = None) -> Job:
     records = [record_parent(p, results, own, *_sender(p))
                for p, own in zip((host, *partners), ({f: f for f in folds}, *partner_folds))]
     setting = Setting.average_at(*fixed, output=request.output, combine=request.combine)
-    training = Training(TRAINERS[request.fit], request.epochs, request.iterations, request.seed,
+    training = Training(TRAINERS[request.fit], request.epochs, request.iterations,
+                        Training.seed if request.seed is None else request.seed,
                         request.checkpoint_segments, setting.to_json() if fixed else None,
                         request.positions_per_pass, request.half_targets)
     plans = stitched_plans(host, partners, layout, request.plans_name, setting,
@@ -205,6 +212,7 @@ def require_stitchable(request: Request, host: ModelFolder, partners: Sequence[M
         StitchError: a fold that is not trained, networks without layers that match, or what `require_parent` refuses.
     """
     folds, partner_folds = _folds(request, host, partners)
+    require_different([host, *partners], [{f: f for f in folds}, *partner_folds])
     require_parents([host, *partners], [folds, *(own.values() for own in partner_folds)])
     return folds, partner_folds, lay_out(host, partners, "blocks" if request.positions == "blocks" else "all", bridges)
 
@@ -216,9 +224,7 @@ def _sender(party: ModelFolder) -> tuple[str, str]:
 
 
 def _check_request(request: Request) -> None:
-    if "__" in request.plans_name or not request.plans_name:
-        raise StitchError(f"plans name {request.plans_name!r} must not be empty or contain a double underscore: "
-                          f"nnU-Net splits folder names there")
+    require_plans_name(request.plans_name)
     for name, variable in (("nnUNet_results", nnUNet_results), ("nnUNet_preprocessed", nnUNet_preprocessed)):
         if not variable.is_set():
             raise StitchError(f"environment variable {name} is not set; set nnU-Net's three folders first")
@@ -277,8 +283,8 @@ def _fixed_positions(request, layout, positions) -> list[int]:
     asked = [asked] if isinstance(asked, int) else list(asked)
     for position in asked:
         if position not in positions:
-            raise StitchError(f"-position {position}: choose one of the trained positions {positions[0]} to "
-                              f"{positions[-1]}; --dry_run lists them")
+            raise StitchError(f"-position {position}: choose one of the positions with stitches, "
+                              f"{in_ranges(positions)}; --dry_run names their layers")
     found = [layout.matches[p].party for p in asked]
     for party in parties:
         if found.count(party) != 1:

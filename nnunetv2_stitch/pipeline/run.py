@@ -17,6 +17,7 @@ from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.once import reading_once
 from nnunetv2_stitch.pipeline.claims import Claim
+from nnunetv2_stitch.pipeline.continuing import foreground_remarks
 from nnunetv2_stitch.pipeline.deployment import StitchResult, deployed_gate, deployed_setting, select_and_deploy
 from nnunetv2_stitch.pipeline.fold_run import FoldRun, carry_out, require_processes
 from nnunetv2_stitch.pipeline.prepare import Job, Request, prepare
@@ -70,6 +71,8 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
             _require_deployed(job)
             claim.take(job.folds)
         else:
+            for remark in foreground_remarks(job):
+                say(remark)
             claim.begin(continue_training)
             for fold in job.folds:
                 if _fold_is_done(job, fold):

@@ -13,9 +13,10 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.finding import read_party
 from nnunetv2_stitch.exchange.plain import printable
 from nnunetv2_stitch.fileio import read_json, relative_path
+from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.inference.find import trained_folds
 from nnunetv2_stitch.merging.members import Member, read_member
-from nnunetv2_stitch.merging.site import find_site, require_configuration, require_plans_name
+from nnunetv2_stitch.merging.site import find_site, require_configuration
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
 from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
@@ -69,7 +70,7 @@ def prepare(request: FromMergedRequest, continue_training: bool = False) -> From
     Raises:
         StitchError: anything that stands in the way, in one line.
     """
-    require_plans_name(request.plans_name)
+    require_plans_name(request.plans_name, "-o")
     if not nnUNet_results.is_set():
         raise StitchError("environment variable nnUNet_results is not set; set nnU-Net's three folders first")
     if not 0 < request.rate < float("inf"):

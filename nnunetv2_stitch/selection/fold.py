@@ -10,6 +10,7 @@ from nnunetv2_stitch.distributed import share, wait
 from nnunetv2_stitch.fileio import atomically, write_json
 from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import sha256
+from nnunetv2_stitch.parties.datasets import stored_contents
 from nnunetv2_stitch.selection.case_scores import CASES_FILE, CaseScores
 from nnunetv2_stitch.selection.deploy import deploy_fold
 from nnunetv2_stitch.selection.dice import NothingToScore
@@ -56,9 +57,10 @@ def sweep_fold(trainer) -> tuple[Sweep, CaseScores, ScoredCases]:
                             trainer.device)
     keys = sorted(trainer.do_split()[1])
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, list(keys))
+    stored = stored_contents(trainer.preprocessed_dataset_folder, keys)
     stitches = share(sha256(os.path.join(folder, STITCHES_FILE)) if trainer.local_rank == 0 else None)
     kept = ScoredCases(os.path.join(folder, os.path.splitext(SWEEP_FILE)[0]),
-                       {"stitches": stitches, "positions": sweeper.positions, "cases": digest_of(keys),
+                       {"stitches": stitches, "positions": sweeper.positions, "cases": digest_of(keys, stored),
                         "rows": len(sweeper.rows)})
 
     def score(case: int) -> np.ndarray:

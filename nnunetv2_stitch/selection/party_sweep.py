@@ -26,7 +26,7 @@ from nnunetv2_stitch.selection.party_terms import PartyTerms, party_terms
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, digest_of, score_cases
 from nnunetv2_stitch.selection.sweep import PositionSweep, Sweep
 from nnunetv2_stitch.selection.sweeps_file import PartySweeps
-from nnunetv2_stitch.stitching.setting import party_names
+from nnunetv2_stitch.stitching.setting import in_ranges, party_names
 
 
 def sweep_party(model_folder: str, dataset: int | str, *, folds: Sequence[int | str] | None = None,
@@ -69,7 +69,8 @@ def sweep_party(model_folder: str, dataset: int | str, *, folds: Sequence[int | 
     device = torch.device(device)
     if keep and not continue_sweep:
         forget(keep)
-    made_of = {f: {"stitches": digests[str(f)], "cases": digest_of(files[f], terms)} for f in folds}
+    made_of = {f: {"stitches": digests[str(f)], "cases": digest_of(_contents(files[f]), terms)}
+               for f in folds}
     sweeps = tuple(_sweep(model, f, files[f], terms, positions, device, progress,
                           ScoredCases(keep and f"{keep}.fold_{f}", made_of[f]), say) for f in folds)
     found = tuple(s for s in sweeps if s.scorable)
@@ -162,6 +163,10 @@ def _cases(model: ModelFolder, data: RawDataset, party: str, fold: int | str, te
     return cases
 
 
+def _contents(files: Sequence[CaseFiles]) -> list[list[str]]:
+    return [[sha256(path) for path in (*case.images, case.label)] for case in files]
+
+
 def _sweep(model: ModelFolder, fold: int | str, files: Sequence[CaseFiles], terms: PartyTerms,
            positions: Sequence[int] | None, device: torch.device, progress: bool, kept: ScoredCases,
            say: Callable[[str], None]) -> Sweep:
@@ -169,7 +174,7 @@ def _sweep(model: ModelFolder, fold: int | str, files: Sequence[CaseFiles], term
     unknown = sorted(set(positions or ()) - set(network.positions))
     if unknown:
         raise StitchError(f"-positions: the model has no stitch at position {unknown[0]}, only at "
-                          f"{network.positions[0]} to {network.positions[-1]}")
+                          f"{in_ranges(network.positions)}")
     sweeper = PositionSweep(network, model.plans_manager, model.configuration_manager, terms.dataset_json, device,
                             None if positions is None else sorted(set(positions)))
     kept.made_of |= {"positions": sweeper.positions, "rows": len(sweeper.rows)}

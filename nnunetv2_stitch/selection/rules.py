@@ -10,6 +10,7 @@ from scipy.stats import rankdata, spearmanr
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.selection.dice import NothingToScore
 from nnunetv2_stitch.selection.sweep import Sweep
+from nnunetv2_stitch.stitching.setting import in_ranges
 
 RULES = ("1", "2", "3", "loo")
 RETAIN = "retain"  # by scores of single cases: see case_scores
@@ -33,7 +34,7 @@ def choose(sweeps: Sequence[Sweep], rule: str, position: int | None = None) -> d
     if rule == "3":
         if position not in positions:
             raise StitchError(f"rule 3 needs -position with one of the trained positions "
-                              f"{positions[0]} to {positions[-1]}, not {position}")
+                              f"{in_ranges(positions)}, not {position}")
         return {s.fold: position for s in sweeps}
     if rule not in RULES:
         raise StitchError(f"rule {rule!r} is not one of {', '.join(RULES)}")
@@ -80,7 +81,7 @@ def choose_each(sweeps: Sequence[Sweep], rule: str, positions: Sequence[int] = (
         given = [p for p in positions if p in own[0].positions]
         if rule == "3" and len(given) != 1:
             raise StitchError(f"rule 3 needs -position with one of the positions of {party}, "
-                              f"{own[0].positions[0]} to {own[0].positions[-1]}; found {given or 'none'}")
+                              f"{in_ranges(own[0].positions)}; found {given or 'none'}")
         for fold, position in choose(own, rule, given[0] if given else None).items():
             chosen[fold] += (position,)
     return chosen

@@ -20,6 +20,17 @@ def party_names(parents: int) -> tuple[str, ...]:
     return (*SIDES, *(f"partner{i}" for i in range(2, parents)))[:parents]
 
 
+def in_ranges(positions: Sequence[int]) -> str:
+    """Positions in order as the commands take them: `3,7,20-25`."""
+    runs: list[list[int]] = []
+    for position in positions:
+        if runs and position == runs[-1][-1] + 1:
+            runs[-1].append(position)
+        else:
+            runs.append([position])
+    return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+
+
 @dataclass(frozen=True)
 class Setting:
     """Switch states by position, as `(host state, partner state)`; a position that is not named is `own`. A number is

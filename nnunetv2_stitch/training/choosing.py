@@ -13,6 +13,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.merging.site import Site
 from nnunetv2_stitch.parties.checkpoint import sha256
+from nnunetv2_stitch.parties.datasets import stored_contents
 from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.selection.retention import Retention, retained
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, digest_of
@@ -41,8 +42,10 @@ def score_fold(job: AdaptJob, fold: int | str, device: torch.device, progress: b
     folder = job.fold_folder(fold)
     site = Site(job.preprocessed_folder, job.dataset, job.configuration, fold, job.plans, job.dataset_json)
     cases = validation_cases(site)
+    identifier = job.plans["configurations"][job.configuration]["data_identifier"]
+    stored = stored_contents(os.path.join(site.folder, identifier), cases)
     own, why = _own_site(job, fold, cases)
-    made_of = {"alphas": list(ALPHAS), "cases": digest_of(cases),
+    made_of = {"alphas": list(ALPHAS), "cases": digest_of(cases, stored),
                **{name: sha256(os.path.join(folder, name)) for name in (START, FINAL)},
                "host": None if own is None else sha256(job.host.checkpoint_path(fold))}
     path = os.path.join(folder, CASES_FILE)

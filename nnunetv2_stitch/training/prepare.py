@@ -13,8 +13,8 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.finding import Partner, read_party
 from nnunetv2_stitch.exchange.plain import printable
 from nnunetv2_stitch.fileio import read_json, relative_path
+from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.merging.members import Member, read_member
-from nnunetv2_stitch.merging.site import require_plans_name
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, find_models, select_model
 from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
@@ -94,7 +94,7 @@ def prepare(request: AdaptRequest, continue_training: bool = False) -> AdaptJob:
     Raises:
         StitchError: anything that stands in the way, in one line.
     """
-    require_plans_name(request.plans_name, "-o_p")
+    require_plans_name(request.plans_name)
     require_tolerance(request.tolerance)
     if not nnUNet_results.is_set():
         raise StitchError("environment variable nnUNet_results is not set; set nnU-Net's three folders first")

@@ -137,6 +137,28 @@ def test_bad_input_writes_nothing(world, tmp_path):
     assert sorted(world.root.rglob("*")) == before
 
 
+def test_files_that_a_row_cannot_read_are_found_before_anything_is_trained(world):
+    """The kind: nnU-Net says of a folder without files of a model's ending that there are 0 cases, and goes on; so
+    what every model is to predict is looked at first."""
+    before = sorted(world.root.rglob("*"))
+
+    def refused(message) -> None:
+        with pytest.raises(StitchError, match=message):
+            run(world, rows=["B_alone"], folds=[0])
+        assert sorted(world.root.rglob("*")) == before
+
+    description = world.model(world.partner) / "dataset.json"
+    text = description.read_text()
+    description.write_text(text.replace(".nii.gz", ".png"))
+    refused("reads .nii.gz files, .* .png, and a comparison predicts every test set with both")
+    description.write_text(text)
+    images = world.raw / world.partner.dataset / "imagesTs"
+    image = min(images.iterdir())
+    image.rename(image.with_name(image.name.replace(".nii.gz", ".nrrd")))
+    before = sorted(world.root.rglob("*"))
+    refused(f"case .* of dataset {world.partner.dataset} has no image")
+
+
 @pytest.mark.slow
 def test_rows_that_need_the_partners_images_are_left_out_without_them(world):
     data = world.preprocessed / world.partner.dataset / f"{worlds.PLANS}_2d"

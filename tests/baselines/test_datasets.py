@@ -1,6 +1,7 @@
 """One party's data under the other's plans, and both parties' data in one dataset."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import world as worlds
 from nnunetv2_stitch.baselines import datasets as module
 from nnunetv2_stitch.baselines.datasets import borrow_plans, has_preprocessed, merge_datasets
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.parties.datasets import data_digest
+from nnunetv2_stitch.parties.datasets import ENDS, data_digest, stored_contents
 from nnunetv2_stitch.parties.model_folder import read_model_folder
 
 
@@ -145,6 +146,35 @@ def test_data_are_told_apart_by_cases_folds_and_labels_and_not_by_what_training_
     (data / "tr_000.pkl").unlink()
     assert data_digest(str(folder), data.name) != first
     assert data_digest(str(folder), "nnUNetPlans_3d_fullres") is None
+
+
+@pytest.mark.parametrize("ending", ["tr_000.pkl", "tr_000.b2nd", "tr_000_seg.b2nd"])
+def test_data_are_told_apart_by_what_the_files_hold_and_not_by_names_and_sizes_alone(parties, ending):
+    world, host, _ = parties
+    folder = world.preprocessed / host.dataset_name
+    data = folder / host.configuration_manager.data_identifier
+    first = data_digest(str(folder), data.name)
+    for litter in ("._tr_000.pkl", "._tr_000.b2nd"):  # as some systems leave beside every file
+        (data / litter).touch()
+    os.utime(data / ending)
+    assert data_digest(str(folder), data.name) == first
+    content = bytearray((data / ending).read_bytes())
+    content[-1] ^= 1
+    (data / ending).write_bytes(content)
+    assert data_digest(str(folder), data.name) != first
+    assert len(stored_contents(str(data), ["tr_000"])) == 3
+
+
+def test_of_a_large_file_both_ends_count(tmp_path):
+    path = tmp_path / "big.b2nd"
+    found = set()
+    for place in (None, 0, 3 * ENDS - 1):
+        content = bytearray(3 * ENDS)
+        if place is not None:
+            content[place] = 1
+        path.write_bytes(content)
+        found.add(stored_contents(str(tmp_path))["big.b2nd"])
+    assert len(found) == 3
 
 
 def test_a_party_without_splits_is_pooled_by_those_that_nnunet_would_make(parties):

@@ -66,7 +66,9 @@ def test_each_row_of_a_second_comparison_is_of_its_own_partner(world, world2d, t
     before = stitched_model.tree(Path(users.model_folder))
     first = run(world, world.partner.dataset, rows=ROWS)
     assert first.model_folders["stitched"] == users.model_folder  # made of the same, so taken as it is
-    second = run(world, THIRD, rows=ROWS)
+    said = []
+    second = run(world, THIRD, rows=ROWS, say=said.append)
+    assert any("was made with other parents" in line and "name the zip with -m_a or -m_b" in line for line in said)
     assert stitched_model.tree(Path(users.model_folder)) == before
     assert find_stitched_model(world.host.dataset) == users.model_folder
 

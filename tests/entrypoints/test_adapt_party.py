@@ -34,6 +34,7 @@ def change_plans(**fields):
 BAD = {
     "no model": (["-m_b", "nowhere"], "nowhere does not exist", None),
     "name": (["-o_p", "a__b"], "double underscore", None),
+    "place": (["-o_p", "../x"], "-o_p '../x': give a name of letters", None),
     "configuration": (["-c", "3d_fullres"], "is of configuration 2d, not 3d_fullres", None),
     "fold of the partner": (["-f_b", "3"], "has no checkpoint_final.pth of fold 3", None),
     "label map": (["-label_map", "no.json"], "no.json does not exist", None),

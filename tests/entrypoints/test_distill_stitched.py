@@ -55,6 +55,7 @@ def test_images_without_labels_that_do_not_fit(bad, world, tmp_path):
 
 def test_plans_and_names(bad, world):
     assert "double underscore" in bad("-o_p", "My__Plans")
+    assert "-o_p '../x': give a name of letters" in bad("-o_p", "../x")
     assert "holds other plans" in bad("-o_p", "nnUNetPlans")
     assert "holds other plans" in bad("-o_p", "nnUNetStitchPlans")
     assert "is of configuration 2d" in bad("-c", "3d_fullres")

@@ -54,6 +54,7 @@ BAD = {
     "twice": ({}, "are the same checkpoint", lambda f: f.update(models=[f["models"][0]] * 2)),
     "no model": ({}, "nowhere does not exist", lambda f: f.update(models=[f["models"][0], "nowhere"])),
     "name": ({"-o": "a__b"}, "double underscore", None),
+    "place": ({"-o": "../x"}, "-o '../x': give a name of letters", None),
     "path as name": ({"-o": "../x"}, "-o '../x'", None),
     "dataset": ({"-d": "7"}, "dataset 7 in nnUNet_preprocessed", None),
     "configuration": ({"-c": "3d_fullres"}, "is of configuration 2d, not 3d_fullres", None),

@@ -188,7 +188,8 @@ def test_no_write_permission(stitched2d, images, capsys):
         os.chmod(root / "out", 0o555)
         with as_nobody():
             for out in (root / "out", root / "out" / "deeper"):
-                assert str(out) in refused(root, capsys, "-m", model, "-i", root / "images", "-o", out)
+                said = refused(root, capsys, "-m", model, "-i", root / "images", "-o", out)
+                assert f"no permission to write into {out}; choose another folder with -o" in said
 
 
 @pytest.mark.slow

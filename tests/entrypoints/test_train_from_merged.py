@@ -36,6 +36,7 @@ def spoil_weights(f, change):
 BAD = {
     "no model": (["-m", "nowhere"], "nowhere does not exist", None),
     "name": (["-o", "a__b"], "double underscore", None),
+    "place": (["-o", "../x"], "-o '../x': give a name of letters", None),
     "dataset": (["-d", "7"], "dataset 7 in nnUNet_preprocessed", None),
     "configuration": (["-c", "3d_fullres"], "is of configuration 2d, not 3d_fullres", None),
     "no cases": ([], "holds no preprocessed cases", lambda f: [

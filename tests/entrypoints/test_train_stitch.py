@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +16,9 @@ from nnunetv2_stitch.entrypoints import train_stitch
 from nnunetv2_stitch.entrypoints.common import run
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.parties.model_folder import read_model_folder
+from nnunetv2_stitch.parties.preprocessed import folds_without_foreground
+from nnunetv2_stitch.pipeline import Request, prepare
+from nnunetv2_stitch.pipeline.continuing import foreground_remarks
 
 
 @pytest.fixture
@@ -209,12 +213,13 @@ def test_environment_variables_that_are_not_set(world, capsys, monkeypatch):
 @pytest.mark.parametrize(("flags", "named"), [
     (("-positions", "3,900"), "no position 900"),
     (("-position", "900"), "-position 900"),
-    (("-position", "3", "-positions", "4,5"), "-position 3"),
+    (("-position", "3", "-positions", "4,5,9"), "-position 3: choose one of the positions with stitches, 4-5,9;"),
     (("-rule", "3"), "-position K"),
     (("-rule", "1", "-position", "3"), "-position"),
     (("-rule", "loo", "-f", "0"), "at least two folds"),
     (("-gate", "on", "-output", "host"), "leave out -output host"),
-    (("-o_p", "My__Plans"), "double underscore"),
+    *((("-o_p", name), "-o_p " + repr(name)) for name in ("My__Plans", "../Plans", "a/b", "a\\b", ".hidden", "", "a_",
+                                                         "_a", "a b")),
     (("--c", "--val"), "--val"),
     (("-c", "3d_fullres"), "3d_fullres"),
     (("-tr_b", "nnUNetTrainerTypo"), "nnUNetTrainerTypo"),
@@ -232,6 +237,43 @@ def test_flags_that_cannot_be_read(world, capsys, flags):
     assert caught.value.code == 2 and flags[0] in capsys.readouterr().err
 
 
+def test_a_model_is_not_stitched_to_itself(world, capsys):
+    for arguments in ((801, 801), (801, 802, 802), (801, "-m_b", world.model(world.host))):
+        assert "two parties are one model, " in refused(world, capsys, *arguments)
+    prepare(Request(801, 801, folds=[0], fold_b=1))  # which was trained on other cases
+
+
+@pytest.mark.slow
+def test_validation_cases_without_foreground_are_found_before_training(world, capsys):
+    """The kind: what is only found at the end of a training and can be read from the preprocessed data is said before
+    it; `class_locations` are nnU-Net's own."""
+    folder = world.preprocessed / world.host.dataset
+    splits = json.loads((folder / "splits_final.json").read_text())
+
+    def blank(fold):
+        for case in splits[fold]["val"]:
+            path = folder / "nnUNetPlans_2d" / f"{case}.pkl"
+            properties = pickle.loads(path.read_bytes())
+            assert any(map(len, properties["class_locations"].values()))
+            properties["class_locations"] = {k: [] for k in properties["class_locations"]} | {(-1, 0, 1, 2): [[0] * 4]}
+            path.write_bytes(pickle.dumps(properties))
+
+    def remarks(**given):
+        return foreground_remarks(prepare(Request(801, 802, **given)))
+
+    assert remarks() == []
+    blank(0)
+    assert [line[:52] for line in remarks()] == ["WARNING: the validation cases of fold 0 hold no fore"]
+    assert remarks(folds=[1]) == []
+    assert folds_without_foreground(str(folder), "nnUNetPlans_2d", [0, 1, "all"]) == [0]
+    assert "fold 0 hold no foreground label in their references" in refused(world, capsys, 801, 802, "-f", "0")
+    assert len(remarks(folds=[0], rule="3", position=3)) == 1
+    assert "fold 0 hold no" in refused(world, capsys, 801, 802, "-rule", "guided")
+    blank(1)
+    assert "fold 0, 1 hold no foreground label" in refused(world, capsys, 801, 802)
+    assert "fold 0, 1 hold no foreground label" in refused(world, capsys, 801, 802, "--dry_run")
+
+
 @pytest.mark.skipif(not hasattr(os, "setresuid"), reason="needs Linux")
 def test_no_write_permission(world2d, nnunet_env, capsys):
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
@@ -244,6 +286,13 @@ def test_no_write_permission(world2d, nnunet_env, capsys):
                 err = refused(world, capsys, 801, 802)
             os.chmod(closed, 0o777)
             assert f"no permission to write into {closed}" in err
+        sent = export_party(read_model_folder(str(world.model(world.partner))), str(Path(folder, "b.zip"))).path
+        os.chmod(sent, 0o644)
+        os.chmod(world.results, 0o555)
+        with as_nobody():
+            err = refused(world, capsys, 801, "-m_b", sent)
+        assert f"has to be unpacked, and there is no permission to write into {world.results}; change" in err
+        os.chmod(world.results, 0o777)
 
 
 @pytest.mark.slow

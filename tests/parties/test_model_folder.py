@@ -197,3 +197,20 @@ def test_inherited_configuration(make_model, edit):
     model = read_model_folder(str(folder))
     assert model.configuration_manager.batch_size == 4
     assert model.network_spec["network_class_name"].endswith("PlainConvUNet")
+
+
+@pytest.mark.parametrize("spacing", [[0, 1.0], [-1.0, 1.0], [float("nan"), 1.0], [float("inf"), 1.0], ["1", 1.0], [],
+                                     1.0])
+def test_a_spacing_that_is_no_length_is_refused(make_model, edit, refuses, spacing):
+    folder = make_model("Dataset911_A")
+    edit(folder / "plans.json", lambda p: p["configurations"]["2d"].update(spacing=spacing))
+    assert f"{folder}/plans.json: spacing must be positive numbers" in refuses(read_model_folder, str(folder))
+
+
+@pytest.mark.parametrize("manager", ["Evil", "", 7, ["LabelManager"]])
+def test_a_label_manager_that_is_not_there_is_the_plans_fault(make_model, edit, refuses, manager):
+    folder = make_model("Dataset911_A")
+    edit(folder / "plans.json", lambda p: p.update(label_manager=manager))
+    said = refuses(read_model_folder, str(folder))
+    assert said.startswith(f"{folder}/plans.json names a label_manager that nnU-Net does not have") and "dataset.json" \
+        not in said

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from stitched_model import SHORT, stitch, tree
 from world import PLANS, TRAINER
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.pipeline import Request, prepare, train_stitch
+from nnunetv2_stitch.pipeline import train_stitch
 from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
 
 pytestmark = pytest.mark.slow
@@ -58,14 +57,46 @@ def test_a_finished_model_is_not_overwritten_without_c(world):
 
 
 def test_an_interrupted_fold_goes_on_as_it_was_begun(world, folder):
-    (folder / "fold_1" / "checkpoint_latest.pth").touch()
-    request = Request(world.host.dataset, world.partner.dataset, folds=[0, 1], epochs=2, iterations=4)
-    prepare(request, continue_training=True)
-    for change, said in (({"seed": 7}, "-seed 12345, not 7"), ({"epochs": 99}, "-epochs")):
-        with pytest.raises(StitchError, match=f"fold 1 was begun with {said}"):
-            prepare(replace(request, **change), continue_training=True)
-    (folder / "fold_1" / "checkpoint_latest.pth").unlink()
-    prepare(replace(request, seed=7), continue_training=True)  # a finished fold is not trained again
+    """The kind: plans say of a model what its folds were trained with, so no later command may write anything else
+    into them, whether the folds are finished, interrupted or still to come."""
+    before = tree(world.root)
+    changes = (({"seed": 7}, "-seed 12345, not 7"), ({"epochs": 99}, "-epochs 2, not 99"),
+               ({"iterations": 5}, "-iterations 4, not 5"),
+               ({"positions_per_pass": 3}, "-positions_per_pass its default, not 3"))
+    for (change, said), how in zip(changes, ("continue_training", "only_selection", "only_validation",
+                                             "continue_training")):
+        with pytest.raises(StitchError, match=f"fold_0 was begun with {said}; go on with the same"):
+            stitch(world, **{"epochs": 2, "iterations": 4, **change, how: True}, folds=[0])
+    assert tree(world.root) == before
+    shutil.rmtree(folder / "fold_1")
+    with pytest.raises(StitchError, match="fold_0 was begun with -epochs 2, not 99; go on with the same"):
+        stitch(world, folds=[1], epochs=99)
+    assert tree(world.root) == {p: d for p, d in before.items() if not p.startswith(str(folder / "fold_1"))}
+
+
+def test_what_is_not_asked_for_goes_on_as_it_was_begun(world):
+    plans = world.preprocessed / world.host.dataset / "nnUNetStitchPlans.json"
+
+    def training() -> dict:
+        return json.loads(plans.read_text())["configurations"]["2d"]["stitching"]["training"]
+
+    begun = training()
+    assert (begun["num_epochs"], begun["num_iterations_per_epoch"], begun["seed"]) == (2, 4, 12345)
+    stitch(world, continue_training=True)
+    assert training() == begun
+
+
+def test_going_on_with_other_data_is_refused(world):
+    """A fold that was trained before is taken for what would be trained now; other images would give another one."""
+    case = min((world.preprocessed / world.host.dataset / f"{PLANS}_2d").glob("*_seg.b2nd"))
+    content = case.read_bytes()
+    case.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    before = tree(world.root)
+    for given in ({"folds": [0]}, {}):
+        with pytest.raises(StitchError, match="fold_0 was begun with other preprocessed data.*-o_p NAME"):
+            stitch(world, continue_training=True, **given)
+    assert tree(world.root) == before
+    stitch(world, only_selection=True)  # which trains nothing
 
 
 def test_going_on_with_another_partner_is_refused(world):
@@ -97,7 +128,7 @@ def test_folds_may_come_one_by_one(world, folder, stitched2d):
     with pytest.raises(StitchError, match="other parents, positions"):
         stitch(world, **{**SHORT, "folds": [1]})
     said = []
-    stitch(world, folds=[1], fit="double_batched", epochs=1, iterations=1, say=said.append)
+    stitch(world, folds=[1], fit="double_batched", say=said.append)
     assert said[0].startswith("fold 1: training")
     parents = json.loads((folder / "plans.json").read_text())["configurations"]["2d"]["stitching"]["parents"]
     assert all(p["folds"].keys() == {"0", "1"} for p in parents)

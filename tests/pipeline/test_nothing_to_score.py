@@ -15,6 +15,7 @@ from nnunetv2_stitch.baselines.stitched import weighted_shares
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
+from nnunetv2_stitch.parties.datasets import data_digest
 from nnunetv2_stitch.selection.dice import NothingToScore
 from nnunetv2_stitch.selection.party_sweep import sweep_party
 from nnunetv2_stitch.selection.rules import choose
@@ -60,6 +61,11 @@ def test_a_fold_without_foreground_takes_no_part_in_any_choice(stitched2d, copy_
     folder = world.results / stitched2d.folder.relative_to(stitched2d.world.results)
     blank(world, 0)
     (folder / "fold_0" / "sweep.json").unlink()
+    preprocessed = world.preprocessed / world.host.dataset
+    for plans in (folder / "plans.json", preprocessed / "nnUNetStitchPlans.json"):  # as if it were trained on these
+        value = json.loads(plans.read_text())
+        value["configurations"]["2d"]["stitching"]["data"] = data_digest(str(preprocessed), "nnUNetPlans_2d")
+        plans.write_text(json.dumps(value))
     result = stitch(world, epochs=2, iterations=4, continue_training=True)
     sweeps = [strict(folder / f"fold_{f}" / "sweep.json") for f in (0, 1)]
     assert set(sweeps[0]["ensemble"]) == {None} == set(sweeps[0]["baselines"].values())
