@@ -18,7 +18,7 @@ from nnunetv2_stitch.plain_training.claims import claimed
 from nnunetv2_stitch.rounds import FromMergedRequest, prepare
 
 #: into folders that nothing else can know of yet, and the demo's own data
-ALONE = {"exchange/install.py", "demo/parents.py"}
+ALONE = {"exchange/install.py", "demo/parents.py", "training/plans.py"}
 
 
 def locked_calls(tree: ast.AST, inside: bool = False):
