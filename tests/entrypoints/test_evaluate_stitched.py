@@ -189,7 +189,7 @@ def test_trained_models_that_cannot_be_used(stitched2d, trained, bad, tmp_path):
     assert "has no images" in bad("-models", f"x={host}", "-datasets", f"A={labels}")
     shutil.copytree(world.test_images(world.host), labels / "images")
     (labels / "images" / "ts_001_0000.nii.gz").unlink()
-    assert "case ts_001 of dataset A has 0 images" in bad("-models", f"x={host}", "-datasets", f"A={labels}")
+    assert "case ts_001 of dataset A has no image" in bad("-models", f"x={host}", "-datasets", f"A={labels}")
     copy = Path(shutil.copytree(host, tmp_path / host.name))
     checkpoint = copy / "fold_0" / "checkpoint_final.pth"
     checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
