@@ -20,7 +20,7 @@ def gate_shares(record: Mapping, path: str) -> str:
     """
     points = record["path"]
     places, names = np.arange(len(points)), [
-        f"{p['quantile']:.0%}" + (f"\n+{p['lead']:.0%}" if p["lead"] else "") for p in points]
+        f"+{100 * p['lead']:.0f}" if p["lead"] else f"{100 * p['quantile']:.0f}" for p in points]
     figure = new_figure(9.5, 4.2)
     shares, dice = figure.subplots(1, 2)
     values = np.array(record["host_shares"])  # (points, cases)
@@ -39,8 +39,8 @@ def gate_shares(record: Mapping, path: str) -> str:
     for axes in (shares, dice):
         if record["chosen"] is not None:
             axes.axvline(record["chosen"], color=ORANGE, linewidth=1.2, label="chosen")
-        axes.set_xticks(places, names)
-        axes.set_xlabel("threshold and A's lead elsewhere (left: careful)")
+        axes.set_xticks(places, names, fontsize=8)
+        axes.set_xlabel("careful: threshold in %, then A's lead elsewhere in %")
         tidy(axes)
         axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     known = "and the partners'" if all(record["partners_known"]) else "alone (not all partners' are known)"
