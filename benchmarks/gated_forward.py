@@ -23,7 +23,7 @@ def gated(args, spec: dict, x: torch.Tensor, own: bool) -> torch.nn.Module:
     net.gate.set([signature], [None], 0.2)
     density = net.gate.host[0]
     f = net.gated.features("partner", x).float()
-    density.offset += (10.0 if own else 0.5) - density(f).min()  # how far above the threshold these images lie
+    density.threshold += density(f)[1].min() - (10.0 if own else 0.5)  # how far above it these images lie
     return net
 
 
