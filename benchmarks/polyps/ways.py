@@ -3,8 +3,9 @@ what mixes their answers is tried on the probabilities.
 
     python benchmarks/polyps/ways.py WORK -host A -partner B -seed 1
 
-WORK as `parents.py` leaves it. Gate and retention are the package's own; no stitches, no tiles, no mirroring
-(`study.py` has these, and takes an hour). Writes `ways.json` and `ways.md`; probabilities are kept in WORK.
+WORK as `parents.py` leaves it; rows of models that are not there are left out. In the table A is the host and B the
+partner. Gate and retention are the package's own; no stitches, no tiles, no mirroring (`study.py` has these, and takes
+an hour). Writes `ways.json` and `ways.md`; probabilities are kept in WORK.
 """
 
 from __future__ import annotations
@@ -149,7 +150,9 @@ class Ways:
         h, p = self.host, self.partner
         a, b = self.answers(h), self.answers(p)
         gates = self.gates()
-        rows = {"A alone": self.dice(a), "A longer": self.dice(self.answers(f"{h}_longer")), "B alone": self.dice(b),
+        longer = {"A longer": self.dice(self.answers(f"{h}_longer"))} \
+            if checkpoint(self.work, self.seed, f"{h}_longer").is_file() else {}
+        rows = {"A alone": self.dice(a), **longer, "B alone": self.dice(b),
                 "plain ensemble": self.dice(self.mixed(a, b, 0.5)),
                 "weighted, retained": self.chosen("weighted, retained", [
                     (f"A's share {s:g}", self.mixed(a, b, s)) for s in SHARES]),
