@@ -96,7 +96,7 @@ class Study:
         from nnunetv2_stitch.exchange.finding import read_party
         from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
         from nnunetv2_stitch.training.line import between
-        folder = Path(self.model(f"{self.partner}_on_{self.host}").replace("FromBPlans", "AdaptedPlans"))
+        folder = Path(self.model(f"{self.partner}_on_{self.host}").replace(f"From{self.partner}Plans", "AdaptedPlans"))
         start, end = self.ends()
         alpha = self.retained_alpha(start, end)
         if not folder.is_dir():
@@ -188,10 +188,14 @@ class Study:
         labels = self.work / "raw" / dataset_of(self.sets[test_set]) / RAW_TEST[1]
         found = []
         for file in sorted(labels.glob("*.png")):
-            reference, predicted = io.imread(file) > 0, io.imread(Path(folder) / file.name) > 0
-            total = reference.sum() + predicted.sum()
-            found.append(2 * (reference & predicted).sum() / total if total else np.nan)
+            found.append(dice_of(io.imread(file) > 0, io.imread(Path(folder) / file.name) > 0))
         return np.array(found)
+
+
+def dice_of(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two masks; NaN where neither has a polyp."""
+    total = one.sum() + other.sum()
+    return float(2 * (one & other).sum() / total) if total else np.nan
 
 
 def interval(values: np.ndarray, rng: np.random.Generator, resamples: int = 9999) -> tuple[float, float, float]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from parents import FOLD, HOSPITALS, checkpoint, dataset_of, model_folder
-from study import markdown, summary
+from study import dice_of, markdown, summary
 from torch.nn import functional as F
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -101,12 +101,8 @@ class Ways:
 
     def dice(self, answers: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
         """Of every case; NaN where neither side has a polyp."""
-        found = {}
-        for key, maps in answers.items():
-            pairs = [(p > 0.5, mask) for p, (_, mask) in zip(maps, self.images.sets[key])]
-            found[key] = np.array([2 * (p & m).sum() / (p.sum() + m.sum()) if p.any() or m.any() else np.nan
-                                   for p, m in pairs])
-        return found
+        return {key: np.array([dice_of(p > 0.5, mask) for p, (_, mask) in zip(maps, self.images.sets[key])])
+                for key, maps in answers.items()}
 
     def mixed(self, one, other, shares: dict[str, np.ndarray] | float) -> dict[str, list[np.ndarray]]:
         """`share * one + (1 - share) * other`, by case or for all."""

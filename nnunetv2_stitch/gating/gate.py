@@ -124,6 +124,6 @@ class Gate(nn.Module):
 
 
 def even_shares(parties: int, like: torch.Tensor) -> torch.Tensor:
-    """What `Gate` gives an image that is unlike any, to the last bit."""
+    """What `Gate` without a lead gives an image that is unlike any, to the last bit."""
     return torch.ones_like(like[:1, :1]) / parties
 
