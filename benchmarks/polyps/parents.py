@@ -41,6 +41,7 @@ TRAININGS = {
     **{f"{h}_longer": Training(h, "nnUNetLongerPlans", STEPS + MORE) for h in "ABC"},
     **{f"{p}_on_{h}": Training(h, f"nnUNetFrom{p}Plans", MORE, p) for p, h in ("BA", "AB", "AC")},
     "AB": Training("AB"), "CA": Training("CA"), "AB_longer": Training("AB", "nnUNetLongerPlans", STEPS + MORE),
+    "B_long_on_A": Training("A", "nnUNetLongFromBPlans", STEPS, "B"),
 }
 
 
