@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from nnunetv2_stitch.distributed import ALONE, launched
+from nnunetv2_stitch.distributed import SINGLE_PROCESS, process_from_environment
 from nnunetv2_stitch.errors import LostProcess, StitchError
 from nnunetv2_stitch.parties.once import reading_once
 
@@ -41,7 +41,7 @@ def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None =
     """
     hint = f"; the same command with {resume} goes on" if resume else ""
     try:
-        if not several and launched() != ALONE:
+        if not several and process_from_environment() != SINGLE_PROCESS:
             raise StitchError("of these commands only nnUNetv2_train_stitch runs in several processes; start this one "
                               "without torchrun")
         with reading_once():

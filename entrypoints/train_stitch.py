@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from nnunetv2_stitch.devices import set_up_device
-from nnunetv2_stitch.distributed import ALONE, Place
+from nnunetv2_stitch.distributed import SINGLE_PROCESS, Process
 from nnunetv2_stitch.entrypoints.common import (
     EXIT_INTERRUPTED,
     add_common,
@@ -19,7 +19,6 @@ from nnunetv2_stitch.entrypoints.common import (
     run,
     run_trusting,
 )
-from nnunetv2_stitch.entrypoints.launched import one_of_several, only_first_speaks
 from nnunetv2_stitch.entrypoints.parties import (
     add_parties,
     parse_parties,
@@ -28,6 +27,7 @@ from nnunetv2_stitch.entrypoints.parties import (
     position,
     positions,
 )
+from nnunetv2_stitch.entrypoints.processes import one_of_several, only_first_speaks
 
 if TYPE_CHECKING:
     import torch
@@ -99,11 +99,11 @@ def segments(text: str) -> int | str:
 
 
 def train_stitch_entry() -> None:
-    with one_of_several() as place:
-        with only_first_speaks(place):
+    with one_of_several() as process:
+        with only_first_speaks(process):
             args = parse_parties(build_parser())
             run(lambda: require_consistent(args), verbose=args.verbose, several=True)
-        run(run_trusting(lambda: main(args, place), args.trust, place.is_first), verbose=args.verbose, resume="--c",
+        run(run_trusting(lambda: main(args, process), args.trust, process.is_first), verbose=args.verbose, resume="--c",
             several=True)
 
 
@@ -144,10 +144,10 @@ def require_consistent(args: argparse.Namespace) -> None:
         raise StitchError("-sweeps chooses on the Pareto front by -prefer; leave out -rule and -position, or -sweeps")
 
 
-def main(args: argparse.Namespace, place: Place = ALONE) -> None:
+def main(args: argparse.Namespace, process: Process = SINGLE_PROCESS) -> None:
     require_consistent(args)
     if args.dry_run:
-        if not place.is_first:
+        if not process.is_first:
             return
         from nnunetv2_stitch.pipeline import Request, prepare
         with TemporaryDirectory() as folder:  # a zip has to be unpacked to be looked at
@@ -157,14 +157,14 @@ def main(args: argparse.Namespace, place: Place = ALONE) -> None:
         print("\nNothing was written (--dry_run).")
         return
     device = resolve_device(args.device)
-    set_up_device(device, place.local_size)
-    if place == ALONE:
+    set_up_device(device, process.local_world_size)
+    if process == SINGLE_PROCESS:
         train(args, device)
         return
-    from nnunetv2_stitch.distributed import group
+    from nnunetv2_stitch.distributed import process_group
     from nnunetv2_stitch.pipeline.fold_run import follow, leading
-    with group(place, device):
-        if place.is_first:
+    with process_group(process, device):
+        if process.is_first:
             with leading():
                 train(args, device)
         else:

@@ -24,30 +24,30 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
-class Place:
-    """This process among those of the job; `local_rank` and `local_size` count on its own machine."""
+class Process:
+    """This process among those of the job; `local_rank` and `local_world_size` count on its own machine."""
 
     rank: int
-    size: int
+    world_size: int
     local_rank: int
-    local_size: int
+    local_world_size: int
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
 
-ALONE = Place(0, 1, 0, 1)
+SINGLE_PROCESS = Process(0, 1, 0, 1)
 
 
-def launched() -> Place:
-    """The place that the environment gives to this process; `ALONE` where there are no others.
+def process_from_environment() -> Process:
+    """This process as torchrun's variables describe it; `SINGLE_PROCESS` where there are no others.
 
     Raises:
         StitchError: the variables make no sense.
     """
     if any(v not in os.environ for v in VARIABLES):
-        return ALONE
+        return SINGLE_PROCESS
     try:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
@@ -56,23 +56,23 @@ def launched() -> Place:
         raise StitchError("RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers; torchrun sets them") from None
     if not 0 <= rank < max(size, 1):
         raise StitchError(f"RANK {rank} is not from 0 to {size - 1}, below WORLD_SIZE; torchrun sets both")
-    return Place(rank, size, local_rank, local_size) if size > 1 else ALONE
+    return Process(rank, size, local_rank, local_size) if size > 1 else SINGLE_PROCESS
 
 
 @contextmanager
-def group(place: Place, device: torch.device) -> Iterator[None]:
+def process_group(process: Process, device: torch.device) -> Iterator[None]:
     """The process group of all: NCCL between GPUs, gloo for everything else."""
     import torch
     from torch import distributed as dist
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with noticing_losses():
-        dist.init_process_group(backend, rank=place.rank, world_size=place.size, timeout=PATIENCE)
-        lacking = gather(device.type == "cuda" and place.local_rank >= torch.cuda.device_count())
+        dist.init_process_group(backend, rank=process.rank, world_size=process.world_size, timeout=PATIENCE)
+        lacking = all_gather(device.type == "cuda" and process.local_rank >= torch.cuda.device_count())
         if any(lacking):
             raise StitchError(f"process {lacking.index(True)} has no GPU of its own; start one process per GPU "
                               f"(torchrun --nproc_per_node), or all on the CPU with -device cpu")
         if device.type == "cuda":
-            torch.cuda.set_device(place.local_rank)
+            torch.cuda.set_device(process.local_rank)
         yield
     dist.destroy_process_group()
 
@@ -94,21 +94,21 @@ def in_group() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def rank_and_size() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     from torch import distributed as dist
     return (dist.get_rank(), dist.get_world_size()) if in_group() else (0, 1)
 
 
-def device_here(device: torch.device) -> torch.device:
+def local_device(device: torch.device) -> torch.device:
     """This process' own GPU where the device is CUDA. nnU-Net counts GPUs over all machines."""
     import torch
     if device.type != "cuda":
         return device
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank_and_size()[0])))
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank_and_world_size()[0])))
 
 
-def share(value: Any = None) -> Any:
-    """What the first process gives, in all of them."""
+def broadcast(value: Any = None) -> Any:
+    """The value of the first process, in all of them."""
     from torch import distributed as dist
     if not in_group():
         return value
@@ -117,8 +117,8 @@ def share(value: Any = None) -> Any:
     return box[0]
 
 
-def gather(value: Any) -> list:
-    """What every process gives, in order of their ranks."""
+def all_gather(value: Any) -> list:
+    """The values of all processes, in order of their ranks."""
     from torch import distributed as dist
     if not in_group():
         return [value]
@@ -127,7 +127,7 @@ def gather(value: Any) -> list:
     return values
 
 
-def add_up(tensor: torch.Tensor) -> torch.Tensor:
+def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
     """The sum over all processes of a tensor on the CPU."""
     from torch import distributed as dist
     if not in_group():
@@ -142,8 +142,8 @@ def _speaks_gloo() -> bool:
     return "gloo" in dist.get_backend_config()
 
 
-def wait() -> None:
-    """Until all are here."""
+def barrier() -> None:
+    """Return when all processes have called it."""
     from torch import distributed as dist
     if in_group():
         dist.barrier()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from networks import build, ensemble, image, spec
 
-from nnunetv2_stitch.distributed import Place, group, rank_and_size
+from nnunetv2_stitch.distributed import Process, process_group, rank_and_world_size
 from nnunetv2_stitch.errors import LostProcess
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, Moments, all_average
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss
@@ -93,7 +93,7 @@ def kept(folder: str) -> ScoredCases:
 def join(rank: int, size: int, folder: str):
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=_port(rank, folder))
-    return group(Place(rank, size, rank, size), torch.device("cpu"))
+    return process_group(Process(rank, size, rank, size), torch.device("cpu"))
 
 
 def _port(rank: int, folder: str) -> str:
@@ -132,7 +132,7 @@ def loses_another(rank: int, folder: str, size: int) -> None:
     try:
         with join(rank, size, folder):
             net = torch.nn.parallel.DistributedDataParallel(supernet())
-            if rank_and_size()[0] == size - 1:
+            if rank_and_world_size()[0] == size - 1:
                 os._exit(0)
             gradients_of(net, batches(size)[rank])
     except LostProcess:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nnunetv2_stitch.distributed import add_up, in_group, rank_and_size
+from nnunetv2_stitch.distributed import all_reduce, in_group, rank_and_world_size
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.runner import GraphRunner, is_switch, position_of
 from nnunetv2_stitch.stitching.setting import SIDES, Setting
@@ -64,12 +64,12 @@ class Moments:
     def reduce(self) -> None:
         """Add up the moments of all processes, around the mean of their shifts; one float64 tensor travels."""
         first, second, shift = self.first.cpu(), self.second.cpu(), self._own_shift()
-        common = add_up(shift) / rank_and_size()[1]
+        common = all_reduce(shift) / rank_and_world_size()[1]
         apart = shift - common
         cross = torch.outer(first, apart)
         second = second + cross + cross.T + self.count * torch.outer(apart, apart)
         count = torch.tensor([self.count], dtype=torch.float64)
-        total = add_up(torch.cat([count, first + self.count * apart, second.flatten()]))
+        total = all_reduce(torch.cat([count, first + self.count * apart, second.flatten()]))
         n, self.shift = len(first), common[:, None]
         self.count, self.first, self.second = float(total[0]), total[1:n + 1], total[n + 1:].reshape(n, n)
 

@@ -14,7 +14,7 @@ import torch
 from nnunetv2.paths import nnUNet_results
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_stitch.distributed import device_here
+from nnunetv2_stitch.distributed import local_device
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, read_json, write_json
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
@@ -64,7 +64,7 @@ class StitchSession:
 
     def place(self, device: torch.device) -> None:
         """nnU-Net takes every process group for one of GPUs, all of them on one machine."""
-        self.trainer.device = device_here(device)
+        self.trainer.device = local_device(device)
         if device.type != "cuda":
             self.trainer.grad_scaler = None
 

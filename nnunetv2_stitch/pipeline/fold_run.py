@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 from nnunetv2.run.run_training import find_free_network_port, maybe_load_checkpoint
 
 from nnunetv2_stitch.devices import set_up_device, trainer_for
-from nnunetv2_stitch.distributed import group, launched, rank_and_size, share, wait
+from nnunetv2_stitch.distributed import barrier, broadcast, process_from_environment, process_group, rank_and_world_size
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import LostProcess, StitchError
 from nnunetv2_stitch.parties.once import reading_once
@@ -57,7 +57,7 @@ class Leave:
 
 def require_processes(batch_size: int, device: torch.device, num_gpus: int) -> None:
     """Raises StitchError where the batch or the machine is too small for the processes asked for."""
-    size = rank_and_size()[1]
+    size = rank_and_world_size()[1]
     if num_gpus > 1 and size > 1:
         raise StitchError("torchrun has started the processes; leave out -num_gpus")
     if num_gpus > 1 and (device.type != "cuda" or torch.cuda.device_count() < num_gpus):
@@ -74,7 +74,7 @@ def carry_out(step: FoldRun, device: torch.device, num_gpus: int = 1) -> None:
         _spawn(step, device, num_gpus)
         return
     try:
-        share(step)
+        broadcast(step)
         step.carry_out(device)
     except BaseException as error:
         error.in_step = True  # the others are in it as well, and hear of nothing but a closed connection
@@ -88,20 +88,20 @@ def leading() -> Iterator[None]:
         yield
     except Exception as error:
         if not getattr(error, "in_step", False) and not isinstance(error, LostProcess):
-            share(Leave(BAD_INPUT if isinstance(error, StitchError) else UNEXPECTED))
-            wait()
+            broadcast(Leave(BAD_INPUT if isinstance(error, StitchError) else UNEXPECTED))
+            barrier()
         raise
-    share(Leave(0))
+    broadcast(Leave(0))
 
 
 @our_trainers_known()
 def follow(device: torch.device) -> None:
     """Take every step that the first process of the group takes. Raises SystemExit when that fails."""
-    while not isinstance(step := share(), Leave):
+    while not isinstance(step := broadcast(), Leave):
         step.carry_out(device)
     if step.code:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, when the first one has left a moment earlier
-        wait()
+        barrier()
         sys.exit(step.code)
 
 
@@ -123,7 +123,8 @@ def _spawned(rank: int, step: FoldRun, device: torch.device, count: int, port: i
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count),
                       MASTER_ADDR="localhost", MASTER_PORT=str(port))
     set_up_device(device, threads=1)
-    with silent_unless(rank == 0), trusting(trusts, aloud=False), reading_once(), group(launched(), device):
+    with silent_unless(rank == 0), trusting(trusts, aloud=False), reading_once(), \
+            process_group(process_from_environment(), device):
         step.carry_out(device)
 
 

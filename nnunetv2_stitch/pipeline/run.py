@@ -39,7 +39,7 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
             `model_a` or `model_b` names.
         more: further partners, by dataset or as `pipeline.Partner`.
         device: where to compute; `num_gpus` > 1 trains and validates in as many processes (DDP). In a process group
-            (`distributed.group`) the first process calls this within `fold_run.leading`, the others `follow`.
+            (`distributed.process_group`) the first process calls this within `fold_run.leading`, the others `follow`.
         continue_training: go on after an interruption, folds and steps that are done are kept.
         only_validation: only repeat the validation of the deployed folds.
         only_selection: train nothing, choose again among what is trained: by the request's rule, or with `sweeps`,

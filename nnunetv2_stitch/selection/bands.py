@@ -18,7 +18,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunetv2_stitch.distributed import rank_and_size
+from nnunetv2_stitch.distributed import rank_and_world_size
 from nnunetv2_stitch.environment import free_memory
 from nnunetv2_stitch.selection.dice import counts_by_label
 
@@ -63,7 +63,7 @@ def bytes_per_answer(bands: Bands, labels: int, shape: Sequence[int]) -> int:
 def room_for_sums() -> int:
     """Bytes that this process lets sums take: a part of what is free now."""
     free = free_memory()
-    return (UNKNOWN if free is None else free) // SHARE // rank_and_size()[1]
+    return (UNKNOWN if free is None else free) // SHARE // rank_and_world_size()[1]
 
 
 class BandedDice:

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from nnunetv2_stitch.distributed import share, wait
+from nnunetv2_stitch.distributed import barrier, broadcast
 from nnunetv2_stitch.fileio import atomically, write_json
 from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import sha256
@@ -46,7 +46,7 @@ def finish_fold(trainer) -> None:
         write_json(os.path.join(folder, SWEEP_FILE), sweep.to_json())
         kept.remove()
         deploy_fold(network, folder, session.setting)
-    wait()
+    barrier()
 
 
 def sweep_fold(trainer) -> tuple[Sweep, CaseScores, ScoredCases]:
@@ -58,7 +58,7 @@ def sweep_fold(trainer) -> tuple[Sweep, CaseScores, ScoredCases]:
     keys = sorted(trainer.do_split()[1])
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, list(keys))
     stored = stored_contents(trainer.preprocessed_dataset_folder, keys)
-    stitches = share(sha256(os.path.join(folder, STITCHES_FILE)) if trainer.local_rank == 0 else None)
+    stitches = broadcast(sha256(os.path.join(folder, STITCHES_FILE)) if trainer.local_rank == 0 else None)
     kept = ScoredCases(os.path.join(folder, os.path.splitext(SWEEP_FILE)[0]),
                        {"stitches": stitches, "positions": sweeper.positions, "cases": digest_of(keys, stored),
                         "rows": len(sweeper.rows)})

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from nnunetv2_stitch.distributed import gather, rank_and_size, share
+from nnunetv2_stitch.distributed import all_gather, broadcast, rank_and_world_size
 
 Scores = dict[int, np.ndarray]
 
@@ -48,7 +48,7 @@ class ScoredCases:
         """Write down one case's Dice `(rows, labels)`; NaN becomes null."""
         if self.prefix is None:
             return
-        path = f"{self.prefix}.cases_{rank_and_size()[0]}.jsonl"
+        path = f"{self.prefix}.cases_{rank_and_world_size()[0]}.jsonl"
         values = [[None if np.isnan(v) else float(v) for v in row] for row in scores]
         lines = [] if os.path.isfile(path) else [{"made_of": self.made_of}]
         text = "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in (*lines, {"case": case, "dice": values}))
@@ -78,8 +78,8 @@ def score_cases(score: Callable[[int], np.ndarray], count: int, kept: ScoredCase
                 say: Callable[[str], None] = lambda line: None) -> Sequence[np.ndarray]:
     """`score` of the cases 0 to `count - 1`, in this order, those that are kept excepted; shared out over all
     processes of a group. The caller removes what is kept once the result is written."""
-    rank, size = rank_and_size()
-    done: Scores = share(kept.read() if rank == 0 else None)
+    rank, size = rank_and_world_size()
+    done: Scores = broadcast(kept.read() if rank == 0 else None)
     if done:
         say(f"{description}: {len(done)} of {count} cases are done")
     mine: Scores = {}
@@ -87,6 +87,6 @@ def score_cases(score: Callable[[int], np.ndarray], count: int, kept: ScoredCase
                      disable=not progress or rank != 0):
         mine[case] = score(case)
         kept.add(case, mine[case])
-    for part in gather(mine):
+    for part in all_gather(mine):
         done |= part
     return [done[case] for case in range(count)]

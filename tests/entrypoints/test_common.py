@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from nnunetv2_stitch.distributed import ALONE, Place, launched
+from nnunetv2_stitch.distributed import SINGLE_PROCESS, Process, process_from_environment
 from nnunetv2_stitch.entrypoints.common import add_common, fraction, positive_int, resolve_device, run
 from nnunetv2_stitch.errors import LostProcess, StitchError
 
@@ -125,17 +125,17 @@ def second_of_four(monkeypatch):
 
 
 def test_the_launcher_says_which_process_this_is(second_of_four, monkeypatch):
-    assert launched() == Place(1, 4, 0, 1)
+    assert process_from_environment() == Process(1, 4, 0, 1)
     monkeypatch.setenv("WORLD_SIZE", "one")
     with pytest.raises(StitchError, match="whole numbers"):
-        launched()
+        process_from_environment()
     monkeypatch.setenv("WORLD_SIZE", "1")
     with pytest.raises(StitchError, match="RANK 1"):
-        launched()
+        process_from_environment()
     monkeypatch.setenv("RANK", "0")
-    assert launched() == ALONE
+    assert process_from_environment() == SINGLE_PROCESS
     monkeypatch.delenv("RANK")
-    assert launched() == ALONE
+    assert process_from_environment() == SINGLE_PROCESS
 
 
 def test_commands_for_one_process_refuse_to_be_one_of_several(second_of_four, capsys):

@@ -9,28 +9,28 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nnunetv2_stitch.distributed import ALONE, Place, launched
+from nnunetv2_stitch.distributed import SINGLE_PROCESS, Process, process_from_environment
 from nnunetv2_stitch.entrypoints.common import run
 from nnunetv2_stitch.errors import LostProcess
 
 
 @contextmanager
-def one_of_several() -> Iterator[Place]:
-    """This process' place. Within the context nothing but the first process prints to stdout, and SIGTERM, with which
+def one_of_several() -> Iterator[Process]:
+    """This process. Within the context nothing but the first process prints to stdout, and SIGTERM, with which
     launchers end the others when one is lost, raises LostProcess."""
-    places: list[Place] = []
-    run(lambda: places.append(launched()), several=True)
-    place, = places
-    if place == ALONE:
-        yield place
+    found: list[Process] = []
+    run(lambda: found.append(process_from_environment()), several=True)
+    process, = found
+    if process == SINGLE_PROCESS:
+        yield process
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch prints a C++ stack for each lost connection
     signal.signal(signal.SIGTERM, _terminated)
     speaker = sys.stdout
-    if not place.is_first:
+    if not process.is_first:
         sys.stdout = open(os.devnull, "w")
     try:
-        yield place
+        yield process
     except SystemExit as left:
         if left.code:
             _leave_at_once(left.code)
@@ -40,10 +40,10 @@ def one_of_several() -> Iterator[Place]:
 
 
 @contextmanager
-def only_first_speaks(place: Place) -> Iterator[None]:
+def only_first_speaks(process: Process) -> Iterator[None]:
     """For errors that all processes find alike, such as those of arguments."""
     speaker = sys.stderr
-    if not place.is_first:
+    if not process.is_first:
         sys.stderr = open(os.devnull, "w")
     try:
         yield
