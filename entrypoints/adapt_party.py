@@ -48,11 +48,14 @@ def build_parser() -> argparse.ArgumentParser:
         "nnU-Net, which begins with 0.01 from scratch. Default: %(default)s")
     add("-tolerance", type=not_negative, default=1.0, metavar="T", help="how much worse than the best, and than A's "
         "own model, the result may be on A's validation cases, in standard errors. Default: %(default)s")
+    add("-alpha", type=not_negative, metavar="A", help="take this point of the line, a multiple of 0.1, instead of "
+        "choosing one: 0 is the partner, 1 the partner trained on. 0.5 is recommended for a gate's partner")
     add("-o_p", default="nnUNetAdaptedPlans", metavar="PLANS_NAME", help="name of the plans written. "
         "Default: %(default)s")
     add("-seed", type=int, default=12345, help="seed, recorded beside the weights. Default: %(default)s")
     add("--c", dest="continue_training", action="store_true",
-        help="continue after an interruption; what is done is kept. Also chooses again with another -tolerance")
+        help="continue after an interruption; what is done is kept. Also chooses again with another -tolerance or "
+             "-alpha")
     add_trust(parser)
     add_common(parser)
     return parser
@@ -80,7 +83,8 @@ def main(args: argparse.Namespace) -> None:
         args.parties[0], partner, device=device, continue_training=args.continue_training,
         progress=not args.disable_progress_bar, say=lambda line: print(f"\n=== {line}", flush=True),
         configuration=args.configuration, folds=args.f, trainer_a=args.tr_a, plans_a=args.p_a, epochs=args.epochs,
-        iterations=args.iterations, rate=args.lr, plans_name=args.o_p, tolerance=args.tolerance, seed=args.seed))
+        iterations=args.iterations, rate=args.lr, plans_name=args.o_p, tolerance=args.tolerance, alpha=args.alpha,
+        seed=args.seed))
 
 
 def print_result(result) -> None:

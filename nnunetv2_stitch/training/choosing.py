@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -83,10 +83,11 @@ def _own_site(job: AdaptJob, fold: int | str, cases: Sequence[str]) -> tuple[Sit
     return (site, "") if same else (None, f"{job.host.path} was preprocessed with other cases")
 
 
-def choose(scores: Sequence[FoldScores], tolerance: float) -> tuple[Retention, np.ndarray, np.ndarray | None]:
+def choose(scores: Sequence[FoldScores], tolerance: float,
+           alpha: float | None = None) -> tuple[Retention, np.ndarray, np.ndarray | None]:
     """The alpha by retention over the cases of all folds, and these cases' Dice: `(alphas, cases)`, and of the host
     alone `(cases,)`. Path: alpha from 0, the partner, to the last beyond 1. The host alone is not on this line, so
-    where no point reaches it the best is taken.
+    where no point reaches it the best is taken. A given `alpha`, one of the path, is taken as it is.
 
     Raises:
         StitchError: no case has a label.
@@ -95,4 +96,7 @@ def choose(scores: Sequence[FoldScores], tolerance: float) -> tuple[Retention, n
     host = None
     if any(s.host is not None and np.isfinite(s.host).any() for s in scores):
         host = np.concatenate([np.full(s.dice.shape[1], np.nan) if s.host is None else s.host for s in scores])
-    return retained(dice, host, tolerance, host_at_end=False), dice, host
+    found = retained(dice, host, tolerance, host_at_end=False)
+    if alpha is not None:
+        found = replace(found, index=ALPHAS.index(alpha), reason="as asked for with -alpha")
+    return found, dice, host

@@ -21,7 +21,7 @@ from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
 from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
 from nnunetv2_stitch.plain_training.records import relative_to_results
 from nnunetv2_stitch.selection.retention import TOLERANCE, require_tolerance
-from nnunetv2_stitch.training.line import TRAINED, TRAINER
+from nnunetv2_stitch.training.line import ALPHAS, TRAINED, TRAINER
 from nnunetv2_stitch.training.output import RECORD
 from nnunetv2_stitch.training.plans import adapted_plans, require_raw, same_data
 from nnunetv2_stitch.training.record import FLAGS, KEY, Adaptation
@@ -35,7 +35,8 @@ EPOCHS, RATE = 100, 1e-3
 class AdaptRequest:
     """What the user asked for, one field per flag of nnUNetv2_adapt_party. `dataset`: the host's. `trainer_a` and
     `plans_a`: of the host's own model, which is compared with. `configuration` and `folds`: None for the partner's and
-    for those of the host's own model, or else the partner's. `iterations`: None for nnU-Net's."""
+    for those of the host's own model, or else the partner's. `iterations`: None for nnU-Net's.
+    `alpha`: None to choose it by retention."""
 
     dataset: str | int
     partner: Partner
@@ -48,6 +49,7 @@ class AdaptRequest:
     rate: float = RATE
     plans_name: str = PLANS
     tolerance: float = TOLERANCE
+    alpha: float | None = None
     seed: int = 12345
 
 
@@ -96,6 +98,9 @@ def prepare(request: AdaptRequest, continue_training: bool = False) -> AdaptJob:
     """
     require_plans_name(request.plans_name)
     require_tolerance(request.tolerance)
+    if request.alpha is not None and request.alpha not in ALPHAS:
+        raise StitchError(f"-alpha {request.alpha:g} is none of the points that are measured: "
+                          f"{', '.join(f'{a:g}' for a in ALPHAS)}")
     if not nnUNet_results.is_set():
         raise StitchError("environment variable nnUNet_results is not set; set nnU-Net's three folders first")
     if not 0 < request.rate < float("inf"):

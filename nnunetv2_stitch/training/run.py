@@ -101,7 +101,7 @@ def adapt_party(dataset: str | int, partner: Partner | str, *, device: str | tor
 
 def adaptation_record(job: AdaptJob, scores: Sequence[FoldScores]) -> dict:
     """Contents of adapt.json. No path and no case: it travels with the model."""
-    found, dice, host = choose(scores, job.request.tolerance)
+    found, dice, host = choose(scores, job.request.tolerance, job.request.alpha)
     folds = {str(s.fold): {"cases": s.dice.shape[1], "mean": [mean_and_error(row)[0] for row in s.dice],
                            "host_alone": None if s.host is None else mean_and_error(s.host)[0]} for s in scores}
     remarks = [*job.remarks, *(f"Fold {s.fold} is not compared with the host alone: {s.why}." for s in scores if s.why)]
@@ -111,7 +111,8 @@ def adaptation_record(job: AdaptJob, scores: Sequence[FoldScores]) -> dict:
     identifier = job.plans["configurations"][job.configuration]["data_identifier"]
     made_from = Provenance(job.kind, {
         "partner": start, "data": data_digest(job.preprocessed_folder, identifier),
-        "settings": {**settings, "alphas": list(ALPHAS), "tolerance": job.request.tolerance},
+        "settings": {**settings, "alphas": list(ALPHAS), "tolerance": job.request.tolerance,
+                     **({} if job.request.alpha is None else {"alpha": job.request.alpha})},
         "seed": job.record.seed, "host": {str(s.fold): s.made_of["host"] for s in scores}})
     return {
         "alpha": ALPHAS[found.index], "reason": found.reason, "tolerance": job.request.tolerance,

@@ -73,6 +73,7 @@ def test_bad_input_is_one_line_and_writes_nothing(case, given, capsys, monkeypat
     (["1", "-m_b", "X", "-lr", "0"], "is not a number above 0"),
     (["1", "-m_b", "X", "-tolerance", "-1"], "is not a number of at least 0"),
     (["1", "-m_b", "X", "-tolerance", "nan"], "is not a number of at least 0"),
+    (["1", "-m_b", "X", "-alpha", "-1"], "is not a number of at least 0"),
 ])
 def test_numbers_that_are_none(arguments, said, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -131,6 +131,9 @@ def test_an_adapted_partner_is_an_ordinary_model_of_the_host(world, tmp_path):
     said.clear()
     most = adapt(world, plans_name="AgainPlans", continue_training=True, tolerance=1e9, say=said.append)
     assert "fold 0: trained before" in said and most.alpha == 0 and same(final(most.model_folder), weights)
+    half = adapt(world, plans_name="AgainPlans", continue_training=True, alpha=0.5)
+    assert (half.alpha, half.mean, half.reason) == (0.5, result.mean, "as asked for with -alpha")
+    assert same(final(half.model_folder), adapted_state(half.training_folder, 0, 0.5))
 
 
 def test_images_are_preprocessed_as_the_partner_wants_them_and_a_label_only_the_host_has_is_learned(world, capsys):
