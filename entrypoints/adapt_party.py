@@ -23,8 +23,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_adapt_party",
         description="Train the finished model of a partner on with your own images, then take a point on the straight "
-                    "line of weights between the two: the first, beginning at the partner's, that your own validation "
-                    "cases cannot tell from the best. The result is one ordinary nnU-Net model of DATASET_A.")
+                    "line of weights between the two. The result is one ordinary nnU-Net model of DATASET_A. The "
+                    "command says whether it is as good as your own model on your validation cases, and what to do "
+                    "with it.")
     add = parser.add_argument
     add("parties", metavar="DATASET", nargs="*", help="yours, by name or id; and the partner's, unless -m_b names its "
                                                       "model. Of the partner only the model is read")
@@ -46,10 +47,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
     add("-lr", type=positive, default=1e-3, metavar="R", help="learning rate at the beginning, falling to zero as in "
         "nnU-Net, which begins with 0.01 from scratch. Default: %(default)s")
-    add("-tolerance", type=not_negative, default=1.0, metavar="T", help="how much worse than the best, and than A's "
-        "own model, the result may be on A's validation cases, in standard errors. Default: %(default)s")
-    add("-alpha", type=not_negative, metavar="A", help="take this point of the line, a multiple of 0.1, instead of "
-        "choosing one: 0 is the partner, 1 the partner trained on. 0.5 is recommended for a gate's partner")
+    add("-tolerance", type=not_negative, default=1.0, metavar="T", help="by how many standard errors the "
+        "result may be worse than A's own model on A's validation cases, and count as as good. Default: %(default)s")
+    add("-alpha", type=point, default=0.5, metavar="A|retain", help="the point of the line, a multiple of 0.1: 0 is the "
+        "partner, 1 the partner trained on. retain: the first, beginning at the partner's, that your validation cases "
+        "cannot tell from the best, nor from your own model. Default: %(default)s")
     add("-o_p", default="nnUNetAdaptedPlans", metavar="PLANS_NAME", help="name of the plans written. "
         "Default: %(default)s")
     add("-seed", type=int, default=12345, help="seed, recorded beside the weights. Default: %(default)s")
@@ -59,6 +61,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_trust(parser)
     add_common(parser)
     return parser
+
+
+def point(text: str) -> float | None:
+    """Argparse type: a point of the line, None for `retain`."""
+    return None if text == "retain" else not_negative(text)
 
 
 def adapt_party_entry() -> None:
@@ -101,7 +108,14 @@ def print_result(result) -> None:
         print(validation_line(name, dice))
     which = f"-d {result.dataset} -c {result.configuration} -tr {result.trainer} -p {result.plans_name} " \
             f"-f {' '.join(map(str, result.folds))}"
-    print(f"\n{result.model_folder} is an ordinary nnU-Net model. Predict with stock nnU-Net, or stitch it to your "
-          f"own:\n"
-          f"  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}\n"
-          f"  nnUNetv2_train_stitch {result.dataset} -m_b {result.model_folder}")
+    predict = f"  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}"
+    gate = f"  nnUNetv2_train_stitch {result.dataset} -m_b {result.model_folder} -gate on"
+    print(f"\n{result.model_folder} is an ordinary nnU-Net model.")
+    if result.reached:
+        print(f"On your validation cases it is as good as your own model. Use it by itself, with stock nnU-Net:\n"
+              f"{predict}\nor beside your own model, where a gate chooses for each image:\n{gate}")
+    elif result.reached is None:
+        print(f"Predict with stock nnU-Net:\n{predict}")
+    else:
+        print(f"On your validation cases your own model is better. Use both, where a gate chooses for each image:\n"
+              f"{gate}")

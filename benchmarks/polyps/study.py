@@ -21,6 +21,7 @@ from parents import CONFIGURATION, FOLD, HOSPITALS, dataset_of, environment, mod
 
 RAW_TEST = ("imagesTs", "labelsTs")
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.15, 1.3)
+HALFWAY = 0.5  # of the adapted partner under a gate: what Wortsman et al. recommend where nothing tells a better one
 SHORT = {"direct": "nnUNetStitchDirectPlans", "double_batched": "nnUNetStitchPlans"}
 
 
@@ -53,6 +54,8 @@ class Study:
             f"stitched ({self.fit}), retained": lambda: self.deployed("retain"),
             "gated": lambda: self.deployed("retain", gate=True),
             "gated, adapted": lambda: self.deployed("retain", gate=True, adapted=True),
+            "stitched, adapted": lambda: self.deployed("retain", adapted=True),
+            "adapted, half-way": lambda: self.adapted(HALFWAY),
             "adapted": lambda: self.adapted(None), "adapted only": lambda: self.adapted(1.0),
             "pooled data": lambda: self.plain(self.model(h + p if h + p in ("AB", "CA") else p + h)),
         }
@@ -63,9 +66,9 @@ class Study:
         return plain_predictor(read_model_folder(folder), [FOLD], self.device, tta=False)
 
     def stitch(self, rule: str, gate: bool = False, adapted: bool = False) -> str:
-        """The folder of a stitched model of its own for each kind of partner; the stitches are trained once."""
+        """The folder of a stitched model, trained once for each kind of partner and deployed as asked for."""
         from nnunetv2_stitch.pipeline import train_stitch
-        kind = "Adapted" * adapted + "Gated" * gate
+        kind = "Adapted" * adapted
         plans_name = SHORT[self.fit].replace("Plans", f"{kind}Plans")
         first = not any(self.results.glob(f"{dataset_of(self.host)}/*__{plans_name}__*/fold_{FOLD}/sweep.json"))
         partner = self.adapted_folder() if adapted else self.exported()
@@ -75,8 +78,9 @@ class Study:
             say=lambda line: print(f"   {line}", flush=True), configuration=CONFIGURATION, folds=[FOLD], fit=self.fit,
             positions="blocks", plans_name=plans_name, seed=self.seed, rule=rule, gate=gate, iterations=self.iterations,
             epochs=self.epochs if self.fit == "double_batched" else None)
-        self.notes[f"{rule} {kind}".strip()] = "; ".join(result.remarks)
-        print(f"   {self.notes[f'{rule} {kind}'.strip()]}")
+        said = f"rule {rule}{', gate' * gate}{', adapted partner' * adapted}"
+        self.notes[said] = "; ".join(result.remarks)
+        print(f"   {said}: {self.notes[said]}")
         return result.model_folder
 
     def exported(self) -> str:
@@ -90,7 +94,7 @@ class Study:
         return str(path)
 
     def adapted_folder(self) -> str:
-        """The adapted partner at the retained alpha as a model folder, with the signature that its partner sent."""
+        """The adapted partner half-way as a model folder, with the signature that its partner sent."""
         import shutil
 
         from nnunetv2_stitch.exchange.finding import read_party
@@ -98,12 +102,11 @@ class Study:
         from nnunetv2_stitch.training.line import between
         folder = Path(self.model(f"{self.partner}_on_{self.host}").replace(f"From{self.partner}Plans", "AdaptedPlans"))
         start, end = self.ends()
-        alpha = self.retained_alpha(start, end)
         if not folder.is_dir():
             shutil.copytree(self.model(f"{self.partner}_on_{self.host}"), folder)
             path = folder / f"fold_{FOLD}" / "checkpoint_final.pth"
             kept = torch.load(path, weights_only=False)
-            torch.save({**kept, "network_weights": between(start, end, alpha)}, path)
+            torch.save({**kept, "network_weights": between(start, end, HALFWAY)}, path)
             sent = Path(read_party(self.exported()).path) / f"fold_{FOLD}" / SIGNATURE_FILE
             shutil.copyfile(sent, folder / f"fold_{FOLD}" / SIGNATURE_FILE)
         return str(folder)
@@ -221,6 +224,11 @@ def summary(dice: dict[str, dict[str, np.ndarray]]) -> dict:
     return found
 
 
+def as_lists(dice: dict[str, dict[str, np.ndarray]]) -> dict:
+    """Dice of single cases, in order of their names, for `report.py`."""
+    return {row: {s: [round(float(x), 4) for x in v] for s, v in by_set.items()} for row, by_set in dice.items()}
+
+
 def markdown(found: dict, notes: dict[str, str]) -> str:
     lines = ["| | own | partner's | unseen | own, to A alone | partner's, to A alone | unseen, to A alone |",
              "|---|---|---|---|---|---|---|"]
@@ -255,7 +263,8 @@ def main() -> None:
         folders = study.predict(name, make)
         dice[name] = {s: study.dice(folder, s) for s, folder in folders.items()}
         found = summary(dice)
-        write_json(str(study.folder / "study.json"), {"dice": found, "notes": study.notes})
+        write_json(str(study.folder / "study.json"),
+                   {"dice": found, "notes": study.notes, "cases": as_lists(dice)})
         (study.folder / "study.md").write_text(markdown(found, study.notes))
         print(f"{name}: " + ", ".join(f"{s} {found[name]['dice'][s][0]:.3f}" for s in ("own", "partner", "unseen")),
               flush=True)

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from parents import FOLD, HOSPITALS, checkpoint, dataset_of, model_folder
-from study import dice_of, markdown, summary
+from study import as_lists, dice_of, markdown, summary
 from torch.nn import functional as F
 
-ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+ALPHAS = (0.0, 0.25, 0.5, 1.0)
+HALFWAY = 0.5  # under a gate
 SHARES = tuple(round(0.05 * i, 2) for i in range(21))
 
 
@@ -31,12 +32,13 @@ class Images:
         from nnunetv2_stitch.fileio import read_json
         splits = {p: read_json(str(work / "preprocessed" / dataset_of(p) / "splits_final.json"))[FOLD]
                   for p in (host, partner)}
+        self.of = {"validation": f"{host} validation", "partner's validation": f"{partner} validation"}
         self.sets = {"validation": self.read(work, host, "Tr", splits[host]["val"]),
                      "partner's validation": self.read(work, partner, "Tr", splits[partner]["val"])}
         names = {"own": host, "partner": partner, **{f"unseen {h}": h for h in HOSPITALS if h not in (host, partner)}}
         for name, hospital in names.items():
             cases = sorted(f.stem for f in (work / "raw" / dataset_of(hospital) / "labelsTs").glob("*.png"))
-            self.sets[name] = self.read(work, hospital, "Ts", cases)
+            self.sets[name], self.of[name] = self.read(work, hospital, "Ts", cases), f"{hospital} test"
         self.training = {p: [x for x, _ in self.read(work, p, "Tr", splits[p]["train"])] for p in (host, partner)}
         self.tests = tuple(names)
 
@@ -67,7 +69,9 @@ class Ways:
         self.work, self.host, self.partner, self.seed = work, host, partner, seed
         self.images = Images(work, host, partner)
         self.folder = work / f"ways_{host}{partner}_{seed}"
-        self.folder.mkdir(exist_ok=True)
+        self.kept = work / f"answers_{seed}"
+        for folder in (self.folder, self.kept):
+            folder.mkdir(exist_ok=True)
         self.notes: dict[str, str] = {}
 
     def weights(self, name: str) -> dict[str, torch.Tensor]:
@@ -88,16 +92,21 @@ class Ways:
 
     @torch.inference_mode()
     def answers(self, name: str, alpha: float | None = None) -> dict[str, list[np.ndarray]]:
-        path = self.folder / f"{name}{'' if alpha is None else f'_{alpha:g}'}.pt"
-        if not path.is_file():
-            network, found = self.network(name, alpha), {}
-            for key, cases in self.images.sets.items():
-                found[key] = []
+        """Kept by hospital, so that every host and partner of this seed find them."""
+        if alpha == 0:
+            return self.answers(self.partner)
+        network, found = None, {}
+        for key, cases in self.images.sets.items():
+            path = self.kept / f"{name}{'' if alpha is None else f' alpha {alpha:g}'}, {self.images.of[key]}.pt"
+            if not path.is_file():
+                network = network or self.network(name, alpha)
+                maps = []
                 for image, _ in cases:
                     x, where = padded(image)
-                    found[key].append(network(x).softmax(1)[0, 1][where].numpy())
-            torch.save(found, path)
-        return torch.load(path, weights_only=False)
+                    maps.append(network(x).softmax(1)[0, 1][where].half().numpy())
+                torch.save(maps, path)
+            found[key] = [m.astype(np.float32) for m in torch.load(path, weights_only=False)]
+        return found
 
     def dice(self, answers: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
         """Of every case; NaN where neither side has a polyp."""
@@ -143,6 +152,7 @@ class Ways:
         return dice[found.index]
 
     def rows(self) -> dict[str, dict[str, np.ndarray]]:
+        from nnunetv2_stitch.selection.retention import is_as_good
         h, p = self.host, self.partner
         a, b = self.answers(h), self.answers(p)
         gates = self.gates()
@@ -160,6 +170,14 @@ class Ways:
                 rows[f"adapted, alpha {alpha:g}"] = self.dice(answers)
                 name = f"gate, A and adapted, alpha {alpha:g}"
                 rows[name] = self.chosen(name, [(n, self.mixed(a, answers, s)) for n, s in gates])
+            gated = f"gate, A and adapted, alpha {HALFWAY:g}"
+            if longer:
+                rows[f"{gated}, A longer"] = self.chosen(f"{gated}, A longer", [
+                    (n, self.mixed(self.answers(f"{h}_longer"), dict(line)[HALFWAY], s)) for n, s in gates])
+            half_way = self.dice(dict(line)[HALFWAY])["validation"]
+            alone = is_as_good(half_way, self.dice(a)["validation"])
+            self.notes["recommended"] = "adapted, half-way" if alone else gated
+            rows["recommended"] = rows[f"adapted, alpha {HALFWAY:g}" if alone else gated]
         pooled = h + p if h + p in ("AB", "CA") else p + h
         if checkpoint(self.work, self.seed, pooled).is_file():
             rows["pooled data"] = self.dice(self.answers(pooled))
@@ -178,8 +196,9 @@ def main() -> None:
     torch.set_num_threads(1)
     from nnunetv2_stitch.fileio import write_json
     ways = Ways(args.work.resolve(), args.host, args.partner, args.seed)
-    found = summary(ways.rows())
-    write_json(str(ways.folder / "ways.json"), {"dice": found, "notes": ways.notes})
+    rows = ways.rows()
+    found = summary(rows)
+    write_json(str(ways.folder / "ways.json"), {"dice": found, "notes": ways.notes, "cases": as_lists(rows)})
     text = markdown(found, ways.notes)
     (ways.folder / "ways.md").write_text(text)
     print(text)

@@ -82,6 +82,11 @@ def retained(scores: np.ndarray, reference: np.ndarray | None = None, tolerance:
     return Retention(index, best, tuple(error for _, error in from_best), reason, any(within))
 
 
+def is_as_good(scores: np.ndarray, reference: np.ndarray, tolerance: float = TOLERANCE) -> bool:
+    """Whether scores of single cases, `(cases,)`, are at most `tolerance` standard errors below the reference's."""
+    return _is_within(_difference(np.asarray(reference, dtype=float), np.asarray(scores, dtype=float)), tolerance)
+
+
 def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """Mean of `first - second` over the cases that both have, and its standard error; NaN of no case."""
     both = np.isfinite(first) & np.isfinite(second)

@@ -15,7 +15,7 @@ from nnunetv2_stitch.merging.site import Site
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.datasets import stored_contents
 from nnunetv2_stitch.parties.model_folder import FINAL
-from nnunetv2_stitch.selection.retention import Retention, retained
+from nnunetv2_stitch.selection.retention import Retention, is_as_good, retained
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, digest_of
 from nnunetv2_stitch.training.line import ALPHAS, case_dice, own_point, read_ends, validation_cases
 from nnunetv2_stitch.training.prepare import AdaptJob
@@ -87,7 +87,8 @@ def choose(scores: Sequence[FoldScores], tolerance: float,
            alpha: float | None = None) -> tuple[Retention, np.ndarray, np.ndarray | None]:
     """The alpha by retention over the cases of all folds, and these cases' Dice: `(alphas, cases)`, and of the host
     alone `(cases,)`. Path: alpha from 0, the partner, to the last beyond 1. The host alone is not on this line, so
-    where no point reaches it the best is taken. A given `alpha`, one of the path, is taken as it is.
+    where no point reaches it the best is taken. A given `alpha`, one of the path, is taken as it is, and `reached` says
+    whether it is as good as the host alone.
 
     Raises:
         StitchError: no case has a label.
@@ -98,5 +99,8 @@ def choose(scores: Sequence[FoldScores], tolerance: float,
         host = np.concatenate([np.full(s.dice.shape[1], np.nan) if s.host is None else s.host for s in scores])
     found = retained(dice, host, tolerance, host_at_end=False)
     if alpha is not None:
-        found = replace(found, index=ALPHAS.index(alpha), reason="as asked for with -alpha")
+        index = ALPHAS.index(alpha)
+        reached = host is None or is_as_good(dice[index], host, tolerance)
+        found = replace(found, index=index, reached=reached,
+                        reason="as asked for, not chosen on A's cases")
     return found, dice, host

@@ -30,6 +30,7 @@ from nnunetv2_stitch.training.session import RECORD_FILE, START
 
 #: 0 is the partner, 1 the partner trained on; beyond 1 the line goes on.
 ALPHAS = (*(i / 10 for i in range(11)), 1.15, 1.3)
+HALFWAY = 0.5  # what the paper recommends where nothing tells a better point, and what our study found best
 TRAINED, TRAINER = "nnUNetTrainerAdapted", "nnUNetTrainer"
 
 State = Mapping[str, torch.Tensor]

@@ -99,7 +99,7 @@ def adapted_card(dataset_json: Mapping, record: Mapping) -> str:
              "weights towards what it was (arXiv 2109.01903). An ordinary model of the stock trainer; nothing has to "
              "be installed for it.", "", "| | |", "|---|---|", *(f"| {k} | {cell(v)} |" for k, v in facts), "",
              "## Dice on the host's validation cases", "", "Preprocessed grid, no mirroring, mean over the cases of "
-             "all folds. Alpha was chosen on the same cases.", "", "| alpha | Dice | |", "|---|---|---|"]
+             "all folds.", "", "| alpha | Dice | |", "|---|---|---|"]
     for alpha, mean in zip(record["alphas"], record["mean"]):
         lines.append(f"| {alpha:g} | {_number(mean)} | {'chosen' if alpha == record['alpha'] else ''} |")
     lines += [f"| host alone | {_number(record['host_alone']['mean'])} | |", "",

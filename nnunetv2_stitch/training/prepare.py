@@ -21,7 +21,7 @@ from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
 from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
 from nnunetv2_stitch.plain_training.records import relative_to_results
 from nnunetv2_stitch.selection.retention import TOLERANCE, require_tolerance
-from nnunetv2_stitch.training.line import ALPHAS, TRAINED, TRAINER
+from nnunetv2_stitch.training.line import ALPHAS, HALFWAY, TRAINED, TRAINER
 from nnunetv2_stitch.training.output import RECORD
 from nnunetv2_stitch.training.plans import adapted_plans, require_raw, same_data
 from nnunetv2_stitch.training.record import FLAGS, KEY, Adaptation
@@ -49,7 +49,7 @@ class AdaptRequest:
     rate: float = RATE
     plans_name: str = PLANS
     tolerance: float = TOLERANCE
-    alpha: float | None = None
+    alpha: float | None = HALFWAY
     seed: int = 12345
 
 

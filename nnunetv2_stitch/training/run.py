@@ -30,9 +30,10 @@ from nnunetv2_stitch.training.prepare import AdaptJob, AdaptRequest, prepare
 @dataclass(frozen=True)
 class AdaptResult:
     """An adapted partner. `model_folder`: the ordinary model at `alpha`; `training_folder`: the one that was trained,
-    with both ends of the line. `folds`: all that are adapted. `mean`: own Dice by alpha; `host_alone`: that of the
-    host's own model, None where there is none. `validation_dice`: nnU-Net's foreground mean by fold, empty where
-    nothing was validated. `remarks`: what the user must know, a line each."""
+    with both ends of the line. `reached`: whether it is as good as the host's own model on the host's validation cases,
+    None where there is none. `folds`: all that are adapted. `mean`: own Dice by alpha; `host_alone`: that of the host's
+    own model, None where there is none. `validation_dice`: nnU-Net's foreground mean by fold, empty where nothing was
+    validated. `remarks`: what the user must know, a line each."""
 
     model_folder: str
     training_folder: str
@@ -43,6 +44,7 @@ class AdaptResult:
     folds: list[int | str]
     alpha: float
     reason: str
+    reached: bool | None
     mean: dict[float, float | None]
     host_alone: float | None
     validation_dice: dict[int | str, float]
@@ -95,8 +97,9 @@ def adapt_party(dataset: str | int, partner: Partner | str, *, device: str | tor
         files = write_adapted(job.result_folder, job.model_folder, job.plans, job.dataset_json, folds, record, device)
         dice = {f: _validate(job, f, device, say) for f in folds} if validate else {}
     return AdaptResult(job.result_folder, job.model_folder, job.dataset, job.configuration, TRAINER, job.plans_name,
-                       folds, record["alpha"], record["reason"], dict(zip(record["alphas"], record["mean"])),
-                       record["host_alone"]["mean"], dice, record["remarks"], files)
+                       folds, record["alpha"], record["reason"], record["reached"],
+                       dict(zip(record["alphas"], record["mean"])), record["host_alone"]["mean"], dice,
+                       record["remarks"], files)
 
 
 def adaptation_record(job: AdaptJob, scores: Sequence[FoldScores]) -> dict:
@@ -112,10 +115,11 @@ def adaptation_record(job: AdaptJob, scores: Sequence[FoldScores]) -> dict:
     made_from = Provenance(job.kind, {
         "partner": start, "data": data_digest(job.preprocessed_folder, identifier),
         "settings": {**settings, "alphas": list(ALPHAS), "tolerance": job.request.tolerance,
-                     **({} if job.request.alpha is None else {"alpha": job.request.alpha})},
+                     "alpha": job.request.alpha},
         "seed": job.record.seed, "host": {str(s.fold): s.made_of["host"] for s in scores}})
     return {
-        "alpha": ALPHAS[found.index], "reason": found.reason, "tolerance": job.request.tolerance,
+        "alpha": ALPHAS[found.index], "reason": found.reason,
+        "reached": None if host is None else found.reached, "tolerance": job.request.tolerance,
         "alphas": list(ALPHAS), "mean": [mean_and_error(row)[0] for row in dice], "best": ALPHAS[found.best],
         "standard_errors": list(found.standard_errors), "folds": folds,
         "host_alone": dict(zip(("mean", "standard_error"), (None, None) if host is None else mean_and_error(host))),

@@ -42,7 +42,7 @@ def world(world2d, copy_world, nnunet_env, thread_pools):
 def adapt(world, partner=None, **arguments):
     """A few steps on the host's images, from the partner's model."""
     arguments = {"device": "cpu", "progress": False, "folds": [0], "epochs": 1, "iterations": 4, "rate": 1e-2,
-                 "validate": False, **arguments}
+                 "validate": False, "alpha": None, **arguments}
     return adapt_party(world.host.dataset, str(partner or world.model(world.partner)), **arguments)
 
 
@@ -132,7 +132,7 @@ def test_an_adapted_partner_is_an_ordinary_model_of_the_host(world, tmp_path):
     most = adapt(world, plans_name="AgainPlans", continue_training=True, tolerance=1e9, say=said.append)
     assert "fold 0: trained before" in said and most.alpha == 0 and same(final(most.model_folder), weights)
     half = adapt(world, plans_name="AgainPlans", continue_training=True, alpha=0.5)
-    assert (half.alpha, half.mean, half.reason) == (0.5, result.mean, "as asked for with -alpha")
+    assert (half.alpha, half.mean) == (0.5, result.mean) and half.reached is not None
     assert same(final(half.model_folder), adapted_state(half.training_folder, 0, 0.5))
 
 
@@ -160,8 +160,12 @@ def test_images_are_preprocessed_as_the_partner_wants_them_and_a_label_only_the_
     result = world.results / world.host.dataset / f"nnUNetTrainer__{NAME}__2d"
     record = read_json(str(result / "adapt.json"))
     assert f"{record['alpha']:g}  " in told and "<- chosen" in told and f"alpha {record['alpha']:g}: " in told
-    assert f"nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -d {world.host.dataset} -c 2d -tr nnUNetTrainer -p " \
-           f"{NAME} -f 0" in told
+    predict = f"nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -d {world.host.dataset} -c 2d -tr nnUNetTrainer -p " \
+              f"{NAME} -f 0"
+    assert (predict in told) == record["reached"]
+    assert record["alpha"] == 0.5 and record["reached"] is not None
+    assert ("it is as good as your own" if record["reached"] else "your own model is better") in told
+    assert f"nnUNetv2_train_stitch {world.host.dataset} -m_b {result} -gate on" in told
     plans = read_json(str(result / "plans.json"))
     configuration = plans["configurations"]["2d"]
     assert configuration["normalization_schemes"] == ["CTNormalization"] and plans["transpose_forward"] == [0, 2, 1]
