@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from parents import CONFIGURATION, FOLD, HOSPITALS, dataset_of, environment, model_folder
+from parents import CONFIGURATION, FOLD, HOSPITALS, checkpoint, dataset_of, environment, model_folder
 
 RAW_TEST = ("imagesTs", "labelsTs")
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.15, 1.3)
@@ -46,7 +46,9 @@ class Study:
     def rows(self) -> dict[str, Callable]:
         h, p = self.host, self.partner
         return {
-            "A alone": lambda: self.plain(self.model(h)), "A longer": lambda: self.plain(self.model(f"{h}_longer")),
+            "A alone": lambda: self.plain(self.model(h)),
+            **({"A longer": lambda: self.plain(self.model(f"{h}_longer"))}
+               if checkpoint(self.work, self.seed, f"{h}_longer").is_file() else {}),
             "B alone": lambda: self.plain(self.model(p)),
             "plain ensemble": lambda: self.settings(lambda: {"host_share": 0.5}),
             "weighted, retained": lambda: self.settings(self.retained_share),
