@@ -50,8 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("-tolerance", type=not_negative, default=1.0, metavar="T", help="by how many standard errors the "
         "result may be worse than A's own model on A's validation cases, and count as as good. Default: %(default)s")
     add("-alpha", type=point, default=0.5, metavar="A|retain", help="the point of the line, a multiple of 0.1: 0 is "
-        "the partner, 1 the partner trained on. retain: the first, beginning at the partner's, that your validation cases "
-        "cannot tell from the best, nor from your own model. Default: %(default)s")
+        "the partner, 1 the partner trained on. retain: the first, beginning at the partner's, that your validation "
+        "cases cannot tell from the best, nor from your own model. Default: %(default)s")
     add("-o_p", default="nnUNetAdaptedPlans", metavar="PLANS_NAME", help="name of the plans written. "
         "Default: %(default)s")
     add("-seed", type=int, default=12345, help="seed, recorded beside the weights. Default: %(default)s")
