@@ -11,7 +11,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2_stitch.distillation.loss import full_resolution, label_loss, teacher_term
 from nnunetv2_stitch.distillation.prepare import host_checkpoint, teacher_folder
 from nnunetv2_stitch.distillation.record import Distillation
-from nnunetv2_stitch.distillation.teacher import describe_teacher, load_teacher, read_teacher, require_teacher, teach
+from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher, require_teacher, taught_by, teach
 from nnunetv2_stitch.distillation.unlabelled import JoinedDataset, is_labelled
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.plain_training.session import PlainSession, require_digest
@@ -50,14 +50,14 @@ class DistillSession(PlainSession):
             self.start_from(path)
         self.seed()
         self.trainer.print_to_log_file(f"nnunetv2-stitch: seed {record.seed}, start {record.start}, weight of the "
-                                       f"teacher {record.weight:g}, {describe_teacher(entry)}")
+                                       f"teacher {record.weight:g}, taught by {taught_by(entry, record.weight)}")
 
     def write_down(self) -> None:
         told = {k: v for k, v in self.record.to_json().items() if k not in ("folds", "host", "unlabelled")}
         entry = dict(self.record.of_fold(self.trainer.fold))
         beyond = {k: entry.pop(k) for k in ("gate", "adapted") if k in entry}
-        taught_by = describe_teacher(beyond) if self.record.weight else "labels alone"
-        told.update(teacher=os.path.basename(self.record.teacher), taught_by=taught_by, **beyond)
+        told.update(teacher=os.path.basename(self.record.teacher), taught_by=taught_by(beyond, self.record.weight),
+                    **beyond)
         self.write_record(RECORD_FILE, {**told, "sha256": entry})
 
     def with_unlabelled(self, training, validation):

@@ -62,9 +62,11 @@ def beyond_weights(model: ModelFolder) -> dict[str, Any]:
     return {**({"gate": gate} if gate else {}), **({"adapted": adapted} if adapted else {})}
 
 
-def describe_teacher(said: Mapping[str, Any]) -> str:
-    """In words, from `beyond_weights`: whether each patch has its own shares of the parties, and whose networks were
-    trained on with the host's images."""
+def taught_by(said: Mapping[str, Any], weight: float = 1.0) -> str:
+    """What teaches, in words, from `beyond_weights` and the weight of the teacher's term: whether each patch has its
+    own shares of the parties, and whose networks were trained on with the host's images."""
+    if not weight:
+        return "labels alone"
     adapted = "".join(f", with the {name} adapted to the host's images" for name in said.get("adapted", ()))
     return ("a stitched ensemble with a gate" if said.get("gate") else "a stitched ensemble") + adapted
 

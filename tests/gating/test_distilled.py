@@ -14,7 +14,7 @@ from networks import build, image, spec
 
 from nnunetv2_stitch.distillation import distill
 from nnunetv2_stitch.distillation import session as session_module
-from nnunetv2_stitch.distillation.teacher import describe_teacher, teach
+from nnunetv2_stitch.distillation.teacher import taught_by, teach
 from nnunetv2_stitch.entrypoints.distill_stitched import print_result
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
@@ -80,10 +80,10 @@ def test_a_gated_teacher_in_training_and_after_an_interruption(gated2d, tmp_path
     plans = read_json(str(folder / "plans.json"))
     gate = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["gate"]
     record = read_json(str(results / "fold_0" / "distillation.json"))
-    assert record["gate"] == gate and record["taught_by"] == result.teacher == "a stitched ensemble with a gate"
+    assert record["gate"] == gate and record["taught_by"] == result.taught_by == "a stitched ensemble with a gate"
     capsys.readouterr()
     print_result(result)
-    assert "The teacher is a stitched ensemble with a gate\n" in capsys.readouterr().out
+    assert "\nTaught by a stitched ensemble with a gate\n" in capsys.readouterr().out
     said = []
     student(continue_training=True, say=said.append)
     assert "fold 0: trained before" in said
@@ -103,7 +103,7 @@ def test_a_gated_teacher_in_training_and_after_an_interruption(gated2d, tmp_path
 
 def test_what_a_teacher_is_in_words():
     gate = json.loads(json.dumps(OPTIONS.to_json()))
-    assert describe_teacher({}) == "a stitched ensemble"
-    assert describe_teacher({"gate": gate, "adapted": ["partner", "partner2"]}) == (
+    assert (taught_by({}), taught_by({"gate": gate}, 0.0)) == ("a stitched ensemble", "labels alone")
+    assert taught_by({"gate": gate, "adapted": ["partner", "partner2"]}) == (
         "a stitched ensemble with a gate, with the partner adapted to the host's images, with the partner2 adapted to "
         "the host's images")
