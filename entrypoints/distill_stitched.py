@@ -82,6 +82,7 @@ def main(args: argparse.Namespace) -> None:
 def print_result(result) -> None:
     student, teacher = result.parameters
     print(f"\nStudent: {student:,} parameters, teacher: {teacher:,}; started from {result.start}")
+    print(f"Taught by {result.taught_by}")
     for name, dice in result.validation_dice.items():
         print(validation_line(name, dice))
     folds = " ".join(map(str, result.folds))

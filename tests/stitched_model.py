@@ -26,6 +26,7 @@ ENTRIES = {
     "nnUNetv2_train_stitch": "nnunetv2_stitch.entrypoints.train_stitch:train_stitch_entry",
     "nnUNetv2_sweep_stitched": "nnunetv2_stitch.entrypoints.sweep_stitched:sweep_stitched_entry",
     "nnUNetv2_predict_stitched": "nnunetv2_stitch.entrypoints.predict_stitched:predict_stitched_entry",
+    "nnUNetv2_adapt_party": "nnunetv2_stitch.entrypoints.adapt_party:adapt_party_entry",
     "nnUNetv2_distill_stitched": "nnunetv2_stitch.entrypoints.distill_stitched:distill_stitched_entry",
     "nnUNetv2_train": "nnunetv2.run.run_training:run_training_entry",
     "nnUNetv2_evaluate_folder": "nnunetv2.evaluation.evaluate_predictions:evaluate_folder_entry_point",

@@ -185,7 +185,7 @@ class RowMaker:
         if weight:
             networks = [load_teacher(read_teacher(teacher), f)[0] for f in self.folds]
             positions = sorted({p for network in networks for p in network.setting.switches})
-            detail += f", taught by the stitched model as deployed, position {', '.join(map(str, positions))}"
+            detail += f", taught by {result.taught_by} as deployed, position {', '.join(map(str, positions))}"
         return self._trained(result.model_folder, detail)
 
     def _soup(self) -> Answer:

@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.distillation.record import FLAGS, KEY, Distillation
 from nnunetv2_stitch.distillation.student import HOST, require_same_terms, student_plans
-from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher, require_patch
+from nnunetv2_stitch.distillation.teacher import beyond_weights, load_teacher, read_teacher, require_patch
 from nnunetv2_stitch.distillation.unlabelled import fingerprint
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
@@ -21,7 +21,7 @@ from nnunetv2_stitch.inference.images import require_images
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
-from nnunetv2_stitch.parties.reading import BASELINE_KEY, DISTILLED_KEY
+from nnunetv2_stitch.parties.reading import BASELINE_KEY, DISTILLED_KEY, MADE_KEYS
 from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
 from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
 from nnunetv2_stitch.plain_training.records import below_results, relative_to_results
@@ -68,7 +68,7 @@ class DistillJob(PlainJob):
 
     trainer, key, flags, name_flag = TRAINER, KEY, FLAGS, "-o_p"
     kind = "a distilled student"
-    changed = "another teacher or host (sha256 differs): the stitched model has been made or deployed anew since"
+    changed = "another teacher or host (sha256 or gate differs): the stitched model was made or deployed anew since"
 
     @property
     def plans_name(self) -> str:
@@ -112,7 +112,8 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
         record = replace(record, unlabelled=f"{request.plans_name}_{configuration}_unlabelled", unlabelled_cases=cases,
                          unlabelled_sha256=fingerprint(request.unlabelled, ending))
     plans.update(plans_name=request.plans_name, dataset_name=dataset)
-    plans.pop(BASELINE_KEY, None)  # the teacher's own, not the student's
+    for key in MADE_KEYS:  # the teacher's own, not the student's
+        plans.pop(key, None)
     plans[BASELINE_KEY if request.comparison or not request.weight else DISTILLED_KEY] = True
     network, _ = load_teacher(teacher, folds[0])
     job = DistillJob(request, teacher, dataset, configuration, dataset_json, folds, record, plans,
@@ -149,7 +150,7 @@ def _host_record(teacher: ModelFolder) -> dict:
 def _fold_entry(teacher: ModelFolder, fold: int | str, host: dict, student) -> dict:
     """What a fold is taught by and begins with; both are read once, so that a broken file is found now."""
     load_teacher(teacher, fold)
-    entry = {"teacher": sha256(teacher.checkpoint_path(fold))}
+    entry = {"teacher": sha256(teacher.checkpoint_path(fold)), **beyond_weights(teacher)}
     if student is None:
         return entry
     named = host["folds"].get(str(fold))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from nnunetv2_stitch.distillation.prepare import TRAINER, DistillJob, DistillRequest, prepare
+from nnunetv2_stitch.distillation.teacher import beyond_weights, taught_by
 from nnunetv2_stitch.distillation.unlabelled import preprocess_unlabelled
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.plain_training.claims import claimed
@@ -18,7 +19,7 @@ from nnunetv2_stitch.plain_training.job import train_fold, validate_fold
 @dataclass(frozen=True)
 class DistillResult:
     """A finished student. `validation_dice`: nnU-Net's foreground mean by fold, of the validation cases; empty where
-    nothing was validated. `parameters` are of student and teacher."""
+    nothing was validated. `parameters` are of student and teacher; `taught_by` says in words what taught."""
 
     model_folder: str
     dataset: str
@@ -29,6 +30,7 @@ class DistillResult:
     start: str
     parameters: tuple[int, int]
     validation_dice: dict[int | str, float]
+    taught_by: str
 
 
 @our_trainers_known()
@@ -66,5 +68,6 @@ def distill(teacher: str, dataset: str | int, *, device: str | torch.device = "c
             trainer = train_fold(job, fold, device, continue_training, say, doing)
             if validate:
                 dice[fold] = validate_fold(job, fold, device, trainer, say)
+    by = taught_by(beyond_weights(job.teacher), job.record.weight)
     return DistillResult(job.model_folder, job.dataset, job.configuration, TRAINER, job.request.plans_name, job.folds,
-                         job.record.start, job.parameters, dice)
+                         job.record.start, job.parameters, dice, by)

@@ -11,7 +11,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2_stitch.distillation.loss import full_resolution, label_loss, teacher_term
 from nnunetv2_stitch.distillation.prepare import host_checkpoint, teacher_folder
 from nnunetv2_stitch.distillation.record import Distillation
-from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher, teach
+from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher, require_teacher, taught_by, teach
 from nnunetv2_stitch.distillation.unlabelled import JoinedDataset, is_labelled
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.plain_training.session import PlainSession, require_digest
@@ -40,7 +40,7 @@ class DistillSession(PlainSession):
         """
         record, entry = self.record, self.record.of_fold(self.trainer.fold)
         model = read_teacher(teacher_folder(record))
-        require_digest(model.checkpoint_path(self.trainer.fold), entry["teacher"], AGAIN)
+        require_teacher(model, self.trainer.fold, entry, AGAIN)
         teacher, self.mirroring_axes = load_teacher(model, self.trainer.fold)
         if record.weight:
             self.teacher = teacher.to(self.trainer.device)
@@ -50,12 +50,15 @@ class DistillSession(PlainSession):
             self.start_from(path)
         self.seed()
         self.trainer.print_to_log_file(f"nnunetv2-stitch: seed {record.seed}, start {record.start}, weight of the "
-                                       f"teacher {record.weight:g}")
+                                       f"teacher {record.weight:g}, taught by {taught_by(entry, record.weight)}")
 
     def write_down(self) -> None:
         told = {k: v for k, v in self.record.to_json().items() if k not in ("folds", "host", "unlabelled")}
-        told["teacher"] = os.path.basename(self.record.teacher)
-        self.write_record(RECORD_FILE, {**told, "sha256": self.record.of_fold(self.trainer.fold)})
+        entry = dict(self.record.of_fold(self.trainer.fold))
+        beyond = {k: entry.pop(k) for k in ("gate", "adapted") if k in entry}
+        told.update(teacher=os.path.basename(self.record.teacher), taught_by=taught_by(beyond, self.record.weight),
+                    **beyond)
+        self.write_record(RECORD_FILE, {**told, "sha256": entry})
 
     def with_unlabelled(self, training, validation):
         """nnU-Net's two datasets, the first with the images without labels, if there are any."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.inference.find import stitched_configuration
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import ModelFolder, read_model_folder
+from nnunetv2_stitch.plain_training.session import require_digest
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble
+from nnunetv2_stitch.stitching.setting import party_names
 
 
 def read_teacher(folder: str) -> ModelFolder:
@@ -47,6 +50,34 @@ def load_teacher(model: ModelFolder, fold: int | str) -> tuple[StitchedEnsemble,
     network.load_state_dict(weights)
     axes = checkpoint.get("inference_allowed_mirroring_axes")
     return network.eval().requires_grad_(False), tuple(axes) if axes else None
+
+
+def beyond_weights(model: ModelFolder) -> dict[str, Any]:
+    """What a teacher is and its checkpoint does not say: the options of its `gate`, and which of its parties are
+    `adapted`. Without what it has not."""
+    configuration = model.configuration_manager.configuration
+    parents = configuration.get("stitching", {}).get("parents", [])
+    adapted = [name for name, p in zip(party_names(max(2, len(parents))), parents) if p.get("adapted")]
+    gate = model.configuration_manager.network_arch_init_kwargs.get("gate")
+    return {**({"gate": gate} if gate else {}), **({"adapted": adapted} if adapted else {})}
+
+
+def taught_by(said: Mapping[str, Any], weight: float = 1.0) -> str:
+    """What teaches, in words, from `beyond_weights` and the weight of the teacher's term: whether each patch has its
+    own shares of the parties, and whose networks were trained on with the host's images."""
+    if not weight:
+        return "labels alone"
+    adapted = "".join(f", with the {name} adapted to the host's images" for name in said.get("adapted", ()))
+    return ("a stitched ensemble with a gate" if said.get("gate") else "a stitched ensemble") + adapted
+
+
+def require_teacher(model: ModelFolder, fold: int | str, entry: Mapping[str, Any], again: str) -> None:
+    """Raises StitchError unless a fold's teacher is still the one of the student's `entry`; `again`: what to do then.
+    """
+    require_digest(model.checkpoint_path(fold), entry["teacher"], again)
+    if beyond_weights(model).get("gate") != entry.get("gate"):
+        raise StitchError(f"the gate in {model.path}/plans.json is not the one that the student was begun with; "
+                          f"{again}")
 
 
 def require_patch(model: ModelFolder, patch_size: Sequence[int]) -> None:

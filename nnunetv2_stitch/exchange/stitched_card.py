@@ -28,7 +28,8 @@ def stitched_card(plans: Mapping, configuration: str, dataset_json: Mapping, tab
     lines += ["", "## Parents", "", "| party | model | fold | licence | sha256 of the checkpoint |",
               "|---|---|---|---|---|"]
     for parent in parents:
-        model = cell(f"{parent['trainer']}, {parent['plans']}, {parent['configuration']}")
+        adapted = ", trained on with the host's images" if parent.get("adapted") else ""
+        model = cell(f"{parent['trainer']}, {parent['plans']}, {parent['configuration']}{adapted}")
         licence = cell(parent.get("licence") or "not said: ask before you pass this model on")
         lines += [f"| {cell(parent.get('name') or parent['dataset'])} | {model} | {entry['fold']} | {licence} | "
                   f"{entry['sha256']} |" for entry in parent["folds"].values()]

@@ -16,8 +16,11 @@ STD_FLOOR = 1e-3  # added to standard deviations: an image without contrast is f
 
 def channel_statistics(maps: torch.Tensor) -> torch.Tensor:
     """Mean, then log standard deviation, per channel of maps `(B, C, *spatial)`, as `(B, 2 C)` in float32."""
-    variance, mean = torch.var_mean(maps.flatten(2).float(), 2, correction=0)
-    return torch.cat([mean, torch.log(variance.sqrt() + STD_FLOOR)], 1)
+    values = maps.flatten(2).float()
+    mean = values.mean(2, keepdim=True)
+    # As exact as `torch.var_mean`, which takes seven to twenty times as long on a CPU.
+    deviation = (values - mean).square_().mean(2).sqrt()
+    return torch.cat([mean.squeeze(2), torch.log(deviation + STD_FLOOR)], 1)
 
 
 def first_convolutions(traced: fx.GraphModule, input_channels: int, stages: int = STAGES) -> dict[fx.Node, int]:

@@ -73,8 +73,7 @@ class Density(nn.Module):
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         density = self.peak - 0.5 * ((features - self.mean) @ self.root.T).square().sum(1)
-        density = torch.nan_to_num(density, nan=-torch.inf, neginf=-torch.inf)
-        return density, density - self.threshold
+        return _number(density), _number(density - self.threshold)
 
 
 class Gate(nn.Module):
@@ -114,13 +113,18 @@ class Gate(nn.Module):
             odds = [torch.zeros_like(above)]
             for (own, _), partner, f, known in zip(hosts, self.partner, features, self.options.known):
                 density, z = partner(f) if known else (torch.full_like(own, -torch.inf),) * 2
-                odds.append(torch.nan_to_num(density - own, nan=-torch.inf, neginf=-torch.inf))
+                odds.append(_number(density - own))
                 above = torch.maximum(above, z)
             unlike = torch.sigmoid(-above)[:, None]
             shares = (1 - unlike) * torch.softmax(torch.stack(odds, 1), 1)
             shares = shares + unlike * (1 - self.options.lead) / len(odds)
             shares[:, 0] += self.options.lead * unlike[:, 0]
             return shares
+
+
+def _number(density: torch.Tensor) -> torch.Tensor:
+    """What is no number counts as unlikely."""
+    return torch.nan_to_num(density, nan=-torch.inf, neginf=-torch.inf)
 
 
 def even_shares(parties: int, like: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ FINAL = "checkpoint_final.pth"
 BASELINE_KEY = "made_for_stitch_comparison"  # in the plans of models that only a comparison needs
 DISTILLED_KEY = "distilled_from_stitched"  # in the plans of students of a stitched ensemble
 ADAPTED_KEY = "adapted_from_partner"  # in the plans of a partner that was trained on with the host's images
+MADE_KEYS = (BASELINE_KEY, DISTILLED_KEY, ADAPTED_KEY)  # no model that is made from another inherits them
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class ModelFolder:
     def is_baseline(self) -> bool:
         """Whether the model was only trained for a comparison, is distilled from a stitched one, or is an adapted
         partner; such models are parents only where they are named."""
-        return any(self.plans.get(key) for key in (BASELINE_KEY, DISTILLED_KEY, ADAPTED_KEY))
+        return any(self.plans.get(key) for key in MADE_KEYS)
 
     @property
     def channel_names(self) -> list[str]:

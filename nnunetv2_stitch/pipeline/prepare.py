@@ -20,7 +20,7 @@ from nnunetv2_stitch.exchange.parent_check import require_different, require_par
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.parties.datasets import data_digest
 from nnunetv2_stitch.parties.model_folder import ModelFolder
-from nnunetv2_stitch.parties.reading import BASELINE_KEY
+from nnunetv2_stitch.parties.reading import BASELINE_KEY, MADE_KEYS
 from nnunetv2_stitch.pipeline.continuing import as_begun, check_earlier_folds, check_folders, previous_plans
 from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
 from nnunetv2_stitch.selection.retention import TOLERANCE, require_tolerance
@@ -190,7 +190,8 @@ def examine(request: Request, unpack_into: str | None = None) -> Job:
                         request.positions_per_pass, request.half_targets)
     plans = stitched_plans(host, partners, layout, request.plans_name, setting,
                            None if len(positions) == len(layout.matches) else positions, training, records, bridges)
-    plans.pop(BASELINE_KEY, None)  # the host's own, not this model's
+    for key in MADE_KEYS:  # the host's own, not this model's
+        plans.pop(key, None)
     if request.comparison:
         plans[BASELINE_KEY] = True
     configuration = plans["configurations"][host.configuration]

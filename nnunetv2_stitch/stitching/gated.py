@@ -53,9 +53,10 @@ class Gated:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Logits `(B, K, *spatial)`."""
         shares = self.shares(x)
+        seen = shares.detach().cpu()  # the one wait for a GPU
         if self.network.shares_seen is not None:
-            self.network.shares_seen.append(shares.detach().cpu())
-        ways = self._ways(shares)
+            self.network.shares_seen.append(seen)
+        ways = self._ways(seen)
         if len(set(ways)) == 1:
             return self._answer(ways[0], x, shares)
         found: list[torch.Tensor] = [x] * len(x)

@@ -18,6 +18,7 @@ from nnunetv2_stitch.graph.nodes import LayerNode, layer_nodes
 from nnunetv2_stitch.graph.tracing import trace
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
 from nnunetv2_stitch.parties.model_folder import ModelFolder
+from nnunetv2_stitch.parties.reading import ADAPTED_KEY
 from nnunetv2_stitch.stitching.network import CLASS_PATH, StitchedEnsemble, build_parent
 from nnunetv2_stitch.stitching.setting import Setting, party_names
 
@@ -88,7 +89,7 @@ class Training:
 @dataclass(frozen=True)
 class ParentRecord:
     """Where a parent's weights come from; `folds` maps the stitched fold to the parent's fold and sha256. `name` and
-    `licence` are the sender's, where the model came as an export."""
+    `licence` are the sender's, where the model came as an export. `adapted`: it was trained on with a host's images."""
 
     dataset: str
     trainer: str
@@ -99,6 +100,7 @@ class ParentRecord:
     folds: dict[str, dict] = field(default_factory=dict)
     name: str = ""
     licence: str = ""
+    adapted: bool = False
 
 
 def record_parent(party: ModelFolder, results: str, folds: dict[int | str, int | str],
@@ -109,7 +111,7 @@ def record_parent(party: ModelFolder, results: str, folds: dict[int | str, int |
         party.dataset_name, party.trainer, party.plans_name, party.configuration, party.checkpoint_name,
         recorded(party.path, results),
         {str(s): {"fold": str(own), "sha256": sha256(paths[s])} for s, own in folds.items()},
-        name, licence,
+        name, licence, bool(party.plans.get(ADAPTED_KEY)),
     )
 
 

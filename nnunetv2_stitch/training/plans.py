@@ -20,7 +20,7 @@ from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.folders import files_in
 from nnunetv2_stitch.merging.site import NO_PLANS
 from nnunetv2_stitch.parties.preprocessed import FINGERPRINT
-from nnunetv2_stitch.parties.reading import ADAPTED_KEY, BASELINE_KEY, DISTILLED_KEY, ModelFolder
+from nnunetv2_stitch.parties.reading import ADAPTED_KEY, MADE_KEYS, ModelFolder
 from nnunetv2_stitch.plain_training.records import without_records
 
 RESAMPLING = tuple(f"resampling_fn_{what}{more}" for what in ("data", "seg") for more in ("", "_kwargs"))
@@ -42,19 +42,18 @@ def adapted_plans(partner: ModelFolder, folder: str, dataset_json: dict, channel
     configuration["architecture"] = copy.deepcopy(partner.network_spec)
     names = ModelFolder(folder, dataset_name, "", name, "", {}, dataset_json, ()).channel_names
     schemes, masks = (list(configuration[k]) for k in ("normalization_schemes", "use_mask_for_norm"))
-    own = None in channels and _fingerprint(folder)
+    measured = None in channels and _fingerprint(folder)
     configuration["normalization_schemes"] = [
         get_normalization_scheme(n).__name__ if c is None else schemes[c] for n, c in zip(names, channels)]
     configuration["use_mask_for_norm"] = [c is not None and bool(masks[c]) for c in channels]
-    intensities = {str(i): own[str(i)] if c is None else partner.intensities.get(str(c), {})
+    intensities = {str(i): measured[str(i)] if c is None else partner.intensities.get(str(c), {})
                    for i, c in enumerate(channels)}
     configuration["data_identifier"] = f"{name}_{partner.configuration}"
-    plans = {**copy.deepcopy(partner.plans), "dataset_name": dataset_name, "plans_name": name,
+    own = {k: v for k, v in copy.deepcopy(partner.plans).items() if k not in MADE_KEYS}
+    plans = {**own, "dataset_name": dataset_name, "plans_name": name,
              "image_reader_writer": _reader(folder, dataset_json),
              "foreground_intensity_properties_per_channel": intensities,
              "configurations": {partner.configuration: configuration}, ADAPTED_KEY: True}
-    for key in (BASELINE_KEY, DISTILLED_KEY):  # of the partner's own
-        plans.pop(key, None)
     return without_records(plans)
 
 

@@ -156,6 +156,19 @@ def test_images_without_contrast_or_with_no_numbers_get_even_shares(parents):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["mean", "root", "peak", "threshold"])
+def test_statistics_that_are_no_numbers_leave_shares_that_are(name, value):
+    """Whatever a checkpoint holds, shares are never NaN and add up to one."""
+    gate = Gate(OPTIONS, [4])
+    gate.set([signature(4)], [signature(4, 3)], 0.2)
+    getattr(gate.host[0], name).fill_(value)
+    getattr(gate.partner[0], name).fill_(value)
+    shares = gate([torch.randn(8, 4, generator=torch.Generator().manual_seed(0))])
+    assert torch.isfinite(shares).all() and (shares.sum(1) - 1).abs().max() < 1e-5
+
+
+@torch.no_grad()
 def test_the_statistics_travel_in_the_state_and_the_options_in_plain_json(parents):
     """A fold's gate comes with its weights, also where they re-specialise a network that was built otherwise."""
     net, _ = gated(parents)

@@ -19,6 +19,7 @@ from partner_site import command
 from stitched_model import SHORT, read_segmentations, stock_alone, stock_prediction, tree
 
 from nnunetv2_stitch.baselines.training import train_network
+from nnunetv2_stitch.distillation import distill
 from nnunetv2_stitch.entrypoints import adapt_party as adapt_entry
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.export import export_party
@@ -269,3 +270,12 @@ def test_the_partners_signature_holds_for_the_adapted_partner(world, tmp_path):
                          **SHORT)
     gate = read_json(str(Path(gated.model_folder) / "stitch_selection.json"))["gate"]
     assert gate["partners_known"] == [True]
+
+    student = distill(gated.model_folder, world.host.dataset, device="cpu", progress=False, folds=[0], epochs=1,
+                      iterations=2, validate=False)
+    told = read_json(str(Path(student.model_folder) / "fold_0" / "distillation.json"))
+    assert told["adapted"] == ["partner"] and "gate" in told
+    assert told["taught_by"].endswith("with the partner adapted to the host's images")
+    assert "trained on with the host's images" in Path(gated.model_folder, "MODEL_CARD.md").read_text()
+    plans = read_json(str(Path(student.model_folder) / "plans.json"))
+    assert plans["distilled_from_stitched"] and "adapted_from_partner" not in plans
