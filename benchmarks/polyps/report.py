@@ -9,6 +9,7 @@ hospital where several are averaged. Brackets behind a mean are the seeds.
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ def interval(values: list[np.ndarray], rng: np.random.Generator) -> tuple[float,
 
 def together(found: list[dict], row: str) -> dict[str, np.ndarray]:
     """Of each case the mean over seeds."""
-    with np.errstate(all="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a case without a polyp that no seed found one in
         return {s: np.nanmean([f[row][s] for f in found], 0) for s in found[0][row]}
 
 
@@ -72,7 +74,7 @@ def table(found: list[dict], rows: list[str], against: tuple[str, ...]) -> str:
 
 def draw(found: list[dict], rows: list[str], path: str, title: str) -> None:
     """A row for each way; own, partner's and unseen side by side; mean, interval over cases, and each seed."""
-    from nnunetv2_stitch.evaluation.figures.style import BLUE, new_figure, own_style, tidy, write
+    from nnunetv2_stitch.evaluation.figures.style import BLUE, VERMILLION, new_figure, own_style, tidy, write
 
     @own_style
     def drawn():
@@ -83,8 +85,9 @@ def draw(found: list[dict], rows: list[str], path: str, title: str) -> None:
             for y, row in enumerate(rows):
                 values = hospitals(together(found, row), which)
                 low, high = interval(values, rng)
-                axes.plot([low, high], [y, y], color=BLUE, linewidth=1.2)
-                axes.plot(mean(values), y, "o", color=BLUE, markersize=6)
+                colour = VERMILLION if row == "recommended" else BLUE
+                axes.plot([low, high], [y, y], color=colour, linewidth=1.2)
+                axes.plot(mean(values), y, "o", color=colour, markersize=6)
                 seeds = [mean(hospitals(f[row], which)) for f in found]
                 axes.plot(seeds, [y] * len(seeds), "|", color="black", markersize=7)
             axes.set_title(f"{name} patients", fontsize=10)
