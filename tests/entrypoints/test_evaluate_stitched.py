@@ -78,6 +78,24 @@ def test_again_after_something_changed(files, tmp_path, capsys):
     assert "3 of 36 rows differ" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_hospitals_that_are_no_party_are_shown_apart_and_again_from_the_file(files, tmp_path, capsys):
+    for hospital, party in (("C", "A"), ("D", "B")):
+        shutil.copytree(files.party(party), files.party(hospital))
+        for model in ("host", "joined"):
+            shutil.copytree(files.model(model) / party, files.model(model) / hospital)
+    unseen = ["-unseen", *(f"{h}={files.party(h)}" for h in "CD")]
+    command(*given(files), *unseen, "-o", tmp_path / "out", "-worst", 0)
+    printed = capsys.readouterr().out
+    for text in ("A (own cases)", "B (partner's cases)", "C (unseen hospital)", "D (unseen hospital)",
+                 "Own, partner's and unseen, Dice", "unseen, mean of 2"):
+        assert text in printed
+    command("-comparison", tmp_path / "out" / "comparison.json", "-o", tmp_path / "again", "-worst", 0)
+    again, recorded = (json.loads((tmp_path / f / "comparison.json").read_text()) for f in ("again", "out"))
+    assert again["unseen_means"] == recorded["unseen_means"] != []
+    assert [d["unseen"] for d in again["datasets"]] == [False, False, True, True]
+
+
 def test_default_output(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command(*given(files, "host"), "-worst", 0)
@@ -98,6 +116,9 @@ def test_what_is_missing_or_too_much(bad, files, tmp_path):
         assert "give -models and -datasets, or -comparison" in bad(*flags)
     assert "-models has no place beside it" in bad("-comparison", "x.json", *given(files))
     assert "--disable_tta has no place beside it" in bad("-comparison", "x.json", "--disable_tta")
+    assert "-unseen has no place beside it" in bad("-comparison", "x.json", "-unseen", "C=x")
+    assert "'C' does not name a dataset" in bad(*given(files), "-unseen", "C")
+    assert "-unseen C:" in bad(*given(files), "-unseen", f"C={files.party('B')}")
     assert "x.json does not exist" in bad("-comparison", tmp_path / "x.json")
     assert "is no comparison" in bad("-comparison", files.party("A") / "dataset.json")
 
