@@ -51,10 +51,15 @@ def bad(files, tmp_path, capsys):
 @pytest.mark.slow
 def test_all_flags_and_again_from_the_file(files, tmp_path, capsys):
     out = tmp_path / "out"
-    command(*given(files), "-o", out, "-host", "joined", "-own", "B", "-tolerance", 2, "-notes", "host=needs much",
-            "-worst", 0, "-seed", 7)
+    for hospital, party in (("C", "A"), ("D", "B")):  # they are no party
+        shutil.copytree(files.party(party), files.party(hospital))
+        for model in ("host", "joined"):
+            shutil.copytree(files.model(model) / party, files.model(model) / hospital)
+    command(*given(files), "-unseen", *(f"{h}={files.party(h)}" for h in "CD"), "-o", out, "-host", "joined", "-own",
+            "B", "-tolerance", 2, "-notes", "host=needs much", "-worst", 0, "-seed", 7)
     printed = capsys.readouterr().out
-    for text in ("B (own cases), foreground mean", "A (partner's cases)", "host †", "† needs much", "joined",
+    for text in ("B (own cases), foreground mean", "A (partner's cases)", "C (unseen hospital)", "D (unseen hospital)",
+                 "Own, partner's and unseen, Dice", "unseen, mean of 2", "host †", "† needs much", "joined",
                  str(out / "report.html")):
         assert text in printed
     recorded = json.loads((out / "comparison.json").read_text())
@@ -62,9 +67,10 @@ def test_all_flags_and_again_from_the_file(files, tmp_path, capsys):
     assert recorded["settings"]["tolerance"] == 2.0 and recorded["settings"]["seed"] == 7
     assert not list((out / "figures").glob("worst*"))
     command("-comparison", out / "comparison.json", "-o", tmp_path / "again")
-    assert "All 36 rows are those of" in capsys.readouterr().out
+    assert "All 72 rows are those of" in capsys.readouterr().out
     again = json.loads((tmp_path / "again" / "comparison.json").read_text())
-    for key in ("scores", "summaries", "tests", "planes", "settings", "host", "own", "labels"):
+    assert [d["unseen"] for d in again["datasets"]] == [False, False, True, True] and again["unseen_means"]
+    for key in ("scores", "summaries", "tests", "planes", "unseen_means", "settings", "host", "own", "labels"):
         assert again[key] == recorded[key], key
     assert list((tmp_path / "again" / "figures").glob("worst*"))
 
@@ -76,24 +82,6 @@ def test_again_after_something_changed(files, tmp_path, capsys):
     capsys.readouterr()
     command("-comparison", tmp_path / "out" / "comparison.json", "-worst", 0)
     assert "3 of 36 rows differ" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_hospitals_that_are_no_party_are_shown_apart_and_again_from_the_file(files, tmp_path, capsys):
-    for hospital, party in (("C", "A"), ("D", "B")):
-        shutil.copytree(files.party(party), files.party(hospital))
-        for model in ("host", "joined"):
-            shutil.copytree(files.model(model) / party, files.model(model) / hospital)
-    unseen = ["-unseen", *(f"{h}={files.party(h)}" for h in "CD")]
-    command(*given(files), *unseen, "-o", tmp_path / "out", "-worst", 0)
-    printed = capsys.readouterr().out
-    for text in ("A (own cases)", "B (partner's cases)", "C (unseen hospital)", "D (unseen hospital)",
-                 "Own, partner's and unseen, Dice", "unseen, mean of 2"):
-        assert text in printed
-    command("-comparison", tmp_path / "out" / "comparison.json", "-o", tmp_path / "again", "-worst", 0)
-    again, recorded = (json.loads((tmp_path / f / "comparison.json").read_text()) for f in ("again", "out"))
-    assert again["unseen_means"] == recorded["unseen_means"] != []
-    assert [d["unseen"] for d in again["datasets"]] == [False, False, True, True]
 
 
 def test_default_output(files, tmp_path, monkeypatch):
