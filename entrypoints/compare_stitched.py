@@ -97,7 +97,8 @@ def main(args: argparse.Namespace) -> None:
     parties = parties_of(args)
     if parties.pop("more"):
         raise StitchError("a comparison is of two parties, and so is each of its rows: compare the host with each "
-                          "partner by itself, or put models of more parties side by side with nnUNetv2_evaluate_stitched")
+                          "partner by itself, or put models of more parties side by side with "
+                          "nnUNetv2_evaluate_stitched")
     result = compare(
         parties.pop("dataset_a"), parties.pop("dataset_b"), args.o, datasets, args.rows, unseen=unseen, device=device,
         resume=args.continue_training, progress=not args.disable_progress_bar, baseline_epochs=args.baseline_epochs,

@@ -104,6 +104,7 @@ def test_nothing_is_trained_twice_and_each_row_answers_as_its_commands_model(wor
             comparison.unseen_mean(model, label).mean, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_an_adapted_partner_is_known_by_all_that_made_it(world):
     """Its name is another where anything differs, so it is never taken for what it is not."""
     def name(epochs=None, iterations=None, **changes) -> str:
@@ -111,21 +112,22 @@ def test_an_adapted_partner_is_known_by_all_that_made_it(world):
         return _named(job, adapt_request(job, epochs, iterations), "adapted partner", 1)[0].plans_name
 
     first = name()
-    assert first.startswith("nnUNetAdaptedPlans_") and name() == first and name(positions=[2], epochs=None) == first
-    changed = [name(epochs=2), name(iterations=3), name(seed=1), name(fold_b=1), name(folds=[1]), name(folds=[0, 1])]
+    assert first.startswith("nnUNetAdaptedPlans_") and name(positions=[2]) == first  # stitches do not matter
+    changed = [name(epochs=2, seed=1), name(epochs=2), name(iterations=3), name(fold_b=1)]
     data = next((world.preprocessed / world.host.dataset / "nnUNetPlans_2d").glob("tr_000.b2nd"))
     data.write_bytes(data.read_bytes() + b"0")
-    assert len({first, *changed, name()}) == 8
+    assert len({first, *changed, name()}) == 6
 
 
-def test_what_stands_in_the_way_of_adapting(world, monkeypatch):
+@pytest.mark.slow
+def test_what_stands_in_the_way_of_adapting(world):
     """In the words of the command that would do it, before anything is trained."""
     both = Request(world.host.dataset, world.partner.dataset)
     plans = world.model(world.partner) / "plans.json"
     plans.write_text(plans.read_text().replace("ZScoreNormalization", "RescaleTo01Normalization"))
     keys = ("adapted", "adapted_only", "stitched_adapted", "gated_adapted")
     job = examine(both)
-    assert {obstacle(k, job, None, None) for k in (*keys, "A_longer", "gated")} == {None}  # they are preprocessed anew
+    assert obstacle("adapted", job, None, None) is None  # the images are preprocessed anew
     (world.raw / world.host.dataset).rename(world.raw / "elsewhere")
     assert all("and its images are not in nnUNet_raw" in obstacle(k, job, None, None) for k in keys)
     assert obstacle("A_longer", job, None, None) is obstacle("gated", job, None, None) is None
