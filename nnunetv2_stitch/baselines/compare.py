@@ -29,13 +29,14 @@ HOST_ROW = ROWS[0].key
 @dataclass(frozen=True)
 class CompareResult:
     """A finished comparison. `details` says of a row what it turned out to be, `skipped` why a row is not there, both
-    by the row's name. `model_folders`: what answered, by the row's key."""
+    by the row's name. `model_folders`: what answered, and `names`: what the comparison calls it, by the row's key."""
 
     folder: str
     comparison: Comparison
     details: dict[str, str]
     skipped: dict[str, str]
     model_folders: dict[str, str]
+    names: dict[str, str]
 
 
 def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: str | None = None,
@@ -101,8 +102,9 @@ def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: st
     made = [row for row in wanted if row.key in state.rows]
     say("Evaluating")
     answers = {r: state.answer(r.key) for r in made}
-    models = [ModelEntry(", ".join(filter(None, (r.name, answers[r].named))), note=r.note,
-                         predictions={t.name: _predictions(folder, r, t) for t in sets}) for r in made]
+    names = {r.key: ", ".join(filter(None, (r.name, answers[r].named))) for r in made}
+    models = [ModelEntry(names[r.key], note=r.note, predictions={t.name: _predictions(folder, r, t) for t in sets})
+              for r in made]
     comparison = evaluate(models, sets, own=sets[0].name, tolerance=tolerance, progress=progress,
                           labels=read_labels(os.path.join(job.host.path, "dataset.json")))
     details = {r.name: a.detail for r, a in answers.items() if a.detail}
@@ -110,7 +112,7 @@ def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: st
     remarks = [*(f"{name}: {detail}." for name, detail in details.items()),
                *(f"Left out: {name}, because {reason}." for name, reason in skipped.items())]
     return CompareResult(folder, replace(comparison, remarks=(*comparison.remarks, *remarks)), details, skipped,
-                         {r.key: a.model_folder for r, a in answers.items()})
+                         {r.key: a.model_folder for r, a in answers.items()}, names)
 
 
 def _require_one_labelling(job: Job) -> None:

@@ -12,6 +12,7 @@ import torch
 from nnunetv2_stitch.baselines.adapting import _named, adapt_request
 from nnunetv2_stitch.baselines.compare import compare
 from nnunetv2_stitch.baselines.obstacles import obstacle
+from nnunetv2_stitch.baselines.trained_stitches import gated
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.finding import Partner
 from nnunetv2_stitch.fileio import read_json
@@ -65,8 +66,9 @@ def test_nothing_is_trained_twice_and_each_row_answers_as_its_commands_model(wor
 
     # The adapted partner, alpha in the tables' name, is one of the parents; the stitches of gated rows are those there.
     chosen = f"alpha {own.alpha:g}"
-    assert f"B adapted to A, {chosen}" in comparison.model_names and f"gated with B adapted, {chosen}" in \
-        comparison.model_names and "B adapted to A, not moved back, alpha 1" in comparison.model_names
+    assert list(result.names.values()) == comparison.model_names
+    assert [result.names[k] for k in ("adapted", "adapted_only", "gated_adapted")] == [
+        f"B adapted to A, {chosen}", "B adapted to A, not moved back, alpha 1", f"gated with B adapted, {chosen}"]
     for row in ("stitched_adapted", "gated_adapted"):
         parent = read_json(f"{folders[row]}/plans.json")["configurations"]["2d"]["stitching"]["parents"][1]
         assert parent["folds"]["0"]["sha256"] == sha256(f"{own.model_folder}/fold_0/checkpoint_final.pth")
@@ -102,6 +104,15 @@ def test_nothing_is_trained_twice_and_each_row_answers_as_its_commands_model(wor
     for model in comparison.model_names:  # D's images are C's
         assert again.comparison.unseen_mean(model, label).mean == pytest.approx(
             comparison.unseen_mean(model, label).mean, nan_ok=True)
+
+    # A gate that was interrupted is put on once more, on the same stitches.
+    deployed = weights(folders["gated"])
+    for name in ("stitch_selection.json", "fold_0/sweep.json", "fold_0/checkpoint_final.pth"):
+        Path(folders["gated"], name).unlink()
+    gated(examine(Request(world.host.dataset, world.partner.dataset, folds=[0], epochs=1, iterations=2,
+                          positions=[2, 20, 41])), users.model_folder, torch.device("cpu"), False, said.append)
+    assert same(weights(folders["gated"]), deployed)
+    assert stitched_model.tree(*map(Path, (users.model_folder, own.model_folder, own.training_folder))) == before
 
 
 @pytest.mark.slow
