@@ -121,7 +121,7 @@ def reading(comparison: Comparison) -> list[str]:
                         if p.unmarked_hypervolume != p.hypervolume else "."))
         if p.unseen:
             also = [comparison.shown(q.model) for q in p.points if q.on_unseen_front and not q.on_front]
-            lines.append(f"With {_unseen(comparison)}, as third axis {_listed(also) or 'no further model'} "
+            lines.append(f"With the mean Dice on unseen hospitals as third axis, {_listed(also) or 'no further model'} "
                          f"{'is' if len(also) < 2 else 'are'} on the front; it covers {p.unseen_hypervolume:.4f}.")
     return lines
 
