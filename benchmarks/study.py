@@ -87,8 +87,9 @@ def study_direction(root: str, host: str, partner: str, settings: DemoSettings, 
     comparison = result.comparison
     write_comparison(comparison, folder)
     label = comparison.labels.main
-    dice = {model: {party: comparison.summary(model, party, label).mean for party in comparison.parties}
-            for model in comparison.model_names}
+    # By the row's own name: what else the tables say, such as alpha, differs between seeds.
+    dice = {row.name: {party: comparison.summary(result.names[row.key], party, label).mean
+                       for party in comparison.parties} for row in ROWS if row.key in result.names}
     found = {"host": host, "partner": partner, "seed": settings.seed, "folds": folds, "dice": dice,
              "details": result.details, "skipped": result.skipped, "curves": {}}
     for fit, row in FITS.items():

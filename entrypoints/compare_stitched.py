@@ -21,7 +21,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_compare_stitched",
         description="Compare stitching with what else could be done: each party alone, plain and weighted ensembles, "
-                    "fine-tuning, merged data, federated learning, weight averages, and other ways of stitching. "
+                    "fine-tuning, an adapted partner, merged data, federated learning, weight averages, gates, and "
+                    "other ways of stitching. "
                     "Trains what is not trained yet, on the folds of A's model and with the parents' numbers of epochs "
                     "and iterations; what is finished is reused. Then predicts and evaluates the test cases of every "
                     "party, each for itself. Rows that need B's images are left out where these are not preprocessed.")
@@ -31,6 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
                                      "comparison_with_<DATASET_B> beside A's models")
     add("-datasets", nargs="+", metavar="NAME=DIR",
         help="test sets, A's first: nnU-Net raw datasets with imagesTs and labelsTs. Default: those of A and B")
+    add("-unseen", nargs="+", metavar="NAME=DIR",
+        help="test sets of hospitals that are no party, which trained nothing here: folders as for -datasets. They are "
+             "shown apart, each and their mean")
     add("-rows", nargs="+", metavar="ROW", help="only these rows; --list_rows names them. Default: all")
     add("--list_rows", action="store_true", help="print the rows and what each needs, and leave")
     add("-positions", type=positions, default="all", metavar="all|blocks|LIST",
@@ -38,7 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("-epochs", type=positive_int, metavar="N", help="epochs of the stitches. Default: nnUNetv2_train_stitch's")
     add("-iterations", type=positive_int, metavar="N", help="iterations per epoch of the stitches. Default: 250")
     add("-baseline_epochs", type=positive_int, metavar="N",
-        help="epochs of fine-tuning, merged and federated training. Default: those of the parents' trainers")
+        help="epochs of fine-tuning, merged and federated training. Default: those of the parents' trainers. Also of "
+             "adapting, whose default is that of nnUNetv2_adapt_party")
     add("-baseline_iterations", type=positive_int, metavar="N", help="their iterations per epoch. Default: as above")
     add("-seed", type=int, default=12345, help="seed of all that is trained here. Default: %(default)s")
     add("-o_p", default="nnUNetStitchPlans", metavar="PLANS_NAME",
@@ -68,10 +73,19 @@ def list_rows() -> None:
         print(f"{row.key:<24}{row.name}{f'  ({row.note})' if row.note else ''}")
 
 
+def folders(given: list[str] | None) -> dict[str, str] | None:
+    """Test sets by name. Raises StitchError if a name is given twice."""
+    from nnunetv2_stitch.evaluation.entries import require_distinct, split
+    if given is None:
+        return None
+    pairs = [split(text, "a dataset") for text in given]
+    require_distinct((name for name, _ in pairs), "dataset")
+    return dict(pairs)
+
+
 def main(args: argparse.Namespace) -> None:
     from nnunetv2_stitch.errors import StitchError
-    from nnunetv2_stitch.evaluation.entries import split
-    datasets = None if args.datasets is None else dict(split(text, "a dataset") for text in args.datasets)
+    datasets, unseen = map(folders, (args.datasets, args.unseen))
     device = resolve_device(args.device)
     set_up_device(device)
     from nnunetv2_stitch.baselines.compare import compare
@@ -82,10 +96,11 @@ def main(args: argparse.Namespace) -> None:
 
     parties = parties_of(args)
     if parties.pop("more"):
-        raise StitchError("a comparison is of two parties: compare the host with each partner by itself, or put "
-                          "models of more parties side by side with nnUNetv2_evaluate_stitched")
+        raise StitchError("a comparison is of two parties, and so is each of its rows: compare the host with each "
+                          "partner by itself, or put models of more parties side by side with "
+                          "nnUNetv2_evaluate_stitched")
     result = compare(
-        parties.pop("dataset_a"), parties.pop("dataset_b"), args.o, datasets, args.rows, device=device,
+        parties.pop("dataset_a"), parties.pop("dataset_b"), args.o, datasets, args.rows, unseen=unseen, device=device,
         resume=args.continue_training, progress=not args.disable_progress_bar, baseline_epochs=args.baseline_epochs,
         baseline_iterations=args.baseline_iterations, tta=not args.disable_tta, tolerance=args.tolerance,
         say=lambda line: say(f"\n=== {line}"), configuration=args.configuration, folds=args.f, trainer_a=args.tr_a,

@@ -17,7 +17,7 @@ from nnunetv2_stitch.entrypoints.common import (
 from nnunetv2_stitch.entrypoints.parties import fold
 
 DEFAULT_OUTPUT = "nnUNetv2_evaluate_stitched"
-RECORDED = ("models", "datasets", "host", "own", "tolerance", "djfile", "notes", "f", "seed")
+RECORDED = ("models", "datasets", "unseen", "host", "own", "tolerance", "djfile", "notes", "f", "seed")
 
 
 def millimetres(text: str) -> float:
@@ -42,7 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Compare models on the test sets of several parties: Dice, surface Dice and HD95 with intervals "
                     "and tests against the host alone, as tables, figures and one page (report.html). Models are "
                     "trained nnU-Net model folders, plain or stitched, or predictions made elsewhere. Every party is "
-                    "an objective of its own; nothing is averaged over parties.")
+                    "an objective of its own; nothing is averaged over parties. Hospitals that are no party (-unseen) "
+                    "are shown apart, each and their mean.")
     add = parser.add_argument
     add("-models", nargs="+", metavar="NAME=FOLDER",
         help="trained model folders, or folders of predictions with a sub-folder per dataset. A stitched model answers "
@@ -50,10 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("-datasets", nargs="+", metavar="NAME=DIR",
         help="test sets: nnU-Net raw datasets (imagesTs and labelsTs), or folders with images and labels; for "
              "predictions made elsewhere labels are enough")
+    add("-unseen", nargs="+", metavar="NAME=DIR",
+        help="test sets of hospitals that are no party, which trained none of the models; folders as for -datasets")
     add("-comparison", metavar="FILE", help="instead of both: a comparison.json; everything is made again from the "
                                             "inputs that it names")
     add("-host", metavar="NAME", help="the model that is the host alone. Default: the first")
-    add("-own", metavar="NAME", help="the dataset with the host's own cases. Default: the first")
+    add("-own", metavar="NAME", help="the dataset with the host's own cases. Default: the first of -datasets")
     add("-o", metavar="FOLDER",
         help=f"where everything goes. Default: ./{DEFAULT_OUTPUT}, or the folder of -comparison")
     add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of the models. Default: all that each has trained")
@@ -118,7 +121,9 @@ def given(args: argparse.Namespace) -> dict:
         raise StitchError(f"-notes {unknown[0]}=... names none of the models {', '.join(m.name for m in models)}")
     settings = {"checkpoint_name": args.chk, "seed": args.seed}
     return {"models": [replace(m, note=notes.get(m.name, "")) for m in models],
-            "datasets": [TestSet.parse(text) for text in args.datasets], "host": args.host, "own": args.own,
+            "datasets": [*map(TestSet.parse, args.datasets),
+                         *(TestSet.parse(text, unseen=True) for text in args.unseen or ())],
+            "host": args.host, "own": args.own,
             "labels": read_labels(args.djfile) if args.djfile else None, "tolerance": args.tolerance, "folds": args.f,
             "mirroring": not args.disable_tta, **{k: v for k, v in settings.items() if v is not None}}
 
@@ -138,11 +143,14 @@ def recorded(args: argparse.Namespace) -> tuple:
 
 
 def print_result(comparison, files: dict[str, str]) -> None:
-    from nnunetv2_stitch.evaluation.rows import party_rows, reading, whose
+    from nnunetv2_stitch.evaluation.rows import party_rows, reading, three_rows
     from nnunetv2_stitch.evaluation.tables import text_table
     for party in comparison.parties:
-        print(f"\n{party} ({whose(comparison, party)}), {comparison.labels.main}, mean [95 % interval]:\n")
+        print(f"\n{party} ({comparison.whose(party)}), {comparison.labels.main}, mean [95 % interval]:\n")
         print(text_table(party_rows(comparison, party)))
+    if three := three_rows(comparison):
+        print(f"\nOwn, partner's and unseen, Dice, {comparison.labels.main}, mean [95 % interval]:\n")
+        print(text_table(three))
     print("\n" + "\n".join(reading(comparison)))
     print("\n".join((*comparison.legend, *comparison.remarks)))
     for name, meaning in (("report", "everything on one page"), ("markdown", "the tables"), ("csv", "every value"),

@@ -15,14 +15,12 @@ from nnunetv2_stitch.baselines.rows import ROWS, Answer, Row
 from nnunetv2_stitch.baselines.state import State, comparison_record
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.comparison import Comparison
-from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
+from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet, require_distinct, require_unseen
 from nnunetv2_stitch.evaluation.labels import read_labels
 from nnunetv2_stitch.evaluation.matrix import evaluate
-from nnunetv2_stitch.evaluation.predicting import files_to_predict
+from nnunetv2_stitch.evaluation.predicting import files_to_predict, load_predictor
 from nnunetv2_stitch.folders import names_in
-from nnunetv2_stitch.inference.plain import plain_predictor
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
-from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.pipeline.prepare import Job, Request, examine
 
 HOST_ROW = ROWS[0].key
@@ -31,17 +29,19 @@ HOST_ROW = ROWS[0].key
 @dataclass(frozen=True)
 class CompareResult:
     """A finished comparison. `details` says of a row what it turned out to be, `skipped` why a row is not there, both
-    by the row's name. `model_folders`: what answered, by the row's key."""
+    by the row's name. `model_folders`: what answered, and `names`: what the comparison calls it, by the row's key."""
 
     folder: str
     comparison: Comparison
     details: dict[str, str]
     skipped: dict[str, str]
     model_folders: dict[str, str]
+    names: dict[str, str]
 
 
 def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: str | None = None,
             test_sets: Mapping[str, str] | None = None, rows: Sequence[str] | None = None, *,
+            unseen: Mapping[str, str] | None = None,
             device: str | torch.device = "cuda", resume: bool = False, progress: bool = True,
             baseline_epochs: int | None = None, baseline_iterations: int | None = None, tta: bool = True,
             tolerance: float | None = None,
@@ -53,6 +53,7 @@ def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: st
         folder: for predictions and results; default `comparison_with_<B>` beside A's models.
         test_sets: name -> nnU-Net raw dataset folder with imagesTs and labelsTs; default those of A and B. The first
             is the host's.
+        unseen: the same of hospitals that are no party, which are shown apart.
         rows: keys of `ROWS` to make; default all. "A alone" is always among them: the others are tested against it.
         resume: go on in a folder that holds an interrupted comparison; what is done is kept.
         baseline_epochs, baseline_iterations: of fine-tuning, merged and federated training, instead of the parents'.
@@ -68,7 +69,7 @@ def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: st
     _require_one_labelling(job)
     folder = os.path.abspath(folder or os.path.join(str(nnUNet_results), job.host.dataset_name,
                                                     f"comparison_with_{job.partner.dataset_name}"))
-    sets = _test_sets(test_sets, job)
+    sets = _test_sets(test_sets, unseen, job)
     _require_predictable(job, sets)
     wanted = _rows(rows)
     state = State.of(folder, comparison_record(job, baseline_epochs, baseline_iterations, tta), sets, resume)
@@ -100,17 +101,18 @@ def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: st
             state.write()
     made = [row for row in wanted if row.key in state.rows]
     say("Evaluating")
-    models = [ModelEntry(r.name, note=r.note, predictions={t.name: _predictions(folder, r, t) for t in sets})
+    answers = {r: state.answer(r.key) for r in made}
+    names = {r.key: ", ".join(filter(None, (r.name, answers[r].named))) for r in made}
+    models = [ModelEntry(names[r.key], note=r.note, predictions={t.name: _predictions(folder, r, t) for t in sets})
               for r in made]
     comparison = evaluate(models, sets, own=sets[0].name, tolerance=tolerance, progress=progress,
                           labels=read_labels(os.path.join(job.host.path, "dataset.json")))
-    answers = {r: state.answer(r.key) for r in made}
     details = {r.name: a.detail for r, a in answers.items() if a.detail}
     skipped = {r.name: state.skipped[r.key] for r in wanted if r.key in state.skipped}
     remarks = [*(f"{name}: {detail}." for name, detail in details.items()),
                *(f"Left out: {name}, because {reason}." for name, reason in skipped.items())]
     return CompareResult(folder, replace(comparison, remarks=(*comparison.remarks, *remarks)), details, skipped,
-                         {r.key: a.model_folder for r, a in answers.items()})
+                         {r.key: a.model_folder for r, a in answers.items()}, names)
 
 
 def _require_one_labelling(job: Job) -> None:
@@ -147,15 +149,15 @@ def _made(folder: str) -> str:
 
 def _predictor(answer: Answer, device: torch.device, tta: bool):
     if not answer.settings:
-        model = read_model_folder(answer.model_folder, answer.checkpoint_name)
-        return plain_predictor(model, answer.folds, device, tta, answer.checkpoint_name)
+        return load_predictor(ModelEntry("model", answer.model_folder), answer.folds, answer.checkpoint_name, device,
+                              tta)
     predictor = StitchedPredictor(device=device, use_mirroring=tta, allow_tqdm=False,
                                   perform_everything_on_device=device.type == "cuda")
     predictor.initialize_from_stitches(answer.model_folder, answer.settings)
     return predictor
 
 
-def _test_sets(given: Mapping[str, str] | None, job) -> list[TestSet]:
+def _test_sets(given: Mapping[str, str] | None, unseen: Mapping[str, str] | None, job) -> list[TestSet]:
     if given is None:
         if not nnUNet_raw.is_set():
             raise StitchError("environment variable nnUNet_raw is not set; set it, or name the test sets with "
@@ -164,12 +166,16 @@ def _test_sets(given: Mapping[str, str] | None, job) -> list[TestSet]:
             raise StitchError(f"both parties call their dataset {job.host.dataset_name}; name the test sets with "
                               f"-datasets A=FOLDER B=FOLDER")
         given = {p.dataset_name: os.path.join(str(nnUNet_raw), p.dataset_name) for p in (job.host, job.partner)}
-    sets = [TestSet(name, path) for name, path in given.items()]
+    sets = [*(TestSet(name, path) for name, path in given.items()),
+            *(TestSet(name, path, unseen=True) for name, path in (unseen or {}).items())]
+    require_distinct((s.name for s in sets), "dataset")
+    require_unseen(sets)
     for test_set in sets:
         images, labels = test_set.images_folder, test_set.labels_folder
         if images is None or not names_in(images) or labels == test_set.folder:
             raise StitchError(f"{test_set.folder} holds no test cases; a comparison needs imagesTs and labelsTs of "
-                              f"every party that is tested: add them, or name folders with -datasets NAME=DIR")
+                              f"every hospital that is tested: add them, or name folders with "
+                              f"{'-unseen' if test_set.unseen else '-datasets'} NAME=DIR")
     return sets
 
 

@@ -119,7 +119,7 @@ def _merge(host: ModelFolder, partner: ModelFolder, name: str, record: Provenanc
                for part in ("train", "val")} for k in range(folds)]
     write_json(os.path.join(unfinished, SPLITS), merged)
     write_json(os.path.join(unfinished, "dataset.json"), {**host.dataset_json, "numTraining": cases})
-    _link(os.path.join(preprocessed_folder(host), FINGERPRINT), os.path.join(unfinished, FINGERPRINT))
+    link(os.path.join(preprocessed_folder(host), FINGERPRINT), os.path.join(unfinished, FINGERPRINT))
     os.replace(unfinished, os.path.join(str(nnUNet_preprocessed), name))
 
 
@@ -129,7 +129,7 @@ def _link_party(party: ModelFolder, prefix: str, target: str, data_identifier: s
     for ours, theirs, endings in ((data_identifier, party.configuration_manager.data_identifier, STORED),
                                   (LABELS, LABELS, party.dataset_json["file_ending"])):
         for file in files_in(os.path.join(source, theirs), endings):
-            _link(os.path.join(source, theirs, file), os.path.join(target, ours, prefix + file))
+            link(os.path.join(source, theirs, file), os.path.join(target, ours, prefix + file))
     data = os.path.join(source, party.configuration_manager.data_identifier)
     identifiers = [n[:-len(".pkl")] for n in files_in(data, ".pkl")]
     if not identifiers:
@@ -146,7 +146,7 @@ def _prefixed_splits(party: ModelFolder, prefix: str, identifiers: list[str]) ->
     return [{k: named(s[k]) for k in ("train", "val")} for s in splits], {"train": named(identifiers), "val": []}
 
 
-def _link(source: str, target: str) -> None:
+def link(source: str, target: str) -> None:
     if os.path.lexists(target):  # in our own unfinished folder
         os.remove(target)
     try:

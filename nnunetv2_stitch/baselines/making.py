@@ -10,23 +10,22 @@ from functools import cached_property
 import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 
+from nnunetv2_stitch.baselines.adapting import AdaptedRows
 from nnunetv2_stitch.baselines.datasets import borrow_plans, data_of, merge_datasets
 from nnunetv2_stitch.baselines.rows import Answer
 from nnunetv2_stitch.baselines.soup import average_weights
 from nnunetv2_stitch.baselines.stitched import RULE_3_PROGRESS, rule_settings, weighted_shares
+from nnunetv2_stitch.baselines.trained_stitches import find_or_train, gated, guided, retained
 from nnunetv2_stitch.baselines.training import budget, fold_folder, train_network
 from nnunetv2_stitch.distillation import distill
 from nnunetv2_stitch.distillation.prepare import TRAINER as DISTILLED_TRAINER
 from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.guiding import guide_fold
 from nnunetv2_stitch.merging.output import RECORD
 from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, read_model_folder
-from nnunetv2_stitch.pipeline.identity import like, stitches_record, unlike_trained
-from nnunetv2_stitch.pipeline.prepare import TRAINERS, Job
-from nnunetv2_stitch.pipeline.run import stitches_are_trained, train_stitch
+from nnunetv2_stitch.pipeline.prepare import Job
 from nnunetv2_stitch.provenance import Provenance, begin
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.sweep import Sweep
@@ -52,12 +51,15 @@ class RowMaker:
         self.host, self.partner, self.folds = job.host, job.partner, job.folds
         self.seed = job.seed
         self.epochs, self.iterations = epochs, iterations
-        self._fitted: dict[str, str] = {}
+        self._fitted: dict[tuple[str, str], str] = {}
+        self._adapted_rows = AdaptedRows(self)
 
     def make(self, key: str) -> Answer:
         """Train or find what the row `key` of `rows.ROWS` answers with."""
         if key in RULES:
-            return self._by_rule("double_batched", RULES[key], "ensemble")
+            return self.by_rule("double_batched", RULES[key], "ensemble")
+        if key in AdaptedRows.KEYS:
+            return self._adapted_rows.make(key)
         return getattr(self, f"_{key}")()
 
     # -- the parents and their ensembles -----------------------------------------------------------------------------
@@ -76,7 +78,7 @@ class RowMaker:
         return self._with_setting("double_batched", Setting(combine="logits"))
 
     def _weighted_ensemble(self) -> Answer:
-        folder = self._stitches("double_batched")
+        folder = self.stitches("double_batched")
         share, means = weighted_shares(folder, self.host.configuration, self.folds, str(nnUNet_results),
                                        str(nnUNet_preprocessed), self.device)
         answer = self._with_setting("double_batched", Setting(host_share=share))
@@ -85,13 +87,16 @@ class RowMaker:
     # -- stitches ----------------------------------------------------------------------------------------------------
 
     def _stitched_host_head(self) -> Answer:
-        return self._by_rule("double_batched", "2", "host")
+        return self.by_rule("double_batched", "2", "host")
+
+    def _stitched_retain(self) -> Answer:
+        return retained(self.job, self.stitches("double_batched"))
 
     def _direct(self) -> Answer:
-        return self._by_rule("direct", "2", "ensemble")
+        return self.by_rule("direct", "2", "ensemble")
 
     def _task(self) -> Answer:
-        return self._by_rule("task", "2", "ensemble")
+        return self.by_rule("task", "2", "ensemble")
 
     def _stitched_many(self) -> Answer:
         return self._everywhere("double_batched")
@@ -103,25 +108,20 @@ class RowMaker:
         return self._everywhere("task")
 
     def _guided(self) -> Answer:
-        folder, request = self._stitches("double_batched"), self.job.request
-        trainer, plans_name, configuration = os.path.basename(folder).split("__")
-        found = {f: guide_fold(folder, self.host.dataset_name, configuration, f, trainer, plans_name, self.device,
-                               "ensemble", request.combine, request.guided_steps, self.seed, self.say)
-                 for f in self.folds}
-        weights = [w for g in found.values() for pair in g.weights for w in pair]
-        detail = f"mixing weights of {2 * len(self.job.positions)} switches, {min(weights):.2f} to {max(weights):.2f}"
-        return Answer(folder, self.folds, {f: g.setting for f, g in found.items()}, detail)
+        return guided(self.job, self.stitches("double_batched"), self.device, self.say)
 
     def _everywhere(self, fit: str) -> Answer:
         answer = self._with_setting(fit, Setting.average_at(*self.job.positions))
         return replace(answer, detail=f"{2 * len(self.job.positions)} active stitches")
 
-    def _by_rule(self, fit: str, rule: str, output: str) -> Answer:
-        folder = self._stitches(fit)
+    def by_rule(self, fit: str, rule: str, output: str, job: Job | None = None) -> Answer:
+        """`job`: of other parents than the comparison's."""
+        folder = self.stitches(fit, job)
         sweeps = [Sweep.from_json(read_json(os.path.join(folder, f"fold_{f}", SWEEP_FILE))) for f in self.folds]
-        settings = rule_settings(sweeps, rule, self.job.layout.progress(), output, self.job.request.combine)
+        layout = (job or self.job).layout
+        settings = rule_settings(sweeps, rule, layout.progress(), output, self.job.request.combine)
         chosen = {f: min(s.switches) for f, s in settings.items()}
-        names = {p: self.job.layout.position_name(p) for p in chosen.values()}
+        names = {p: layout.position_name(p) for p in chosen.values()}
         if len(names) == 1:
             detail = "; ".join(f"position {p}, {n}" for p, n in names.items())
         else:
@@ -131,35 +131,21 @@ class RowMaker:
         return Answer(folder, self.folds, settings, detail)
 
     def _with_setting(self, fit: str, setting: Setting) -> Answer:
-        return Answer(self._stitches(fit), self.folds, {f: setting for f in self.folds})
+        return Answer(self.stitches(fit), self.folds, {f: setting for f in self.folds})
 
-    def _stitches(self, fit: str) -> str:
-        """The model folder of one way of fitting: the user's own, left as it is whatever position it was deployed at,
-        where it was made of exactly this; else one that is made for the comparison."""
-        if fit not in self._fitted:
-            self._fitted[fit] = self._find_or_train(fit)
-        return self._fitted[fit]
+    def stitches(self, fit: str, job: Job | None = None) -> str:
+        """The model folder of one way of fitting; see `find_or_train`."""
+        job = job or self.job
+        key = fit, job.partner.path
+        if key not in self._fitted:
+            self._fitted[key] = find_or_train(job, fit, self.device, self.progress, self.say)
+        return self._fitted[key]
 
-    def _find_or_train(self, fit: str) -> str:
-        stem = self.job.request.plans_name
-        if fit != "double_batched":
-            stem = f"{stem.removesuffix('Plans')}{fit.capitalize()}Plans"
-        users = like(self.job, fit, stem)
-        differ = unlike_trained(users)
-        if differ == []:
-            return users.model_folder
-        record = stitches_record(self.job.configuration, self.folds, TRAINERS[fit])
-        job = like(self.job, fit, record.name(stem))
-        begin(job.model_folder, record)
-        if differ:
-            hint = (" (a model that came as a zip is known where it was unpacked: name the zip with -m_a or -m_b, as "
-                    "when it was stitched)" if "parents" in differ else "")
-            self.say(f"{users.model_folder} was made with other {', '.join(differ)}{hint}; {job.request.plans_name} is "
-                     f"made for this comparison")
-        if not stitches_are_trained(job):
-            train_stitch(device=self.device, continue_training=True, progress=self.progress, say=self.say,
-                         **{**vars(job.request), "comparison": True})
-        return job.model_folder
+    def _gated(self) -> Answer:
+        return self.with_gate(self.job)
+
+    def with_gate(self, job: Job) -> Answer:
+        return gated(job, self.stitches("double_batched", job), self.device, self.progress, self.say)
 
     # -- trainings of one network ------------------------------------------------------------------------------------
 
@@ -171,7 +157,7 @@ class RowMaker:
         return self._student(UNTAUGHT, weight=0.0)
 
     def _student(self, stem: str, weight: float) -> Answer:
-        teacher = self._stitches("double_batched")
+        teacher = self.stitches("double_batched")
         epochs, iterations = self._budget
         plans_name, _ = self._begin(
             stem, self.host, DISTILLED_TRAINER, parents=[self._sha256(0)], data=data_of(self.host),
@@ -205,7 +191,7 @@ class RowMaker:
         plans_name, _ = self._begin(FINETUNED, owner, model.trainer, parents=[weights], data=data_of(owner),
                                     plans=_plans(model), epochs=self.epochs, iterations=self.iterations)
         borrow_plans(model, owner, plans_name)
-        return self._train(owner.dataset_name, model.trainer, plans_name, starts)
+        return self._train(owner.dataset_name, model, plans_name, starts)
 
     def _guided_merge(self) -> Answer:
         """The one pair here that has a common start."""
@@ -229,14 +215,16 @@ class RowMaker:
         plans_name = record.name(MERGED)
         dataset = merge_datasets(self.host, self.partner, plans_name)
         begin(self._folder(dataset, self.host.trainer, plans_name), record)
-        return self._train(dataset, self.host.trainer, plans_name, dict.fromkeys(self.folds))
+        return self._train(dataset, self.host, plans_name, dict.fromkeys(self.folds))
 
-    def _train(self, dataset: str, trainer: str, plans_name: str, starts: dict) -> Answer:
+    def _train(self, dataset: str, model: ModelFolder, plans_name: str, starts: dict) -> Answer:
+        """By the trainer of `model`, whose plans are those of the name."""
+        trainer, steps = model.trainer, self._budget_of(model)
         for fold, start in starts.items():
             self.say(f"fold {fold}: training on {dataset}")
             train_network(dataset, self.host.configuration, fold, trainer, plans_name, self.device, start,
                           self.epochs, self.iterations, self.seed, self.progress)
-        return self._trained(self._folder(dataset, trainer, plans_name))
+        return self._trained(self._folder(dataset, trainer, plans_name), "{} epochs of {} iterations".format(*steps))
 
     def _federated(self) -> Answer:
         from nnunetv2_stitch.baselines.federated import FederatedParty, federated_averaging
@@ -294,10 +282,13 @@ class RowMaker:
 
     @cached_property
     def _budget(self) -> tuple[int, int]:
-        if self.epochs and self.iterations:  # then A's trainer need not be installed
+        return self._budget_of(self.host)
+
+    def _budget_of(self, model: ModelFolder) -> tuple[int, int]:
+        """Epochs and iterations of what is trained as long as a model's trainer trains."""
+        if self.epochs and self.iterations:  # then the trainer need not be installed
             return self.epochs, self.iterations
-        epochs, iterations = budget(self.host.trainer, self.host.plans, self.host.configuration,
-                                    self.host.dataset_json)
+        epochs, iterations = budget(model.trainer, model.plans, model.configuration, model.dataset_json)
         return self.epochs or epochs, self.iterations or iterations
 
 

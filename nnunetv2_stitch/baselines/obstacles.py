@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
+from nnunetv2_stitch.baselines.adapting import adapting_obstacle
 from nnunetv2_stitch.baselines.datasets import data_of, has_preprocessed, storage
+from nnunetv2_stitch.baselines.trained_stitches import retained
 from nnunetv2_stitch.baselines.training import is_installed
+from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.model_folder import ModelFolder
+from nnunetv2_stitch.pipeline.identity import like, unlike_trained
 from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.selection.case_scores import CASES_FILE
 
 # Rows that need no image of the host's for training.
 NO_TRAINING = ("A_alone", "B_alone", "soup")
@@ -17,6 +23,7 @@ PARTNERS_IMAGES = ("finetuned_A_on_B", "merged", "federated")
 # Whose trainer class trains, or (last line) says how long others train.
 TRAINED_AS_A, TRAINED_AS_B = ("finetuned_A_on_B", "merged"), ("finetuned_B_on_A", "guided_merge")
 AS_LONG_AS_A = ("distilled", "untaught", "federated")
+ADAPTED = ("adapted", "adapted_only", "stitched_adapted", "gated_adapted")
 
 
 def obstacle(key: str, job: Job, epochs: int | None, iterations: int | None) -> str | None:
@@ -31,7 +38,8 @@ def obstacle(key: str, job: Job, epochs: int | None, iterations: int | None) -> 
         return "the two networks differ"
     if key == "guided_merge" and job.request.fold_b is not None:
         return "B's fold is fixed, and a merge takes the same fold of both"
-    return _images(key, host, partner) or _trainer(key, host, partner, bool(epochs and iterations)) or _flower(key)
+    return (_images(key, host, partner) or _trainer(key, host, partner, bool(epochs and iterations)) or _flower(key)
+            or _adapting(key, job, epochs, iterations) or _retention(key, job))
 
 
 def _images(key: str, host: ModelFolder, partner: ModelFolder) -> str | None:
@@ -63,6 +71,32 @@ def _trainer(key: str, host: ModelFolder, partner: ModelFolder, budget_given: bo
     instead = ", or give -baseline_epochs and -baseline_iterations" if key in AS_LONG_AS_A else ""
     return (f"{party.trainer}, the trainer of {party.dataset_name}, is not installed here; add the folder with its "
             f"file to nnUNet_extTrainer{instead}")
+
+
+def _adapting(key: str, job: Job, epochs: int | None, iterations: int | None) -> str | None:
+    if key in ADAPTED and len(job.partners) > 1:
+        return ("one partner is adapted, and there are several; adapt each with nnUNetv2_adapt_party and put the "
+                "models side by side with nnUNetv2_evaluate_stitched")
+    if key in ADAPTED or key == "A_longer":
+        return adapting_obstacle(job, epochs, iterations, of_host=key == "A_longer")
+    return None
+
+
+def _retention(key: str, job: Job) -> str | None:
+    """Only a model that is used as it is can lack what retention goes by."""
+    if key != "stitched_retain":
+        return None
+    if len(job.partners) > 1:
+        return "one position is taken, and with several partners there is one for each"
+    users = like(job, "double_batched", job.request.plans_name)
+    if all(os.path.isfile(os.path.join(users.model_folder, f"fold_{f}", CASES_FILE)) for f in job.folds) \
+            or unlike_trained(users) != []:
+        return None
+    try:
+        retained(job, users.model_folder)
+    except StitchError as error:
+        return str(error)
+    return None
 
 
 def _flower(key: str) -> str | None:

@@ -25,29 +25,31 @@ class Row:
 @dataclass(frozen=True)
 class Answer:
     """How a row predicts: with the model folder as it is, or, where `settings` are given, with the trained supernet
-    in it under these settings, one per fold. `folds` are the model's own folds. `detail` is said of it in words.
-    `checkpoint_name` is of the model as it is."""
+    in it under these settings, one per fold. `folds` are the model's own folds. `detail` is said of it in words;
+    `named` is so short that it stands behind the row's name. `checkpoint_name` is of the model as it is."""
 
     model_folder: str
     folds: list[int | str]
     settings: Mapping[int | str, Setting] = field(default_factory=dict)
     detail: str = ""
     checkpoint_name: str = "checkpoint_final.pth"
+    named: str = ""
 
     def to_json(self) -> dict:
         return {"model_folder": self.model_folder, "folds": list(self.folds), "detail": self.detail,
-                "checkpoint_name": self.checkpoint_name,
+                "checkpoint_name": self.checkpoint_name, "named": self.named,
                 "settings": {str(k): v.to_json() for k, v in self.settings.items()}}
 
     @classmethod
     def from_json(cls, value: Mapping) -> Answer:
         settings = {k if k == "all" else int(k): Setting.from_json(v) for k, v in value["settings"].items()}
         return cls(value["model_folder"], list(value["folds"]), settings, value["detail"],
-                   value["checkpoint_name"])
+                   value["checkpoint_name"], value.get("named", ""))
 
 
 ROWS = (
     Row("A_alone", "A alone"),
+    Row("A_longer", "A trained on"),
     Row("B_alone", "B alone"),
     Row("plain_ensemble", "plain ensemble"),
     Row("plain_ensemble_logits", "plain ensemble, logits"),
@@ -57,6 +59,7 @@ ROWS = (
     Row("stitched_rule3", "stitched, rule 3"),
     Row("stitched_loo", "stitched, other folds"),
     Row("stitched_label_free", "stitched, label-free"),
+    Row("stitched_retain", "stitched, by retention"),
     Row("stitched_host_head", "stitched, rule 2, host's head"),
     Row("stitched_many", "stitched everywhere"),
     Row("guided", "guided stitching"),
@@ -64,6 +67,11 @@ ROWS = (
     Row("direct_many", "direct stitches everywhere"),
     Row("task", "task-loss stitches, rule 2"),
     Row("task_many", "task-loss stitches everywhere"),
+    Row("adapted", "B adapted to A"),
+    Row("adapted_only", "B adapted to A, not moved back"),
+    Row("stitched_adapted", "stitched with B adapted, rule 2"),
+    Row("gated", "gated"),
+    Row("gated_adapted", "gated with B adapted"),
     Row("distilled", "distilled student"),
     Row("untaught", "untaught student"),
     Row("soup", "weight average"),

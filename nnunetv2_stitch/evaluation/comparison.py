@@ -14,10 +14,13 @@ from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
 from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.plane import Plane
 from nnunetv2_stitch.evaluation.statistics import PairedTest, Summary, from_json, to_json
+from nnunetv2_stitch.evaluation.unseen import UnseenMean
 from nnunetv2_stitch.fileio import found_again, read_json, relative_path, write_json
 
 FORMAT = "nnunetv2_stitch comparison 1"
 FILE = "comparison.json"
+KINDS = ("own", "partner", "unseen")
+WHOSE = {"own": "own cases", "partner": "partner's cases", "unseen": "unseen hospital"}
 MARKS = ("†", "‡", "§", "¶", "‖", "#", "**", "††", "‡‡", "§§")
 
 
@@ -58,7 +61,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models against test sets. Parties are never averaged: each party's cases are an objective of their own.
+    """Models against test sets. Parties are never averaged: each party's cases are an objective of their own. Only the
+    hospitals that are no party have a mean besides.
 
     Attributes:
         models, datasets: what was compared, in the order shown.
@@ -70,6 +74,7 @@ class Comparison:
         summaries, tests, planes: what was made of them.
         predictions: model -> test set -> folder of the segmentations.
         remarks: what a reader has to know.
+        unseen_means: of every model over the hospitals that are no party; empty where there are none.
     """
 
     models: tuple[ModelEntry, ...]
@@ -84,6 +89,7 @@ class Comparison:
     planes: tuple[Plane, ...] = field(repr=False)
     predictions: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
     remarks: tuple[str, ...] = ()
+    unseen_means: tuple[UnseenMean, ...] = field(default=(), repr=False)
 
     @property
     def model_names(self) -> list[str]:
@@ -91,8 +97,21 @@ class Comparison:
 
     @property
     def parties(self) -> list[str]:
-        """Names of the test sets, the host's own first."""
-        return sorted((d.name for d in self.datasets), key=lambda name: name != self.own)
+        """Names of the test sets: the host's own, the partners', those of unseen hospitals."""
+        return sorted((d.name for d in self.datasets), key=lambda name: KINDS.index(self.kind(name)))
+
+    @property
+    def unseen(self) -> list[str]:
+        """Names of the test sets of hospitals that are no party."""
+        return [d.name for d in self.datasets if d.unseen]
+
+    def kind(self, party: str) -> str:
+        """Whose cases a test set holds: one of `KINDS`."""
+        return KINDS[0] if party == self.own else KINDS[2] if party in self.unseen else KINDS[1]
+
+    def whose(self, party: str) -> str:
+        """The same for readers."""
+        return WHOSE[self.kind(party)]
 
     @cached_property
     def marks(self) -> dict[str, str]:
@@ -119,6 +138,10 @@ class Comparison:
         return {(t.model, t.party, t.label, t.measure): t for t in self.tests}
 
     @cached_property
+    def _unseen_means(self) -> dict[tuple, UnseenMean]:
+        return {(u.model, u.label, u.measure): u for u in self.unseen_means}
+
+    @cached_property
     def _cases(self) -> dict[tuple, dict[str, Score]]:
         found: dict[tuple, dict[str, Score]] = {}
         for s in self.scores:
@@ -132,6 +155,9 @@ class Comparison:
         """None for the host itself."""
         return self._tests.get((model, party, label, measure))
 
+    def unseen_mean(self, model: str, label: str, measure: str = "dice") -> UnseenMean:
+        return self._unseen_means[model, label, measure]
+
     def cases(self, model: str, party: str, label: str) -> dict[str, Score]:
         """Case -> score, in order of the cases' names."""
         return self._cases.get((model, party, label), {})
@@ -143,13 +169,13 @@ class Comparison:
                        predictions={m: {d: path(f) for d, f in v.items()} for m, v in self.predictions.items()})
 
     def to_json(self) -> dict:
-        rows = {name: [to_json(r) for r in getattr(self, name)] for name in ("scores", "summaries", "tests")}
+        rows = {name: [to_json(r) for r in getattr(self, name)] for name in ("summaries", "tests", "scores")}
         return {"format": FORMAT, "models": [m.to_json() for m in self.models],
                 "datasets": [d.to_json() for d in self.datasets], "host": self.host, "own": self.own,
                 "labels": self.labels.to_json(), "settings": self.settings.to_json(), "remarks": list(self.remarks),
                 "predictions": {m: dict(v) for m, v in self.predictions.items()},
-                "planes": [p.to_json() for p in self.planes], "summaries": rows["summaries"], "tests": rows["tests"],
-                "scores": rows["scores"]}
+                "planes": [p.to_json() for p in self.planes],
+                "unseen_means": [u.to_json() for u in self.unseen_means], **rows}
 
     @classmethod
     def from_json(cls, value: Mapping) -> Comparison:
@@ -160,7 +186,8 @@ class Comparison:
                    tuple(TestSet.from_json(d) for d in value["datasets"]), value["host"], value["own"],
                    Labels.from_json(value["labels"]), Settings.from_json(value["settings"]), **rows,
                    planes=tuple(Plane.from_json(p) for p in value["planes"]), predictions=value["predictions"],
-                   remarks=tuple(value["remarks"]))
+                   remarks=tuple(value["remarks"]),
+                   unseen_means=tuple(UnseenMean.from_json(u) for u in value.get("unseen_means", ())))
 
 
 def save_comparison(comparison: Comparison, path: str) -> str:

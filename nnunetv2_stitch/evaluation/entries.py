@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from nnunetv2_stitch.errors import StitchError
@@ -88,23 +88,25 @@ class ModelEntry:
 @dataclass(frozen=True)
 class TestSet:
     """The test cases of one party: a nnU-Net raw dataset (`imagesTs`, `labelsTs`), a folder with `images` and
-    `labels`, or one with `labels` or segmentations alone, which serves where nothing is left to predict."""
+    `labels`, or one with `labels` or segmentations alone, which serves where nothing is left to predict. `unseen`: of a
+    hospital that is no party, so none of the models was made with anything of it."""
 
     __test__ = False  # for pytest, which takes classes of this name for tests
 
     name: str
     folder: str
+    unseen: bool = False
 
     def __post_init__(self):
         _require_name(self.name, "dataset")
 
     @classmethod
-    def parse(cls, text: str) -> TestSet:
+    def parse(cls, text: str, unseen: bool = False) -> TestSet:
         """From `NAME=DIR`, as the command takes it."""
-        return cls(*split(text, "a dataset"))
+        return cls(*split(text, "a dataset"), unseen)
 
     def to_json(self) -> dict:
-        return {"name": self.name, "folder": self.folder}
+        return {"name": self.name, "folder": self.folder, "unseen": self.unseen}
 
     @classmethod
     def from_json(cls, value: Mapping) -> TestSet:
@@ -169,6 +171,16 @@ def require_distinct(names: Iterable[str], what: str) -> None:
         if name.lower() in seen:
             raise StitchError(f"{what} {name} is named twice; give every {what} a name of its own")
         seen[name.lower()] = name
+
+
+def require_unseen(datasets: Sequence[TestSet]) -> None:
+    """Raises StitchError if a hospital that is no party is tested on a party's folder, or on one folder twice."""
+    seen: dict[str, str] = {}
+    for d in sorted(datasets, key=lambda d: d.unseen):
+        other = seen.setdefault(os.path.realpath(d.folder), d.name)
+        if d.unseen and other != d.name:
+            raise StitchError(f"-unseen {d.name}: {d.folder} is the folder of {other} already; a hospital that is no "
+                              f"party has cases of its own")
 
 
 def split(text: str, what: str) -> tuple[str, str]:

@@ -13,13 +13,14 @@ import numpy as np
 from nnunetv2_stitch import __version__
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.comparison import Comparison, Score, Settings
-from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet, is_model_folder, require_distinct
+from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet, is_model_folder, require_distinct, require_unseen
 from nnunetv2_stitch.evaluation.grids import difference
 from nnunetv2_stitch.evaluation.labels import FOREGROUND, Agreement, Labels, agree, read_labels
 from nnunetv2_stitch.evaluation.metrics import MEASURES, in_plane_spacing, score_case
 from nnunetv2_stitch.evaluation.plane import plane
 from nnunetv2_stitch.evaluation.segmentations import ending_of, read_segmentation, reader_for, require_same_grid
 from nnunetv2_stitch.evaluation.statistics import compare_with_host, summarise, too_few
+from nnunetv2_stitch.evaluation.unseen import UnseenMean, over_hospitals
 from nnunetv2_stitch.fileio import read_json
 
 LACKS, NOT_ANNOTATED, NO_MEAN = "the model lacks the label", "not annotated", "no mean: the model lacks a label"
@@ -44,13 +45,13 @@ def evaluate(models: Sequence[ModelEntry], datasets: Sequence[TestSet], *, host:
     """Compare models on test sets; writes nothing but predictions.
 
     Torch is imported only if one of the models is a trained model folder. Every test set is an objective of its own;
-    nothing is averaged over them.
+    nothing is averaged over them, but for hospitals that are no party (`TestSet.unseen`), which have a mean besides.
 
     Args:
         models: at least one; trained model folders or predictions made elsewhere.
         datasets: at least one.
         host: name of the model that is the host alone, against which the others are tested; default the first.
-        own: name of the test set with the host's own cases; default the first.
+        own: name of the test set with the host's own cases; default the first of a party.
         output: predictions of model folders go to `output/predictions/MODEL/TEST SET`.
         tolerance: of the surface Dice, in mm; default: one voxel, the largest over test sets of the median over cases
             of the larger spacing in the plane.
@@ -81,12 +82,14 @@ def evaluate(models: Sequence[ModelEntry], datasets: Sequence[TestSet], *, host:
                         __version__)
     scores, odd = _score_all(models, parties, folders, agreement, tolerance, progress)
     summaries, tests = sum_up(scores, host, seed, resamples)
+    unseen = over_unseen(scores, [d.name for d in datasets if d.unseen], host, seed, resamples)
     unmarked = [m.name for m in models if not m.note]
-    main = [s for s in summaries if s.label == agreement.labels.main and s.measure == "dice"]
-    planes = [plane(own, d.name, main, unmarked) for d in datasets if d.name != own]
+    main, third = ([s for s in rows if s.label == agreement.labels.main and s.measure == "dice"]
+                   for rows in (summaries, unseen))
+    planes = [plane(own, d.name, main, unmarked, third) for d in datasets if d.name != own and not d.unseen]
     return Comparison(tuple(models), tuple(datasets), host, own, agreement.labels, settings, tuple(scores),
                       tuple(summaries), tuple(tests), tuple(planes), folders,
-                      (*agreement.remarks, *odd, *_few_cases(parties, len(models) - 1)))
+                      (*agreement.remarks, *odd, *_few_cases(parties, len(models) - 1)), tuple(unseen))
 
 
 def inputs_of(comparison: Comparison) -> dict[str, Any]:
@@ -109,8 +112,22 @@ def sum_up(scores: Sequence[Score], host: str, seed: int, resamples: int) -> tup
             keys = {"party": party, "label": label, "measure": measure}
             summaries += [summarise(v, [s.remark for s in by_model[model]], seed, resamples, model=model, **keys)
                           for model, v in values.items()]
-            tests += compare_with_host(values[host], {m: v for m, v in values.items() if m != host}, **keys)
+            tests += compare_with_host(values[host], {m: v for m, v in values.items() if m != host}, seed=seed,
+                                       resamples=resamples if measure == "dice" else 0, **keys)
     return summaries, tests
+
+
+def over_unseen(scores: Sequence[Score], hospitals: Sequence[str], host: str, seed: int,
+                resamples: int) -> list[UnseenMean]:
+    """Means of every model over the hospitals that are no party, per label and measure; empty without any."""
+    rows: dict[str, dict[str, dict[str, list[Score]]]] = {}
+    for s in scores:
+        if s.party in hospitals:
+            rows.setdefault(s.label, {}).setdefault(s.model, {}).setdefault(s.party, []).append(s)
+    return [mean for label, by_model in rows.items() for measure in (m.key for m in MEASURES)
+            for mean in over_hospitals({model: {h: [getattr(s, measure) for s in found] for h, found in by.items()}
+                                        for model, by in by_model.items()}, host, seed, resamples, label=label,
+                                       measure=measure)]
 
 
 def _checked(models: Sequence[ModelEntry], datasets: Sequence[TestSet], host: str | None, own: str | None,
@@ -133,7 +150,12 @@ def _checked(models: Sequence[ModelEntry], datasets: Sequence[TestSet], host: st
                               f"leave out @{m.mode}")
     for d in datasets:
         d.require_folder()
-    return host or models[0].name, own or datasets[0].name
+    require_unseen(datasets)
+    parties = [d.name for d in datasets if not d.unseen]
+    if not parties or own is not None and own not in parties:
+        raise StitchError(f"{own or 'every dataset'} is of a hospital that is no party; name the host's own cases with "
+                          f"-datasets")
+    return host or models[0].name, own or parties[0]
 
 
 def _labels(models: Sequence[ModelEntry], datasets: Sequence[TestSet], given: Labels | None) -> Agreement:

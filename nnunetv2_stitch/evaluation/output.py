@@ -17,7 +17,7 @@ from nnunetv2_stitch.evaluation.figures.worst_cases import worst_panels
 from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.metrics import MEASURES
 from nnunetv2_stitch.evaluation.report import Figure, report
-from nnunetv2_stitch.evaluation.rows import markdown, whose, write_csv, write_text
+from nnunetv2_stitch.evaluation.rows import markdown, write_csv, write_text
 
 CSV_FILE, MARKDOWN_FILE, REPORT_FILE, FIGURES = "comparison.csv", "comparison.md", "report.html", "figures"
 
@@ -59,7 +59,8 @@ def draw(comparison: Comparison, folder: str, worst: int = 3) -> tuple[list[Figu
     for p in comparison.planes:
         add("plane", f"{p.own} against {p.partner}",
             f"Scatter plot of mean Dice on {p.own} (across) and on {p.partner} (up), a point per model with 95 % "
-            f"intervals. On the Pareto front: {', '.join(p.front) or 'none'}.", f"own_versus_{p.partner}",
+            f"intervals{', larger where the mean over unseen hospitals is' if p.unseen else ''}. On the Pareto "
+            f"front: {', '.join(p.front) or 'none'}.", f"own_versus_{p.partner}",
             own_versus_partner, comparison, p)
     for measure in MEASURES:
         add(f"heat map {measure.key}", measure.heading,
@@ -68,7 +69,7 @@ def draw(comparison: Comparison, folder: str, worst: int = 3) -> tuple[list[Figu
             heat_map, comparison, measure)
     for party in comparison.parties:
         for measure in MEASURES:
-            add(f"cases {party}", f"{measure.heading}, {whose(comparison, party)}",
+            add(f"cases {party}", f"{measure.heading}, {comparison.whose(party)}",
                 f"Line plot of {measure.heading} ({comparison.labels.main}) over all models: a line for each case of "
                 f"{party}, with mean and interval of each model.", f"cases_{party}_{measure.key}", case_lines,
                 comparison, party, measure)

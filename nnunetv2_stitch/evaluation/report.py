@@ -14,7 +14,7 @@ from nnunetv2_stitch.evaluation.figures.heat_map import BETTER, WORSE
 from nnunetv2_stitch.evaluation.figures.style import DPI
 from nnunetv2_stitch.evaluation.metrics import MEASURES
 from nnunetv2_stitch.evaluation.report_style import CSS
-from nnunetv2_stitch.evaluation.rows import CAVEATS, label_rows, party_rows, reading, whose
+from nnunetv2_stitch.evaluation.rows import CAVEATS, UNSEEN_RULE, label_rows, party_rows, reading, three_rows
 
 # Nothing may be loaded or run, whatever a name in the page contains.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -46,12 +46,17 @@ class Figure:
 def report(comparison: Comparison, figures: Sequence[Figure]) -> str:
     """The page, as HTML. Every name that comes from outside is escaped."""
     sections = [("summary", "What came out", _summary(comparison))]
+    three = three_rows(comparison)
+    if three:
+        text = f'<p class="dim">Mean Dice [95 % interval], {escape(comparison.labels.main)}. {escape(UNSEEN_RULE)}</p>'
+        sections.append(("three", "Own, partner's, unseen", text + _table(
+            comparison, three, "Dice on own, partner's and unseen cases")))
     if comparison.planes:
         sections.append(("plane", "Own cases against the partner's", _figures(figures, "plane")))
     sections.append(("overview", "All models, all parties", _figures(figures, "heat map dice") + _details(
         "Surface Dice and HD95", "".join(_figures(figures, f"heat map {m.key}") for m in MEASURES[1:]))))
     for number, party in enumerate(comparison.parties, 1):
-        sections.append((f"party{number}", f"{party}: {whose(comparison, party)}", _party(comparison, party, figures)))
+        sections.append((f"party{number}", f"{party}: {comparison.whose(party)}", _party(comparison, party, figures)))
     sections.append(("how", "How it was measured", _how(comparison)))
     links = "".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title, _ in sections)
     body = "".join(f'<section aria-labelledby="{key}"><h2 id="{key}">{escape(title)}</h2>{content}</section>'
@@ -79,8 +84,8 @@ def _party(comparison: Comparison, party: str, figures: Sequence[Figure]) -> str
     cases = comparison.summary(comparison.host, party, comparison.labels.main).cases
     host = escape(comparison.host)
     text = (f'<p class="dim">{cases} cases. Mean over cases [95 % interval], {escape(comparison.labels.main)}. '
-            f"Difference: Dice minus that of {host}, mean over cases. {BETTER} better, {WORSE} worse than {host}, "
-            f"p &lt; 0.05 after Holm's correction.</p>")
+            f"Difference: Dice minus that of {host}, mean over cases [95 % interval]. {BETTER} better, "
+            f"{WORSE} worse than {host}, p &lt; 0.05 after Holm's correction.</p>")
     text += _table(comparison, party_rows(comparison, party), f"Measures on {party}")
     if len(comparison.labels.regions) > 1:
         text += _details("By label", "".join(

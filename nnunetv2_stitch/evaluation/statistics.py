@@ -39,8 +39,9 @@ class Summary:
 class PairedTest:
     """A model against the host alone on one party's cases: Wilcoxon's signed-rank test, two-sided.
 
-    `difference` is the mean over `n` pairs of the model minus the host; `p_holm` is corrected over the models of the
-    party (for this label and measure). `remark` says when no result could have been significant.
+    `difference` is the mean over `n` pairs of the model minus the host, `low` and `high` its 95 % interval (NaN where
+    none was asked for); `p_holm` is corrected over the models of the party (for this label and measure). `remark` says
+    when no result could have been significant.
     """
 
     model: str
@@ -52,6 +53,8 @@ class PairedTest:
     p: float
     p_holm: float
     remark: str = ""
+    low: float = math.nan
+    high: float = math.nan
 
     @property
     def significant(self) -> bool:
@@ -89,20 +92,25 @@ def summarise(values: Sequence[float], empty: Sequence[str], seed: int, resample
                    cases=len(values), one_sided=sum(e in ("reference", "prediction") for e in empty))
 
 
-def compare_with_host(host: Sequence[float], models: Mapping[str, Sequence[float]], **keys: str) -> list[PairedTest]:
+def compare_with_host(host: Sequence[float], models: Mapping[str, Sequence[float]], *, seed: int = 12345,
+                      resamples: int = 0, **keys: str) -> list[PairedTest]:
     """Test every model against the host on the same cases, and correct over the models.
 
     Args:
         host: one value per case; NaN where it is not defined.
         models: name -> values of the same cases in the same order.
+        seed, resamples: of the bootstrap for the intervals of differences; 0 for none.
         keys: party, label, measure.
     """
     host = np.asarray(host, dtype=float)
     pairs = {name: _pairs(np.asarray(values, dtype=float) - host) for name, values in models.items()}
     p = {name: _wilcoxon(d) for name, d in pairs.items()}
     corrected = holm(list(p.values()))
+    intervals = {name: interval(d, seed, resamples) if resamples else (math.nan, math.nan)
+                 for name, d in pairs.items()}
     return [PairedTest(model=name, **keys, n=len(d), difference=float(d.mean()) if len(d) else math.nan, p=p[name],
-                       p_holm=c, remark=too_few(len(d), sum(np.isfinite(list(p.values())))))
+                       p_holm=c, remark=too_few(len(d), sum(np.isfinite(list(p.values())))), low=intervals[name][0],
+                       high=intervals[name][1])
             for (name, d), c in zip(pairs.items(), corrected)]
 
 

@@ -75,7 +75,7 @@ def _own_site(job: AdaptJob, fold: int | str, cases: Sequence[str]) -> tuple[Sit
         return None, ""
     if fold not in job.host.folds:
         return None, f"{job.host.path} has no fold {fold}"
-    site = Site(job.preprocessed_folder, job.dataset, job.configuration, fold, job.host.plans, job.dataset_json)
+    site = Site(job.preprocessed_folder, job.dataset, job.host.configuration, fold, job.host.plans, job.dataset_json)
     try:
         same = validation_cases(site) == list(cases)
     except StitchError as error:

@@ -34,9 +34,9 @@ EPOCHS, RATE = 100, 1e-3
 @dataclass(frozen=True)
 class AdaptRequest:
     """What the user asked for, one field per flag of nnUNetv2_adapt_party. `dataset`: the host's. `trainer_a` and
-    `plans_a`: of the host's own model, which is compared with. `configuration` and `folds`: None for the partner's and
-    for those of the host's own model, or else the partner's. `iterations`: None for nnU-Net's.
-    `alpha`: None to choose it by retention."""
+    `plans_a`: of the host's own model, which is compared with; `host`: that model itself, where the
+    caller has it. `configuration` and `folds`: None for the partner's and for those of the host's own model, or else
+    the partner's. `iterations`: None for nnU-Net's. `alpha`: None to choose it by retention."""
 
     dataset: str | int
     partner: Partner
@@ -51,6 +51,7 @@ class AdaptRequest:
     tolerance: float = TOLERANCE
     alpha: float | None = HALFWAY
     seed: int = 12345
+    host: ModelFolder | None = None
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,8 @@ def _find_partner(request: AdaptRequest) -> ModelFolder:
 def _own_model(request: AdaptRequest, own: ModelFolder) -> tuple[ModelFolder | None, list[str]]:
     """The host's own trained model, or why there is none to compare with. Several are for the user to tell apart."""
     try:
-        models = find_models(own.dataset_name, configuration=own.configuration, trainer=request.trainer_a,
-                             plans=request.plans_a)
+        models = [request.host] if request.host is not None else find_models(
+            own.dataset_name, configuration=own.configuration, trainer=request.trainer_a, plans=request.plans_a)
     except StitchError as error:
         if request.trainer_a or request.plans_a:
             raise

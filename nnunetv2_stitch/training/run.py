@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +53,6 @@ class AdaptResult:
     files: list[str]
 
 
-@our_trainers_known()
 def adapt_party(dataset: str | int, partner: Partner | str, *, device: str | torch.device = "cuda",
                 continue_training: bool = False, validate: bool = True, progress: bool = True,
                 say: Callable[[str], None] = lambda line: None, **request) -> AdaptResult:
@@ -74,20 +74,18 @@ def adapt_party(dataset: str | int, partner: Partner | str, *, device: str | tor
             without any label.
     """
     partner = partner if isinstance(partner, Partner) else Partner(model=partner)
-    job = prepare(AdaptRequest(dataset, partner, **request), continue_training)
-    device = torch.device(device)
+    return adapt(prepare(AdaptRequest(dataset, partner, **request), continue_training), torch.device(device),
+                 continue_training, validate, progress, say)
+
+
+@our_trainers_known()
+def adapt(job: AdaptJob, device: torch.device, continue_training: bool = False, validate: bool = True,
+          progress: bool = True, say: Callable[[str], None] = lambda line: None) -> AdaptResult:
+    """As `adapt_party`, of a job that is prepared."""
     for line in job.remarks:
         say(line)
-
-    def data(job: AdaptJob) -> None:
-        if job.waits_for_data:
-            say(f"preprocessing the images of {job.dataset} as the partner's plans say")
-            preprocess(job.preprocessed_folder, job.plans, job.configuration, progress)
-            require_data(job)
-
-    with claimed(job, continue_training, say, data) as job:
-        for fold in job.folds:
-            train_fold(job, fold, device, continue_training, say, "training the partner on with the host's images")
+    with _trained_on(job, device, continue_training, progress, say,
+                     "training the partner on with the host's images") as job:
         # One alpha for all folds; of several commands the last one to end finds the scores of all others.
         done = set(folds_in(job.model_folder, CASES_FILE)) & set(folds_in(job.model_folder, FINAL))
         folds = sorted(done.union(job.folds), key=str)
@@ -102,6 +100,44 @@ def adapt_party(dataset: str | int, partner: Partner | str, *, device: str | tor
                        record["remarks"], files)
 
 
+@our_trainers_known()
+def train_on(job: AdaptJob, device: torch.device, continue_training: bool = False, progress: bool = True,
+             say: Callable[[str], None] = lambda line: None, doing: str = "training on") -> str:
+    """The training alone: no point of the line is tried or written. Returns the folder with both ends; it is an
+    ordinary model folder of what came out, alpha 1."""
+    with _trained_on(job, device, continue_training, progress, say, doing) as job:
+        return job.model_folder
+
+
+@contextmanager
+def _trained_on(job: AdaptJob, device: torch.device, continue_training: bool, progress: bool,
+                say: Callable[[str], None], doing: str) -> Iterator[AdaptJob]:
+    """Within the context the job's folds are trained, and this command's alone."""
+    def data(job: AdaptJob) -> None:
+        if job.waits_for_data:
+            say(f"preprocessing the images of {job.dataset} as the partner's plans say")
+            preprocess(job.preprocessed_folder, job.plans, job.configuration, progress)
+            require_data(job)
+
+    with claimed(job, continue_training, say, data) as job:
+        for fold in job.folds:
+            train_fold(job, fold, device, continue_training, say, doing)
+        yield job
+
+
+def provenance(job: AdaptJob, folds: Sequence[int | str], hosts: Mapping[str, str | None]) -> Provenance:
+    """What the adapted folds are made of, and what alpha was chosen by. `hosts`: by fold, sha256 of the host's own
+    checkpoint, None where it took no part."""
+    settings = {k: v for k, v in job.record.to_json().items() if k not in ("model", "folds", "seed")}
+    identifier = job.plans["configurations"][job.configuration]["data_identifier"]
+    return Provenance(job.kind, {
+        "partner": {f: entry["sha256"] for f, entry in job.record.folds.items() if f in set(map(str, folds))},
+        "data": data_digest(job.preprocessed_folder, identifier),
+        "settings": {**settings, "alphas": list(ALPHAS), "tolerance": job.request.tolerance,
+                     "alpha": job.request.alpha},
+        "seed": job.record.seed, "host": dict(hosts)})
+
+
 def adaptation_record(job: AdaptJob, scores: Sequence[FoldScores]) -> dict:
     """Contents of adapt.json. No path and no case: it travels with the model."""
     found, dice, host = choose(scores, job.request.tolerance, job.request.alpha)
@@ -109,14 +145,8 @@ def adaptation_record(job: AdaptJob, scores: Sequence[FoldScores]) -> dict:
                            "host_alone": None if s.host is None else mean_and_error(s.host)[0]} for s in scores}
     remarks = [*job.remarks, *(f"Fold {s.fold} is not compared with the host alone: {s.why}." for s in scores if s.why)]
     manifest = received_manifest(job.partner)
-    start = {f: entry["sha256"] for f, entry in job.record.folds.items() if f in folds}
-    settings = {k: v for k, v in job.record.to_json().items() if k not in ("model", "folds", "seed")}
-    identifier = job.plans["configurations"][job.configuration]["data_identifier"]
-    made_from = Provenance(job.kind, {
-        "partner": start, "data": data_digest(job.preprocessed_folder, identifier),
-        "settings": {**settings, "alphas": list(ALPHAS), "tolerance": job.request.tolerance,
-                     "alpha": job.request.alpha},
-        "seed": job.record.seed, "host": {str(s.fold): s.made_of["host"] for s in scores}})
+    made_from = provenance(job, list(folds), {str(s.fold): s.made_of["host"] for s in scores})
+    start = made_from.made_from["partner"]
     return {
         "alpha": ALPHAS[found.index], "reason": found.reason,
         "reached": None if host is None else found.reached, "tolerance": job.request.tolerance,

@@ -124,7 +124,8 @@ def test_every_row_answers_with_the_checkpoint_that_was_asked_for(world, tmp_pat
     (tuned / "fold_0" / best).unlink()
     again = run(world, world.partner.dataset, rows=["finetuned_B_on_A"], checkpoint_name=best,
                 folder=str(tmp_path / "again"))
-    assert again.details["B fine-tuned on A"] == f"checkpoint_final.pth, because its training keeps no {best}"
+    assert again.details["B fine-tuned on A"] == \
+        f"1 epochs of 1 iterations; checkpoint_final.pth, because its training keeps no {best}"
 
 
 @pytest.mark.slow

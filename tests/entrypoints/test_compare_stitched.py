@@ -44,6 +44,8 @@ def test_bad_input_is_one_line_and_writes_nothing(world, capsys):
     before = tree(world.root), sorted(world.root.rglob("*"))
     for arguments, said in ((("-rows", "stiched"), "no row stiched"), (("-f", 7), "fold 7"),
                             (("-datasets", "A"), "NAME=FOLDER"), (("-datasets", "A=/nowhere"), "/nowhere"),
+                            (("-datasets", "A=x", "A=y"), "dataset A is named twice"),
+                            (("-unseen", "C"), "NAME=FOLDER"), (("-unseen", "C=x", "c=y"), "c is named twice"),
                             (("-c", "3d_lowres"), "3d_lowres"), (("-o_p", "../x"), "-o_p '../x': give a name")):
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:

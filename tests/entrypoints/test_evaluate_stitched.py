@@ -51,10 +51,15 @@ def bad(files, tmp_path, capsys):
 @pytest.mark.slow
 def test_all_flags_and_again_from_the_file(files, tmp_path, capsys):
     out = tmp_path / "out"
-    command(*given(files), "-o", out, "-host", "joined", "-own", "B", "-tolerance", 2, "-notes", "host=needs much",
-            "-worst", 0, "-seed", 7)
+    for hospital, party in (("C", "A"), ("D", "B")):  # they are no party
+        shutil.copytree(files.party(party), files.party(hospital))
+        for model in ("host", "joined"):
+            shutil.copytree(files.model(model) / party, files.model(model) / hospital)
+    command(*given(files), "-unseen", *(f"{h}={files.party(h)}" for h in "CD"), "-o", out, "-host", "joined", "-own",
+            "B", "-tolerance", 2, "-notes", "host=needs much", "-worst", 0, "-seed", 7)
     printed = capsys.readouterr().out
-    for text in ("B (own cases), foreground mean", "A (partner's cases)", "host †", "† needs much", "joined",
+    for text in ("B (own cases), foreground mean", "A (partner's cases)", "C (unseen hospital)", "D (unseen hospital)",
+                 "Own, partner's and unseen, Dice", "unseen, mean of 2", "host †", "† needs much", "joined",
                  str(out / "report.html")):
         assert text in printed
     recorded = json.loads((out / "comparison.json").read_text())
@@ -62,9 +67,10 @@ def test_all_flags_and_again_from_the_file(files, tmp_path, capsys):
     assert recorded["settings"]["tolerance"] == 2.0 and recorded["settings"]["seed"] == 7
     assert not list((out / "figures").glob("worst*"))
     command("-comparison", out / "comparison.json", "-o", tmp_path / "again")
-    assert "All 36 rows are those of" in capsys.readouterr().out
+    assert "All 72 rows are those of" in capsys.readouterr().out
     again = json.loads((tmp_path / "again" / "comparison.json").read_text())
-    for key in ("scores", "summaries", "tests", "planes", "settings", "host", "own", "labels"):
+    assert [d["unseen"] for d in again["datasets"]] == [False, False, True, True] and again["unseen_means"]
+    for key in ("scores", "summaries", "tests", "planes", "unseen_means", "settings", "host", "own", "labels"):
         assert again[key] == recorded[key], key
     assert list((tmp_path / "again" / "figures").glob("worst*"))
 
@@ -98,6 +104,9 @@ def test_what_is_missing_or_too_much(bad, files, tmp_path):
         assert "give -models and -datasets, or -comparison" in bad(*flags)
     assert "-models has no place beside it" in bad("-comparison", "x.json", *given(files))
     assert "--disable_tta has no place beside it" in bad("-comparison", "x.json", "--disable_tta")
+    assert "-unseen has no place beside it" in bad("-comparison", "x.json", "-unseen", "C=x")
+    assert "'C' does not name a dataset" in bad(*given(files), "-unseen", "C")
+    assert "-unseen C:" in bad(*given(files), "-unseen", f"C={files.party('B')}")
     assert "x.json does not exist" in bad("-comparison", tmp_path / "x.json")
     assert "is no comparison" in bad("-comparison", files.party("A") / "dataset.json")
 

@@ -125,11 +125,12 @@ def test_what_is_written(written):
 def test_csv_is_long_and_complete(written, comparison2d):
     with open(written[1]["csv"], newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["model", "party", "case", "label", "metric", "value"]
+    assert list(rows[0]) == ["model", "party", "case", "label", "metric", "value", "kind"]
     assert len(rows) == 3 * len(comparison2d.scores)
     for row in rows[::37]:
         score = comparison2d.cases(row["model"], row["party"], row["label"])[row["case"]]
         assert float(row["value"]) == getattr(score, row["metric"])
+        assert row["kind"] == {"A": "own", "B": "partner"}[row["party"]]
 
 
 def test_worst_cases_are_not_shown_without_their_files(files, tmp_path):

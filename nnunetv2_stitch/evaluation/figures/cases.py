@@ -46,8 +46,7 @@ def case_lines(comparison: Comparison, party: str, measure: Measure, path: str) 
     axes.get_xticklabels()[models.index(comparison.host)].set_color(BLUE)
     axes.set_xlim(-0.4, len(models) - 0.6)
     axes.set_ylabel(f"{measure.heading}, {label}")
-    whose = "own cases" if party == comparison.own else "partner's cases"
-    axes.set_title(f"{party}, {whose}: a line per case (n = {len(by_case)})", fontsize=10)
+    axes.set_title(f"{party}, {comparison.whose(party)}: a line per case (n = {len(by_case)})", fontsize=10)
     tidy(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     if comparison.legend:

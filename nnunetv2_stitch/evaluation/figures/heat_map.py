@@ -53,8 +53,7 @@ def heat_map(comparison: Comparison, measure: Measure, path: str) -> str:
         axes.tick_params(length=0, which="both")
         axes.spines[:].set_visible(False)
         cases = comparison.summary(models[0], party, labels[0], measure.key).cases
-        whose = "own cases" if party == comparison.own else "partner's cases"
-        axes.set_title(f"{party}\n{whose}, n = {cases}", fontsize=9)
+        axes.set_title(f"{party}\n{comparison.whose(party)}, n = {cases}", fontsize=9)
     grid[0].get_yticklabels()[models.index(comparison.host)].set_fontweight("bold")
     figure.supxlabel("\n".join(legend), fontsize=7.5, x=0.01, ha="left")
     return write(figure, path)

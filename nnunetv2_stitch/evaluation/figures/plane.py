@@ -11,6 +11,8 @@ from nnunetv2_stitch.evaluation.figures.style import BLUE, GREEN, GREY, new_figu
 from nnunetv2_stitch.evaluation.plane import Plane, PlanePoint
 
 PANEL = 4.6  # inches
+AREA = 34  # of a point, in square points; with a third axis from the first to the second of
+AREAS = (16, 120)
 CLOSE_UP = 0.6  # a second panel shows the better models if it needs at most this share of the first, in either axis
 
 
@@ -21,7 +23,7 @@ def own_versus_partner(comparison: Comparison, plane: Plane, path: str) -> str:
     Crosses are 95 % intervals. Filled points need nothing special, hollow ones carry a note. The stairs are the Pareto
     front, dashed the front without the models that carry a note. Dotted lines run through the host alone: to the right
     of and above them lies what is at least as good on both. Where the better models lie close together, a second panel
-    shows them alone, without crosses.
+    shows them alone, without crosses. Where there are unseen hospitals, a point's area says the mean Dice on them.
     """
     models = comparison.model_names
     points = [p for p in plane.points if np.isfinite([p.x, p.y]).all()]
@@ -29,7 +31,7 @@ def own_versus_partner(comparison: Comparison, plane: Plane, path: str) -> str:
     legend = [f"{models.index(p.model) + 1}  {comparison.shown(p.model)}" for p in plane.points]
     side = 0.5 + 0.07 * max(map(len, legend))
     notes = [*comparison.legend, _said(plane)]
-    height = max(PANEL, 0.19 * (len(legend) + 6) + 0.4) + 0.17 * len(notes) + 0.3
+    height = max(PANEL, 0.19 * (len(legend) + (11 if plane.unseen else 6)) + 0.4) + 0.17 * len(notes) + 0.3
     figure = new_figure(PANEL * (1 if close is None else 2) + side, height)
     panels = figure.subplots(1, 1 if close is None else 2, squeeze=False)[0]
     for axes, limits in zip(panels, (_limits(points, crosses=True), close)):
@@ -40,8 +42,10 @@ def own_versus_partner(comparison: Comparison, plane: Plane, path: str) -> str:
         if whole and close is not None:
             _frame(axes, close)
         # What the close-up numbers is not numbered twice.
-        _number(axes, [p for p in points if not (whole and close is not None and _inside(p, close))], points, models)
+        _number(axes, [p for p in points if not (whole and close is not None and _inside(p, close))], points, models,
+                plane)
         axes.set_xlabel(f"Dice on own cases, {plane.own}")
+        axes.locator_params(axis="x", nbins=6)
         tidy(axes)
         axes.grid(axis="x", color="0.9", linewidth=0.8)
     panels[0].set_ylabel(f"Dice on the partner's cases, {plane.partner}")
@@ -65,11 +69,25 @@ def _draw(axes, plane: Plane, points: Sequence[PlanePoint], comparison: Comparis
         if crosses:
             axes.plot([p.x_low, p.x_high], [p.y, p.y], color=colour, linewidth=1.0, alpha=0.45, zorder=2)
             axes.plot([p.x, p.x], [p.y_low, p.y_high], color=colour, linewidth=1.0, alpha=0.45, zorder=2)
-        axes.scatter([p.x], [p.y], s=34, zorder=4, facecolors="white" if p.model in noted else colour,
+        axes.scatter([p.x], [p.y], s=_area(plane, p.z), zorder=4, facecolors="white" if p.model in noted else colour,
                      edgecolors=colour, linewidths=1.3)
     _stairs(axes, [p for p in points if p.on_front], "-", GREEN)
     if _fronts_differ(points):
         _stairs(axes, [p for p in points if p.on_unmarked_front], "--", "0.35")
+
+
+def _third(plane: Plane) -> tuple[float, float] | None:
+    """The smallest and the largest mean on unseen hospitals; None without any."""
+    known = [p.z for p in plane.points if np.isfinite(p.z)]
+    return (min(known), max(known)) if known else None
+
+
+def _area(plane: Plane, z: float) -> float:
+    """Of a point whose mean on unseen hospitals is `z`; the smallest where that is not known."""
+    if (ends := _third(plane)) is None:
+        return AREA
+    share = (z - ends[0]) / (ends[1] - ends[0]) if np.isfinite(z) and ends[1] > ends[0] else 0.0
+    return AREAS[0] + share * (AREAS[1] - AREAS[0])
 
 
 def _fronts_differ(points: Sequence[PlanePoint]) -> bool:
@@ -123,7 +141,8 @@ def _frame(axes, limits: tuple[tuple[float, float], tuple[float, float]]) -> Non
                              zorder=1))
 
 
-def _number(axes, wanted: Sequence[PlanePoint], points: Sequence[PlanePoint], models: Sequence[str]) -> None:
+def _number(axes, wanted: Sequence[PlanePoint], points: Sequence[PlanePoint], models: Sequence[str],
+            plane: Plane) -> None:
     """Write each model's number beside its point, where it covers no other number and no point, as far as possible."""
     axes.figure.canvas.draw()  # settles the layout, and so where points are in pixels
     limits = axes.get_xlim(), axes.get_ylim()
@@ -131,12 +150,14 @@ def _number(axes, wanted: Sequence[PlanePoint], points: Sequence[PlanePoint], mo
     taken: list[np.ndarray] = list(at.values())
     scale = axes.figure.dpi / 72
     for p in (p for p in wanted if p.model in at):
-        offsets = [np.array([np.cos(a), np.sin(a)]) * r for r in (9, 14, 20, 27) for a in np.arange(8) * np.pi / 4]
+        wider = np.sqrt(_area(plane, p.z) / np.pi) - np.sqrt(AREA / np.pi)
+        offsets = [np.array([np.cos(a), np.sin(a)]) * (r + max(0.0, wider)) for r in (9, 14, 20, 27)
+                   for a in np.arange(8) * np.pi / 4]
         clear = [min(float(np.hypot(*(at[p.model] + o * scale - t))) for t in taken if t is not at[p.model])
                  if len(taken) > 1 else np.inf for o in offsets]
         best = next((i for i, c in enumerate(clear) if c >= 11 * scale), int(np.argmax(clear)))
         taken.append(at[p.model] + offsets[best] * scale)
-        far = np.hypot(*offsets[best]) > 10
+        far = np.hypot(*offsets[best]) > 10 + max(0.0, wider)
         axes.annotate(str(models.index(p.model) + 1), (p.x, p.y), offsets[best], textcoords="offset points",
                       ha="center", va="center", fontsize=8, zorder=5,
                       arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "0.5"} if far else None)
@@ -153,11 +174,25 @@ def _handles(plane: Plane, legend: Sequence[str], noted: bool) -> list:
     front.append(Line2D([], [], color=GREEN, linewidth=1.8, label="Pareto front"))
     if _fronts_differ(plane.points):
         front.append(Line2D([], [], color="0.35", linewidth=1.8, linestyle="--", label="front without marked models"))
-    return [*handles, *front]
+    return [*handles, *front, *_sizes(plane)]
+
+
+def _sizes(plane: Plane) -> list:
+    """What the area of a point means: a line of words, and points at both ends and in the middle."""
+    from matplotlib.lines import Line2D
+    if (ends := _third(plane)) is None:
+        return []
+    where = plane.unseen[0] if len(plane.unseen) == 1 else f"{len(plane.unseen)} unseen hospitals, mean"
+    values = dict.fromkeys((ends[0], sum(ends) / 2, ends[1]))
+    return [Line2D([], [], linestyle="none", label=f"area: Dice on {where}"),
+            *(Line2D([], [], color=GREY, linestyle="none", marker="o", markersize=np.sqrt(_area(plane, z)),
+                     label=f"{z:.3f}") for z in values)]
 
 
 def _said(plane: Plane) -> str:
     text = f"hypervolume from {plane.reference[0]:g}, {plane.reference[1]:g}: {plane.hypervolume:.4f}"
     if plane.unmarked_hypervolume != plane.hypervolume:
         text += f"; without marked models {plane.unmarked_hypervolume:.4f}"
+    if plane.unseen:
+        text += f"; with the unseen hospitals as third axis {plane.unseen_hypervolume:.4f}"
     return text
