@@ -214,3 +214,32 @@ def test_every_entry_point_is_on_the_pages():
         for old, new in spellings.items():
             row, = (row for row in table if f"`{old}`" in row[0])
             assert f"`nnUNetv2_{command}`" in row[0] and row[1] == f"`{new}`"
+
+
+# ---- what users are told to type ----
+
+def texts() -> list[tuple[str, str]]:
+    """Where, and the text: the pages, and every string of the package with its values left out."""
+    pages = [(str(f.relative_to(ROOT)), f.read_text().replace("\\\n", " "))
+             for f in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))]
+    strings = []
+    for file in (f for folder in ("nnunetv2_stitch", "trainers", "entrypoints") for f in (ROOT / folder).rglob("*.py")):
+        tree = ast.parse(file.read_text())
+        joined = [n for n in ast.walk(tree) if isinstance(n, ast.JoinedStr)]
+        parts = {id(part) for node in joined for part in node.values}
+        strings += [(file.name, "".join(p.value if isinstance(p, ast.Constant) else "{}" for p in n.values))
+                    for n in joined]
+        strings += [(file.name, n.value) for n in ast.walk(tree)
+                    if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in parts]
+    return pages + strings
+
+
+def test_what_users_are_told_to_type_can_be_typed():
+    """Kind: commands on pages, in messages and in what commands print have flags that are shown by their `--help`."""
+    known, typed, wrong = {command: {*flags(command), "--help"} for command in COMMANDS}, 0, []
+    for where, text in texts():
+        for command, rest in re.findall(r"\b(nnUNetv2_\w+)((?: [\w./*<>={}$-]+)+)", text):
+            for flag in re.findall(r" (--?[a-z]\w*)(?= |$)", rest) if command in known else ():
+                typed += 1
+                wrong += [] if flag in known[command] else [f"{where}: {command} {flag}"]
+    assert typed > 100 and wrong == []
