@@ -131,7 +131,7 @@ def fraction(text: str) -> float:
 GROUPS = {
     "parties": "whose models and whose data",
     "fitting": "how it is trained",
-    "choosing": "what is taken of what was trained, and who answers",
+    "choosing": "what is taken and shown, and who answers",
     "memory": "less memory, for more time",
     "running": "what is written, and how the command runs",
 }
