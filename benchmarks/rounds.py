@@ -4,8 +4,8 @@
 
 The first party is the centre. All parties preprocess with its plans. The common start is its own model, trained as in
 `benchmarks/study.py` and reused where FOLDER has it: a centre that has a model of its own and sends it to the others.
-In each round every party, the centre too, trains on from what it was sent (`nnUNetv2_train_from_merged`), sends a zip
-(`nnUNetv2_export_party`), and the centre merges (`nnUNetv2_merge_guided`, `-base` is what was sent out). Writes
+In each round every party, the centre too, trains on from what it was sent (`nnUNetv2_train_party`), sends a zip
+(`nnUNetv2_export_party`), and the centre merges (`nnUNetv2_merge_party`, `-base` is what was sent out). Writes
 `rounds.json` and `rounds.md` into FOLDER. What is finished is kept: call it again to go on.
 """
 

@@ -8,6 +8,7 @@ from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
     add_common,
     add_trust,
+    groups,
     not_negative,
     positive,
     positive_int,
@@ -22,44 +23,49 @@ from nnunetv2_stitch.entrypoints.parties import fold, parse_parties
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_adapt_party",
-        description="Train the finished model of a partner on with your own images, then take a point on the straight "
-                    "line of weights between the two. The result is one ordinary nnU-Net model of DATASET_A. The "
-                    "command says whether it is as good as your own model on your validation cases, and what to do "
-                    "with it.")
-    add = parser.add_argument
-    add("parties", metavar="DATASET", nargs="*", help="yours, by name or id; and the partner's, unless -m_b names its "
-                                                      "model. Of the partner only the model is read")
-    add("-m_b", metavar="MODEL", help="the partner's model: a folder anywhere, or a zip as it was sent")
-    add("-label_map", metavar="FILE.json", help='labels that the partner names otherwise: {"name at B": "name at A", '
-                                                '...}, null for those that are not wanted')
-    add("-channel_map", metavar="FILE.json", help="input channels that the partner names otherwise, in the same form")
+        description="Train a partner's finished model on with your own images, then move it half the way back, along "
+                    "the straight line between the two sets of weights. The result is one ordinary nnU-Net model of "
+                    "DATASET_A. The command says whether it is as good as your own model on your validation cases, "
+                    "and what to do with it.")
+    parties, fitting, choosing, running = groups(parser, "parties", "fitting", "choosing", "running")
+    add = parties.add_argument
+    add("parties", metavar="DATASET", nargs="*", help="your dataset (A), by name or id. Then the partner's (B), unless "
+                                                      "-m_b names its model. Of the partner only the model is read")
+    add("-m_b", metavar="MODEL", help="B's model: a folder anywhere, or a zip as it was sent")
+    add("-label_map", metavar="FILE.json", help="labels that B names otherwise: "
+        '{"name at B": "name at A", ...}, null for a label that is not wanted')
+    add("-channel_map", metavar="FILE.json", help="input channels that B names otherwise, in the same form")
     add("-c", dest="configuration", metavar="CONFIG",  # dest, because --c would have the same
-        help="configuration. Default: the partner's")
-    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of A. Each begins with the partner's fold of that "
-        "name, else 'all', else its first. Default: those of A's own model, else the partner's")
-    add("-tr_a", metavar="TRAINER", help="trainer of A's own model, which is compared with; default: the only one")
-    add("-p_a", metavar="PLANS", help="plans of A's own model; default: the only ones")
-    add("-tr_b", metavar="TRAINER", help="trainer of the partner's model; default: the only one")
-    add("-p_b", metavar="PLANS", help="plans of the partner's model; default: the only ones")
-    add("-f_b", type=fold, metavar="FOLD", help="fold of the partner for all folds of A")
-    add("-chk_b", default="checkpoint_final.pth", metavar="NAME", help="the partner's checkpoint. Default: %(default)s")
+        help="configuration. Default: B's")
+    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of A. Each begins with B's fold of that name, else "
+        "'all', else its first. Default: those of A's own model, else B's")
+    add("-tr_a", metavar="TRAINER", help="trainer of A's own model, with which the result is compared. Default: the "
+                                         "only one")
+    add("-p_a", metavar="PLANS", help="plans of A's own model. Default: the only ones")
+    add("-tr_b", metavar="TRAINER", help="trainer of B's model. Default: the only one")
+    add("-p_b", metavar="PLANS", help="plans of B's model. Default: the only ones")
+    add("-f_b", type=fold, metavar="FOLD", help="fold of B for all folds of A. Default: see -f")
+    add("-chk_b", default="checkpoint_final.pth", metavar="NAME", help="B's checkpoint. Default: %(default)s")
+    add = fitting.add_argument
     add("-epochs", type=positive_int, default=100, metavar="N", help="epochs. Default: %(default)s")
     add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
-    add("-lr", type=positive, default=1e-3, metavar="R", help="learning rate at the beginning, falling to zero as in "
+    add("-lr", type=positive, default=1e-3, metavar="R", help="learning rate at the beginning. It falls to zero as in "
         "nnU-Net, which begins with 0.01 from scratch. Default: %(default)s")
-    add("-tolerance", type=not_negative, default=1.0, metavar="T", help="by how many standard errors the "
-        "result may be worse than A's own model on A's validation cases, and count as as good. Default: %(default)s")
-    add("-alpha", type=point, default=0.5, metavar="A|retain", help="the point of the line, a multiple of 0.1: 0 is "
-        "the partner, 1 the partner trained on. retain: the first, beginning at the partner's, that your validation "
-        "cases cannot tell from the best, nor from your own model. Default: %(default)s")
-    add("-o_p", default="nnUNetAdaptedPlans", metavar="PLANS_NAME", help="name of the plans written. "
-        "Default: %(default)s")
     add("-seed", type=int, default=12345, help="seed, recorded beside the weights. Default: %(default)s")
+    add = choosing.add_argument
+    add("-tolerance", type=not_negative, default=1.0, metavar="T", help="how much worse than A's own model the result "
+        "may be on A's validation cases and count as as good, in standard errors. Default: %(default)s")
+    add("-alpha", type=point, default=0.5, metavar="A|retain", help="point of the line, a multiple of 0.1: 0 is the "
+        "partner, 1 the partner trained on. retain: the first point, seen from the partner's, that your validation "
+        "cases cannot tell from the best, nor from your own model. Default: %(default)s")
+    add = running.add_argument
+    add("-o_p", default="nnUNetAdaptedPlans", metavar="PLANS_NAME", help="name of the plans that are written. "
+        "Default: %(default)s")
     add("--c", dest="continue_training", action="store_true",
-        help="continue after an interruption; what is done is kept. Also chooses again with another -tolerance or "
-             "-alpha")
-    add_trust(parser)
-    add_common(parser)
+        help="continue after an interruption; what is done is kept. With another -tolerance or -alpha it chooses again "
+             "and trains nothing")
+    add_trust(running)
+    add_common(running)
     return parser
 
 

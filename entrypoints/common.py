@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from nnunetv2_stitch.distributed import SINGLE_PROCESS, process_from_environment
 from nnunetv2_stitch.errors import LostProcess, StitchError
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 EXIT_UNEXPECTED = 1
 EXIT_BAD_INPUT = 2  # argparse exits with 2 as well
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+class Arguments(Protocol):
+    """A parser, or one of its groups."""
+
+    add_argument: Callable[..., argparse.Action]
 
 
 def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None = None, several: bool = False) -> None:
@@ -121,24 +127,62 @@ def fraction(text: str) -> float:
     return value
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
+#: The argument groups of all commands, in the order in which `--help` shows them.
+GROUPS = {
+    "parties": "whose models and whose data",
+    "fitting": "how it is trained",
+    "choosing": "what is taken and shown, and who answers",
+    "memory": "less memory, for more time",
+    "running": "what is written, and how the command runs",
+}
+
+
+def groups(parser: argparse.ArgumentParser, *names: str) -> list[Arguments]:
+    """The argument groups of these names, which are some of GROUPS. Each takes arguments as a parser does."""
+    return [parser.add_argument_group(name, GROUPS[name]) for name in names]
+
+
+def add_old(group: Arguments, old: str, new: argparse.Action) -> None:
+    """Add an old spelling of the flag `new`, which goes on to work and is not shown."""
+    group.add_argument(old, dest=new.dest, type=new.type, default=argparse.SUPPRESS, metavar=new.metavar,
+                       help=argparse.SUPPRESS)
+
+
+def say_renamed(old: str, new: str) -> None:
+    """The one line on stderr of a command that was called by its old name."""
+    print(f"{old} is now called {new}; the old name goes on to work", file=sys.stderr, flush=True)
+
+
+def add_device(group: Arguments) -> None:
+    """Add `-device`."""
+    group.add_argument("-device", choices=("cpu", "cuda", "mps"),
+                       help="where to compute. CUDA_VISIBLE_DEVICES=X picks one GPU of several. Default: cuda when "
+                            "available, else cpu")
+
+
+def add_progress(group: Arguments, shown: bool = True) -> None:
+    """Add `--disable_progress_bar`. Not `shown` where there is no bar: nnU-Net's users write it everywhere."""
+    group.add_argument("--disable_progress_bar", action="store_true",
+                       help="show no progress bars, for logs" if shown else argparse.SUPPRESS)
+
+
+def add_verbose(group: Arguments) -> None:
+    """Add `--verbose`."""
+    group.add_argument("--verbose", action="store_true", help="say more, and print the traceback of an error")
+
+
+def add_common(group: Arguments) -> None:
     """Add `-device`, `--disable_progress_bar` and `--verbose`, under nnU-Net's names."""
-    parser.add_argument(
-        "-device",
-        choices=("cpu", "cuda", "mps"),
-        default=None,
-        help="where to compute; default: cuda when available, else cpu. Pick one GPU of several with "
-        "CUDA_VISIBLE_DEVICES=X",
-    )
-    parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars, for logs")
-    parser.add_argument("--verbose", action="store_true", help="say more, and print the traceback of an error")
+    add_device(group)
+    add_progress(group)
+    add_verbose(group)
 
 
-def add_trust(parser: argparse.ArgumentParser) -> None:
+def add_trust(group: Arguments) -> None:
     """Add `--trust`."""
-    parser.add_argument("--trust", action="store_true",
-                        help="for this run, let checkpoints run code and plans name any class, as stock nnU-Net does: "
-                             "only for models whose sender you would let work at your keyboard")
+    group.add_argument("--trust", action="store_true",
+                       help="let checkpoints run code and plans name any class in this run, as stock nnU-Net does. "
+                            "Only for models whose sender you would let work at your keyboard")
 
 
 def run_trusting(main: Callable[[], None], trust: bool, speaks: bool = True) -> Callable[[], None]:

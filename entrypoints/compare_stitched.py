@@ -8,12 +8,13 @@ from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
     add_common,
     add_trust,
+    groups,
     positive_int,
     resolve_device,
     run,
     run_trusting,
 )
-from nnunetv2_stitch.entrypoints.evaluate_stitched import millimetres, print_result
+from nnunetv2_stitch.entrypoints.evaluate_stitched import millimetres, print_result, whole_number
 from nnunetv2_stitch.entrypoints.parties import add_parties, parse_parties, parties_of, positions
 
 
@@ -26,44 +27,48 @@ def build_parser() -> argparse.ArgumentParser:
                     "Trains what is not trained yet, on the folds of A's model and with the parents' numbers of epochs "
                     "and iterations; what is finished is reused. Then predicts and evaluates the test cases of every "
                     "party, each for itself. Rows that need B's images are left out where these are not preprocessed.")
-    add_parties(parser)
-    add = parser.add_argument
-    add("-o", metavar="FOLDER", help="where predictions, tables, figures and the page go. Default: "
-                                     "comparison_with_<DATASET_B> beside A's models")
+    parties, fitting, choosing, running = groups(parser, "parties", "fitting", "choosing", "running")
+    add_parties(parties)
+    add = parties.add_argument
     add("-datasets", nargs="+", metavar="NAME=DIR",
         help="test sets, A's first: nnU-Net raw datasets with imagesTs and labelsTs. Default: those of A and B")
     add("-unseen", nargs="+", metavar="NAME=DIR",
         help="test sets of hospitals that are no party, which trained nothing here: folders as for -datasets. They are "
              "shown apart, each and their mean")
-    add("-rows", nargs="+", metavar="ROW", help="only these rows; --list_rows names them. Default: all")
-    add("--list_rows", action="store_true", help="print the rows and what each needs, and leave")
+    add = fitting.add_argument
     add("-positions", type=positions, default="all", metavar="all|blocks|LIST",
         help="which layers get stitches, as in nnUNetv2_train_stitch. Default: %(default)s")
-    add("-epochs", type=positive_int, metavar="N", help="epochs of the stitches. Default: nnUNetv2_train_stitch's")
+    add("-epochs", type=positive_int, metavar="N", help="epochs of the stitches. Default: 50")
     add("-iterations", type=positive_int, metavar="N", help="iterations per epoch of the stitches. Default: 250")
     add("-baseline_epochs", type=positive_int, metavar="N",
-        help="epochs of fine-tuning, merged and federated training. Default: those of the parents' trainers. Also of "
-             "adapting, whose default is that of nnUNetv2_adapt_party")
-    add("-baseline_iterations", type=positive_int, metavar="N", help="their iterations per epoch. Default: as above")
+        help="epochs of fine-tuning, adapting, merged and federated training. Default: nnUNetv2_adapt_party's for "
+             "adapting, else those of the parents' trainers")
+    add("-baseline_iterations", type=positive_int, metavar="N", help="iterations per epoch of these. Default: as of "
+                                                                     "-baseline_epochs")
     add("-seed", type=int, default=12345, help="seed of all that is trained here. Default: %(default)s")
-    add("-o_p", default="nnUNetStitchPlans", metavar="PLANS_NAME",
-        help="plans of the stitched model; a finished one is reused. Default: %(default)s")
-    add("-tolerance", type=millimetres, metavar="MM", help="of the surface Dice. Default: one voxel")
-    add("-worst", type=int, default=3, metavar="N", help="worst cases of each party that are shown. "
-                                                         "Default: %(default)s")
+    add = choosing.add_argument
+    add("-rows", nargs="+", metavar="ROW", help="only these rows; --list_rows names them. Default: all")
+    add("--list_rows", action="store_true", help="print the rows and what each needs, and leave")
+    add("-tolerance", type=millimetres, metavar="MM", help="tolerance of the surface Dice. Default: one voxel")
+    add("-worst", type=whole_number, default=3, metavar="N",
+        help="how many of the worst cases of each party are shown. Default: %(default)s")
     add("--disable_tta", action="store_true", help="no mirroring in predictions: faster, a little less accurate")
+    add = running.add_argument
+    add("-o", metavar="FOLDER", help="where predictions, tables, figures and the page go. Default: "
+                                     "comparison_with_<DATASET_B> beside A's models")
+    add("-o_p", default="nnUNetStitchPlans", metavar="PLANS_NAME",
+        help="name of the stitched model's plans. A finished model of this name is reused. Default: %(default)s")
     add("--c", dest="continue_training", action="store_true", help="go on with an interrupted comparison")
-    add_trust(parser)
-    add_common(parser)
+    add_trust(running)
+    add_common(running)
     return parser
 
 
 def compare_stitched_entry() -> None:
-    import sys
-    if "--list_rows" in sys.argv[1:]:
+    args = parse_parties(build_parser())
+    if args.list_rows:
         list_rows()
         return
-    args = parse_parties(build_parser())
     run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 
 from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
     add_common,
     add_trust,
+    groups,
+    not_negative,
     positive_int,
     resolve_device,
     run,
@@ -18,46 +19,38 @@ from nnunetv2_stitch.entrypoints.common import (
 from nnunetv2_stitch.entrypoints.parties import fold
 
 
-def weight(text: str) -> float:
-    """Argparse type: a number of at least 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:  # also refuses nan
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0")
-    return value
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_distill_stitched",
         description="Teach one ordinary nnU-Net what a stitched ensemble knows, on the host's images and on images "
                     "without labels. The result costs what a single network costs, and predicts with stock nnU-Net "
                     "where this package is not installed.")
-    add = parser.add_argument
-    add("-m", required=True, metavar="STITCHED", help="model folder of the stitched ensemble, the teacher")
+    parties, fitting, running = groups(parser, "parties", "fitting", "running")
+    add = parties.add_argument
+    add("-m", required=True, metavar="MODEL_FOLDER", help="the stitched model's folder: the teacher")
     add("-d", required=True, metavar="DATASET", help="the host's dataset, by name or id, preprocessed here")
     add("-c", dest="configuration", metavar="CONFIG",  # dest, because --c would have the same
         help="configuration of the student. Default: the teacher's")
-    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds, each taught by the teacher's fold of that name. "
+    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds. The teacher's fold of the same name teaches each. "
                                                          "Default: all that the teacher has")
+    add("-unlabelled", metavar="DIR", help="images without labels that take part, named as nnU-Net expects")
+    add = fitting.add_argument
     add("-student", default="host", metavar="host|PLANS", help="plans of the student: the host's, or others of this "
         "dataset with the same preprocessing. Default: %(default)s")
-    add("-unlabelled", metavar="DIR", help="images without labels that take part, named as nnU-Net expects")
     add("-start", choices=("host", "scratch"), help="what the student begins with: the host's weights, or nnU-Net's "
-        "initialisation. Default: host, where the student has the host's network")
-    add("-weight", type=weight, default=1.0, metavar="W", help="weight of the teacher's term beside nnU-Net's loss on "
-        "labels; 0 trains without teacher. Default: %(default)s")
+        "initialisation. Default: host where the student has the host's network, else scratch")
+    add("-weight", type=not_negative, default=1.0, metavar="W", help="weight of the teacher's term beside nnU-Net's "
+        "loss on labels. 0 trains without teacher. Default: %(default)s")
     add("-epochs", type=positive_int, metavar="N", help="epochs. Default: nnU-Net's, 1000")
     add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
     add("-seed", type=int, default=12345, help="seed, recorded beside the weights. Default: %(default)s")
-    add("-o_p", default="nnUNetDistilledPlans", metavar="PLANS_NAME", help="name of the plans written, and so of the "
-        "result. Default: %(default)s")
+    add = running.add_argument
+    add("-o_p", default="nnUNetDistilledPlans", metavar="PLANS_NAME", help="name of the plans that are written, and so "
+        "of the result. Default: %(default)s")
     add("--c", dest="continue_training", action="store_true",
         help="continue after an interruption; what is done is kept")
-    add_trust(parser)
-    add_common(parser)
+    add_trust(running)
+    add_common(running)
     return parser
 
 

@@ -9,6 +9,7 @@ from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
     add_common,
     add_trust,
+    groups,
     positive_int,
     resolve_device,
     run,
@@ -44,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
                     "trained nnU-Net model folders, plain or stitched, or predictions made elsewhere. Every party is "
                     "an objective of its own; nothing is averaged over parties. Hospitals that are no party (-unseen) "
                     "are shown apart, each and their mean.")
-    add = parser.add_argument
+    parties, choosing, running = groups(parser, "parties", "choosing", "running")
+    add = parties.add_argument
     add("-models", nargs="+", metavar="NAME=FOLDER",
         help="trained model folders, or folders of predictions with a sub-folder per dataset. A stitched model answers "
              "as stitched, or as NAME=FOLDER@host, @partner or @ensemble")
@@ -57,22 +59,24 @@ def build_parser() -> argparse.ArgumentParser:
                                             "inputs that it names")
     add("-host", metavar="NAME", help="the model that is the host alone. Default: the first")
     add("-own", metavar="NAME", help="the dataset with the host's own cases. Default: the first of -datasets")
-    add("-o", metavar="FOLDER",
-        help=f"where everything goes. Default: ./{DEFAULT_OUTPUT}, or the folder of -comparison")
     add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of the models. Default: all that each has trained")
     add("-chk", metavar="NAME", help="checkpoint of the models. Default: checkpoint_final.pth")
-    add("-tolerance", type=millimetres, metavar="MM",
-        help="of the surface Dice. Default: one voxel, the largest over datasets of the median in-plane spacing")
     add("-djfile", metavar="FILE", help="dataset.json with the labels, where neither models nor datasets have one")
     add("-notes", nargs="+", metavar="NAME=TEXT", help="what a model needs that the others do not, shown as a mark")
+    add = choosing.add_argument
+    add("-tolerance", type=millimetres, metavar="MM", help="tolerance of the surface Dice. Default: one voxel, the "
+        "largest over datasets of the median in-plane spacing")
     add("-worst", type=whole_number, default=3, metavar="N",
         help="how many of the worst cases of each dataset are shown. Default: %(default)s")
-    add("-seed", type=int, metavar="SEED", help="of the bootstrap. Default: 12345")
+    add("-seed", type=int, metavar="SEED", help="seed of the bootstrap. Default: 12345")
     add("--disable_tta", action="store_true", help="no mirroring in predictions: faster, a little less accurate")
+    add = running.add_argument
+    add("-o", metavar="FOLDER",
+        help=f"where everything goes. Default: ./{DEFAULT_OUTPUT}, or the folder of -comparison")
     add("--c", dest="continue_prediction", action="store_true",
         help="keep what the same models have predicted in the folder already")
-    add_trust(parser)
-    add_common(parser)
+    add_trust(running)
+    add_common(running)
     return parser
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunetv2_stitch.entrypoints.common import add_trust, run, run_trusting
+from nnunetv2_stitch.entrypoints.common import add_trust, add_verbose, groups, run, run_trusting
 from nnunetv2_stitch.entrypoints.parties import fold
 
 
@@ -14,23 +14,25 @@ def build_parser() -> argparse.ArgumentParser:
         description="Write a trained nnU-Net to a zip for a partner: weights, cleaned plans.json and dataset.json, a "
                     "model card. No names of cases, computers or folders, no image sizes, logs or optimizer state. "
                     "The partner installs it with nnUNetv2_install_party.")
-    add = parser.add_argument
+    parties, running = groups(parser, "parties", "running")
+    add = parties.add_argument
     add("-m", metavar="MODEL_FOLDER", help="model folder TRAINER__PLANS__CONFIGURATION")
     add("-d", metavar="DATASET", help="dataset name or id, instead of -m")
-    add("-o", required=True, metavar="FILE.zip", help="zip to write; replaced if it is there")
-    add("-c", metavar="CONFIG", help="with -d: configuration; default: the only one there is")
-    add("-tr", metavar="TRAINER", help="with -d: trainer; default: the only one there is")
-    add("-p", metavar="PLANS", help="with -d: plans; default: the only ones there are")
-    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds; default: all that are trained")
+    add("-c", metavar="CONFIG", help="with -d: configuration. Default: the only one there is")
+    add("-tr", metavar="TRAINER", help="with -d: trainer. Default: the only one there is")
+    add("-p", metavar="PLANS", help="with -d: plans. Default: the only ones there are")
+    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds. Default: all that are trained")
     add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint. Default: %(default)s")
-    add("-name", metavar="NAME", help="what the model is called in the zip; default: its dataset's name")
+    add = running.add_argument
+    add("-o", required=True, metavar="FILE.zip", help="zip to write; replaced if it is there")
+    add("-name", metavar="NAME", help="what the model is called in the zip. Default: its dataset's name")
     add("-licence", default="", metavar="TEXT", help="licence of the model, for the card")
     add("-contact", default="", metavar="TEXT", help="whom to ask, for the card")
     add("--stock", action="store_true", help="write a zip that nnUNetv2_install_pretrained_model_from_zip installs")
-    add("--no_signature", action="store_true", help="leave out what the training images look like to the network (some "
-        "kilobytes of statistics, no image), by which the partner's gate knows images of yours")
-    add_trust(parser)
-    add("--verbose", action="store_true", help="print the traceback of an error")
+    add("--no_signature", action="store_true", help="leave out the signature: some kilobytes of statistics of what the "
+        "training images look like to the network, and no image. By it the partner's gate knows images like yours")
+    add_trust(running)
+    add_verbose(running)
     return parser
 
 

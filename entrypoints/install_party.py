@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunetv2_stitch.entrypoints.common import run
+from nnunetv2_stitch.entrypoints.common import add_verbose, groups, run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -13,13 +13,14 @@ def build_parser() -> argparse.ArgumentParser:
         description="Install a partner's model below nnUNet_results. Takes the zip of nnUNetv2_export_party, and a zip "
                     "of stock nnU-Net that holds one model. Nothing in the zip is run; every file is checked and "
                     "written anew. If anything is wrong, nothing is installed.")
-    add = parser.add_argument
+    parties, running = groups(parser, "parties", "running")
+    add = parties.add_argument
     add("zip", metavar="ZIP", help="the partner's zip")
-    add("-as", dest="alias", required=True, metavar="NAME",
-        help="name here: NAME, which gets a free dataset id, or DatasetNNN_NAME")
     add("-m", metavar="FOLDER", help="which model, if a stock zip holds several: TRAINER__PLANS__CONFIGURATION")
     add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint of a stock zip. Default: %(default)s")
-    add("--verbose", action="store_true", help="print the traceback of an error")
+    running.add_argument("-as", dest="alias", required=True, metavar="NAME",
+                         help="name here: NAME, which gets a free dataset id, or DatasetNNN_NAME")
+    add_verbose(running)
     return parser
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nnunetv2_stitch.entrypoints.common import Arguments
 
 
 def fold(text: str) -> int | str:
@@ -51,29 +55,28 @@ def party_or(*others: str):
     return party
 
 
-def add_parties(parser: argparse.ArgumentParser) -> None:
-    """All datasets, and which of their models and folds are meant."""
-    parser.add_argument("parties", metavar="DATASET", nargs="*",
-                        help="host, then its partner or partners, by dataset name or id; of partners only the model is "
-                             "read. Leave out what -m_a or -m_b names. What is said of B below may be given once for "
-                             "all partners, or once for each in their order, - for nothing")
-    add = parser.add_argument
-    add("-m_a", metavar="MODEL", help="A's model folder, where it is not in nnUNet_results")
+def add_parties(group: Arguments) -> None:
+    """Add all datasets, and which of their models and folds are meant."""
+    add = group.add_argument
+    add("parties", metavar="DATASET", nargs="*", help="the host's dataset (A), then its partners' (B), by name or id. "
+        "Of a partner only the model is read. Leave out a dataset whose model -m_a or -m_b names. A flag about B takes "
+        "one value for all partners, or one for each in their order; - stands for nothing")
+    add("-m_a", metavar="MODEL", help="A's model folder, if it is not in nnUNet_results")
     add("-m_b", nargs="+", default=[], metavar="MODEL", help="B's model: a folder anywhere, or a zip as it was sent. "
-                                                             "Comes after partners that are named by dataset")
-    add("-label_map", nargs="+", metavar="FILE.json", help='labels that B names otherwise: {"name at B": "name at A", '
-                                                           '...}, null for those that are not wanted')
+        "These partners come after those that are named by dataset")
+    add("-label_map", nargs="+", metavar="FILE.json", help="labels that B names otherwise: "
+        '{"name at B": "name at A", ...}, null for a label that is not wanted')
     add("-channel_map", nargs="+", metavar="FILE.json", help="input channels that B names otherwise, in the same form")
     add("-c", dest="configuration", metavar="CONFIG",  # dest, because --c would have the same
-        help="configuration, e.g. 2d; default: the one that both are trained in")
-    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of A to stitch; default: all that are trained")
-    add("-tr_a", metavar="TRAINER", help="trainer of A's model; default: the only one there is")
-    add("-tr_b", nargs="+", metavar="TRAINER", help="trainer of B's model")
-    add("-p_a", metavar="PLANS", help="plans of A's model; default: the only ones there are")
-    add("-p_b", nargs="+", metavar="PLANS", help="plans of B's model")
+        help="configuration, e.g. 2d. Default: the one that all are trained in")
+    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of A. Default: all that A has trained")
+    add("-tr_a", metavar="TRAINER", help="trainer of A's model. Default: the one that A and B share, else A's only one")
+    add("-p_a", metavar="PLANS", help="plans of A's model. Default: those that A and B share, else A's only ones")
+    add("-tr_b", nargs="+", metavar="TRAINER", help="trainer of B's model. Default: as for A")
+    add("-p_b", nargs="+", metavar="PLANS", help="plans of B's model. Default: as for A")
     add("-f_b", nargs="+", type=lambda text: text if text == "-" else fold(text), metavar="FOLD",
-        help="fold of B for all folds of A; default: the same fold, else 'all', else B's first")
-    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint of all parents. Default: %(default)s")
+        help="fold of B for all folds of A. Default: the same fold, else 'all', else B's first")
+    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint of all models. Default: %(default)s")
     add("-chk_a", metavar="NAME", help="A's checkpoint, e.g. checkpoint_best.pth of a training that has not ended. "
                                        "Default: -chk")
     add("-chk_b", nargs="+", metavar="NAME", help="B's checkpoint. Default: -chk")

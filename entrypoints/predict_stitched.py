@@ -6,7 +6,7 @@ import argparse
 import os
 
 from nnunetv2_stitch.devices import set_up_device
-from nnunetv2_stitch.entrypoints.common import add_common, add_trust, resolve_device, run, run_trusting
+from nnunetv2_stitch.entrypoints.common import add_common, add_trust, groups, resolve_device, run, run_trusting
 from nnunetv2_stitch.entrypoints.parties import fold, party_or
 
 
@@ -15,36 +15,41 @@ def build_parser() -> argparse.ArgumentParser:
         prog="nnUNetv2_predict_stitched",
         description="Predict with a stitched nnU-Net. Takes the flags of nnUNetv2_predict; trainer, plans and "
                     "configuration are found when the dataset has one stitched model.")
-    add = parser.add_argument
+    parties, choosing, memory, running = groups(parser, "parties", "choosing", "memory", "running")
+    add = parties.add_argument
     add("-i", required=True, metavar="FOLDER", help="images, named as nnU-Net expects (CASE_0000.nii.gz ...)")
-    add("-o", required=True, metavar="FOLDER", help="where the segmentations go; created if need be")
     add("-d", metavar="DATASET", help="dataset name or id of the host")
     add("-m", metavar="MODEL_FOLDER", help="model folder, instead of -d; needs no environment variable")
-    add("-c", metavar="CONFIG", help="configuration; default: the only one there is")
-    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds to average; default: all that are trained")
-    add("-p", metavar="PLANS", help="plans; default: the only ones there are")
-    add("-tr", metavar="TRAINER", help="trainer; default: the only one there is")
+    add("-c", metavar="CONFIG", help="configuration. Default: the only one there is")
+    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds to average. Default: all that are trained")
+    add("-p", metavar="PLANS", help="plans. Default: the only ones there are")
+    add("-tr", metavar="TRAINER", help="trainer. Default: the only one there is")
     add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint. Default: %(default)s")
+    add("-prev_stage_predictions", metavar="FOLDER", help=argparse.SUPPRESS)  # of cascades, which are never stitched
+    add = choosing.add_argument
     add("-mode", type=party_or("stitched", "ensemble"), default="stitched", metavar="stitched|ensemble|host|partner",
-        help="who answers: the stitched ensemble, the plain ensemble of all parents, or one parent alone (further "
-             "partners are partner2 and so on). Default: %(default)s")
-    add("-step_size", type=float, default=0.5, help="step of the sliding window. Default: %(default)s")
+        help="who answers: the stitched ensemble, the plain ensemble of all parents, or one parent alone. Further "
+             "partners are partner2 and so on. Default: %(default)s")
+    add("-step_size", type=float, default=0.5, metavar="X", help="step of the sliding window, as a part of its size. "
+                                                                 "Default: %(default)s")
     add("--disable_tta", action="store_true", help="no mirroring: faster, a little less accurate")
+    memory.add_argument("--not_on_device", action="store_true", help="gather a case's answer in the computer's memory "
+                        "and not on the GPU. That is slower, for large cases")
+    add = running.add_argument
+    add("-o", required=True, metavar="FOLDER", help="where the segmentations go; created if need be")
     add("--save_probabilities", action="store_true", help="also write class probabilities (npz)")
     add("--save_disagreement", action="store_true", help="also write, into OUTPUT/disagreement, where the parents "
-                                                          "differ, in percent per voxel; with a gate also, into "
-                                                          "OUTPUT/shares, the host's share")
+        "differ, in percent per voxel. With a gate also, into OUTPUT/shares, the host's share")
     add("--continue_prediction", "--c", action="store_true", help="keep what is predicted already and go on")
-    add("-npp", type=int, help="processes for preprocessing. Default: nnU-Net's variable nnUNet_npp, else 3 on a GPU "
-                               "and none on the CPU, where they would only compete with the network")
-    add("-nps", type=int, help="processes for export. Default: nnU-Net's variable nnUNet_nps, else as -npp")
-    add("-prev_stage_predictions", metavar="FOLDER", help="of cascades, which are never stitched: refused")
-    add("--not_on_device", action="store_true", help="gather a case's answer in the computer's memory and not on the "
-                                                     "GPU: slower, for large cases")
-    add("-num_parts", type=int, default=1, help="number of such calls that share the work. Default: %(default)s")
-    add("-part_id", type=int, default=0, help="which of them this one is, from 0. Default: %(default)s")
-    add_trust(parser)
-    add_common(parser)
+    add("-npp", type=int, metavar="N", help="processes for preprocessing. Default: nnU-Net's variable nnUNet_npp, else "
+        "3 on a GPU and 0 on the CPU, where they would only compete with the network")
+    add("-nps", type=int, metavar="N", help="processes for export. Default: nnU-Net's variable nnUNet_nps, else as "
+                                            "-npp")
+    add("-num_parts", type=int, default=1, metavar="N", help="number of such calls that share the work. "
+                                                             "Default: %(default)s")
+    add("-part_id", type=int, default=0, metavar="N", help="which of them this one is, from 0. Default: %(default)s")
+    add_trust(running)
+    add_common(running)
     return parser
 
 

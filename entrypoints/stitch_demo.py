@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunetv2_stitch.entrypoints.common import add_common, resolve_device, run
+from nnunetv2_stitch.entrypoints.common import add_common, groups, resolve_device, run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -13,11 +13,13 @@ def build_parser() -> argparse.ArgumentParser:
         description="Two parties train nnU-Net alone on small embedded brain MRI data, their models are stitched, and "
                     "both parents, their plain ensemble and the stitched ensemble are tested on both parties' test "
                     "cases. About 10 minutes on 2 CPU cores. Needs no environment variable and no download.")
-    parser.add_argument("-o", default="nnUNetv2_stitch_demo", metavar="FOLDER",
-                        help="folder for everything the demo writes. Default: ./%(default)s")
-    parser.add_argument("-seed", type=int, default=None, help="seed of all trainings. Default: 12345")
-    parser.add_argument("--c", action="store_true", help="continue an interrupted demo; steps that are done are kept")
-    add_common(parser)
+    fitting, running = groups(parser, "fitting", "running")
+    fitting.add_argument("-seed", type=int, default=None, help="seed of all trainings. Default: 12345")
+    add = running.add_argument
+    add("-o", default="nnUNetv2_stitch_demo", metavar="FOLDER", help="folder for everything that the demo writes. "
+                                                                     "Default: ./%(default)s")
+    add("--c", action="store_true", help="continue an interrupted demo; steps that are done are kept")
+    add_common(running)
     return parser
 
 

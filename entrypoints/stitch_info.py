@@ -6,7 +6,7 @@ import argparse
 import textwrap
 from tempfile import TemporaryDirectory
 
-from nnunetv2_stitch.entrypoints.common import add_trust, run, run_trusting
+from nnunetv2_stitch.entrypoints.common import add_device, add_trust, add_verbose, groups, run, run_trusting
 from nnunetv2_stitch.entrypoints.parties import add_parties, parse_parties, parties_of
 
 
@@ -16,13 +16,15 @@ def build_parser() -> argparse.ArgumentParser:
         description="Compare trained nnU-Nets, a host with each partner, before anything is run: what is the same, "
                     "what stitching bridges and how, what is in the way. Nothing is written. Exit code 2 if they "
                     "cannot be stitched.")
-    add_parties(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--merge_check", action="store_true",
-                        help="say also whether these models can be merged into one network (nnUNetv2_merge_guided) or "
-                             "must be stitched, from the loss between them on A's preprocessed data")
-    add_trust(parser)
-    parser.add_argument("--verbose", action="store_true", help="print the traceback of an error")
+    parties, choosing, running = groups(parser, "parties", "choosing", "running")
+    add_parties(parties)
+    choosing.add_argument("--merge_check", action="store_true",
+                          help="say also whether these models can be merged into one network (nnUNetv2_merge_party) or "
+                               "must be stitched, from the loss between them on A's preprocessed data")
+    running.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_trust(running)
+    add_device(running)
+    add_verbose(running)
     return parser
 
 
@@ -89,7 +91,7 @@ def merge_check(host, partners, args: argparse.Namespace):
     from nnunetv2_stitch.entrypoints.common import resolve_device
     from nnunetv2_stitch.errors import StitchError
     from nnunetv2_stitch.merging.check_models import check_models
-    device = resolve_device(None)
+    device = resolve_device(args.device)
     set_up_device(device)
     if not host.folds:
         raise StitchError(f"{host.path} has no trained fold; choose another checkpoint with -chk")

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from nnunetv2_stitch.entrypoints.common import run
+from nnunetv2_stitch.entrypoints.common import add_verbose, groups, run
 from nnunetv2_stitch.registration import register, trainers_folder, unregister
 
 
@@ -11,20 +11,17 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_stitch_trainers",
-        description="Prints the folder with the trainer classes of nnunetv2-stitch, for "
-        'export nnUNet_extTrainer="$(nnUNetv2_stitch_trainers)". The commands of nnunetv2-stitch and stock prediction '
-        "do not need this; stock training does (nnUNetv2_train -tr nnUNetTrainerStitch, with or without --val).",
-    )
-    action = parser.add_mutually_exclusive_group()
-    action.add_argument(
-        "--register",
-        action="store_true",
-        help="instead of the variable: write one small file into the nnU-Net in use, once",
-    )
-    action.add_argument(
-        "--unregister", action="store_true", help="remove that file; do this before you uninstall nnunetv2-stitch"
-    )
-    parser.add_argument("--verbose", action="store_true", help="print the traceback of an error")
+        description="Print the folder with the trainer classes of nnunetv2-stitch, for "
+                    'export nnUNet_extTrainer="$(nnUNetv2_stitch_trainers)". Stock training needs this '
+                    "(nnUNetv2_train -tr nnUNetTrainerStitch, with or without --val). The commands of nnunetv2-stitch "
+                    "and stock prediction do not.")
+    running, = groups(parser, "running")
+    action = running.add_mutually_exclusive_group()
+    action.add_argument("--register", action="store_true",
+                        help="write one small file into the nnU-Net in use, once, instead of setting the variable")
+    action.add_argument("--unregister", action="store_true",
+                        help="remove that file. Do this before you uninstall nnunetv2-stitch")
+    add_verbose(running)
     return parser
 
 

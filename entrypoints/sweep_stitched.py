@@ -6,7 +6,7 @@ import argparse
 import os
 
 from nnunetv2_stitch.devices import set_up_device
-from nnunetv2_stitch.entrypoints.common import add_common, add_trust, resolve_device, run, run_trusting
+from nnunetv2_stitch.entrypoints.common import add_common, add_trust, groups, resolve_device, run, run_trusting
 from nnunetv2_stitch.entrypoints.parties import fold, party_or, positions
 
 FEW_CASES = 10
@@ -16,28 +16,30 @@ SHOWN = 5
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_sweep_stitched",
-        description="Try every position of a stitched model on labelled cases of your own dataset, and write a small "
-                    "file of Dice values that may go back to whoever made the model: it names no case, no path and no "
-                    "dataset. Only the model folder is needed, as nnUNetv2_train_stitch made it; neither the host's "
-                    "own model nor its images. The cases are the validation cases of the fold that your own model was "
-                    "trained with, or else the test cases.")
-    add = parser.add_argument
+        description="Try every position of a stitched model on labelled cases of your own dataset. The command writes "
+                    "a small file of Dice values that may go back to whoever made the model: it names no case, no path "
+                    "and no dataset. Only the model folder is needed, as nnUNetv2_train_stitch made it; neither the "
+                    "host's own model nor its images. The cases are the validation cases of the fold that your own "
+                    "model was trained with, or else the test cases.")
+    parties, choosing, running = groups(parser, "parties", "choosing", "running")
+    add = parties.add_argument
     add("-m", required=True, metavar="MODEL_FOLDER", help="the stitched model's folder, whole")
-    add("-d", required=True, metavar="DATASET", help="your dataset in nnUNet_raw, by id or name")
+    add("-d", required=True, metavar="DATASET", help="your dataset in nnUNet_raw, by name or id")
     add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of the stitched model. Default: all")
-    add("-o", metavar="FILE.json", help="file to write. Default: sweep_<DATASET>.json in the current folder")
-    add("-positions", type=positions, default="all", metavar="all|LIST",
-        help="positions to try, e.g. 3,7,20-25. Default: %(default)s")
-    add("-party", type=party_or(), metavar="host|partner", help="whose dataset it is, where its name does not say; "
-        "further partners are partner2 and so on. Default: by the names in the model's plans, else partner")
-    add("-label_map", metavar="FILE.json", help='labels that have another name in the model: {"your name": "name in '
-                                                'the model", ...}, null for those that are not wanted')
+    add("-party", type=party_or(), metavar="host|partner", help="whose dataset it is, if its name does not say so. "
+        "Further partners are partner2 and so on. Default: by the names in the model's plans, else partner")
+    add("-label_map", metavar="FILE.json", help="labels that have another name in the model: "
+        '{"your name": "name in the model", ...}, null for a label that is not wanted')
     add("-channel_map", metavar="FILE.json", help="input channels that have another name, in the same form")
     add("--test_cases", action="store_true", help="take imagesTs and labelsTs, even if there are validation cases")
+    choosing.add_argument("-positions", type=positions, default="all", metavar="all|LIST",
+                          help="positions to try, e.g. 3,7,20-25. Default: %(default)s")
+    add = running.add_argument
+    add("-o", metavar="FILE.json", help="file to write. Default: sweep_<DATASET>.json in the current folder")
     add("--c", dest="continue_sweep", action="store_true",
         help="continue after an interruption; cases that are done are not computed again")
-    add_trust(parser)
-    add_common(parser)
+    add_trust(running)
+    add_common(running)
     return parser
 
 

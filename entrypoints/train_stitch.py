@@ -12,7 +12,9 @@ from nnunetv2_stitch.distributed import SINGLE_PROCESS, Process
 from nnunetv2_stitch.entrypoints.common import (
     EXIT_INTERRUPTED,
     add_common,
+    add_old,
     add_trust,
+    groups,
     not_negative,
     positive_int,
     resolve_device,
@@ -37,60 +39,67 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_train_stitch",
         description="Stitch trained nnU-Nets into one. DATASET_A is the host: its images, plans and folds are used. "
-                    "DATASET_B is the partner: only its trained model is needed. There may be more partners, each is "
+                    "DATASET_B is the partner: only its trained model is needed. There may be more partners; each is "
                     "stitched to the host. The result is an ordinary nnU-Net model of DATASET_A.")
-    add_parties(parser)
-    add = parser.add_argument
+    parties, fitting, choosing, memory, running = groups(parser, "parties", "fitting", "choosing", "memory", "running")
+    add_parties(parties)
+    add = fitting.add_argument
     add("-fit", choices=("double_batched", "direct", "task"), default="double_batched",
         help="how the stitches are fitted. direct: closed form, one pass. task: by the segmentation loss, a "
              "comparator. Default: %(default)s")
     add("-positions", type=positions, default="all", metavar="all|blocks|LIST",
         help="which layers get stitches: all, one per convolution block, or e.g. 3,7,20-25. Default: %(default)s")
-    add("-rule", choices=("1", "2", "3", "loo", "retain", "guided"), help="how the position is chosen. 1: each "
-        "fold's best. 2: lowest mean rank over folds. 3: by -position. loo: mean rank over the other folds. retain: "
-        "the first that A's validation cases cannot tell from the best, nor from A alone. guided: no position, but "
-        "mixing weights of all switches, of any sign, searched on A's images. Default: 2, or 3 with -position")
-    add("-tolerance", type=not_negative, metavar="T", help="with -rule retain: how many standard errors, over cases, a "
-        "position may be worse than the best. Default: 1")
-    add("-guided_steps", type=positive_int, default=100, metavar="N", help="with -rule guided: steps of the search, a "
-        "batch each. Default: %(default)s")
+    add("-epochs", type=positive_int, metavar="N", help="epochs. Direct fitting always takes one. Default: 50")
+    add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
+    add("-seed", type=int, help="seed, recorded in the plans. Default: 12345")
+    add = choosing.add_argument
+    add("-rule", choices=("1", "2", "3", "loo", "retain", "guided"), help="how the position is chosen. 1: each fold's "
+        "best. 2: the lowest mean rank over folds. 3: by -position. loo: the lowest mean rank over the other folds. "
+        "retain: the first that A's validation cases cannot tell from the best, nor from A alone. guided: no "
+        "position; mixing weights of all switches, of any sign, are searched on A's images. Default: 2, or 3 with "
+        "-position")
+    add("-tolerance", type=not_negative, metavar="T", help="with -rule retain: how much worse than the best a position "
+        "may be, in standard errors over cases. Default: 1")
+    steps = add("-search_steps", type=positive_int, default=100, metavar="N", help="with -rule guided: steps of the "
+                "search, a batch each. Default: %(default)s")
+    add_old(choosing, "-guided_steps", steps)
     add("-position", type=position, nargs="+", metavar="K", help="position by index (44), one for each partner, or by "
         "progress in the host (0.65)")
     add("-output", type=party_or("ensemble"), default="ensemble", metavar="ensemble|host|partner",
-        help="whose head answers; further partners are partner2 and so on. Default: %(default)s, all")
+        help="whose head answers; ensemble means all. Further partners are partner2 and so on. Default: %(default)s")
     add("-combine", choices=("probabilities", "logits"), default="probabilities",
-        help="what an ensemble of both heads averages. Default: %(default)s")
-    add("-gate", choices=("off", "on"), default="off", help="on: each image gets its shares of the parties, by whose "
-        "images it resembles: from A alone on A's to even shares on what is unlike any. Default: %(default)s")
-    add("-epochs", type=positive_int, metavar="N", help="epochs. Default: 50; direct fitting always takes one")
-    add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
-    add("-checkpoint_segments", type=segments, default=1, metavar="auto|N", help="recompute the networks in pieces "
-        "during the backward pass: far less memory, one more forward pass. auto: pieces for which the peak is lowest. "
-        "N: N pieces of equal length. Default: %(default)s, off")
-    add("-positions_per_pass", type=positive_int, metavar="N", help="stitches at N positions in a training step, "
-        "spread over the network, taking turns: less memory and time per step, fewer steps for a stitch. Default: all")
-    add("--half_targets", action="store_true", help="bfloat16 for what is kept of the reference stream for the "
-        "backward pass; saves memory where training is in float32, as on the CPU")
-    add("-seed", type=int, help="seed, recorded in the plans. Default: 12345")
-    add("-o_p", default="nnUNetStitchPlans", metavar="PLANS_NAME", help="name of the plans written. "
-        "Default: %(default)s")
-    add("-num_gpus", type=positive_int, default=1, help="number of GPUs of this machine (DDP). For several "
-        "machines, or processes on the CPU, start the command with torchrun instead. Default: %(default)s")
-    add("--npz", action="store_true", help="save probabilities of the validation, for nnUNetv2_find_best_configuration")
-    add("--c", dest="continue_training", action="store_true",
-        help="continue after an interruption; what is done is kept, and what is left out of -epochs, -iterations, "
-             "-positions_per_pass and -seed is as the model was begun with")
-    add("--val", action="store_true", help="only repeat the validation of trained folds")
-    add("--select", action="store_true", help="train nothing: choose the position again for all trained folds, by "
+        help="what an ensemble of the heads averages. Default: %(default)s")
+    add("-gate", choices=("off", "on"), default="off", help="on: each image gets its own shares of the parties. An "
+        "image like A's goes to A alone; an image unlike any party's gets even shares. Default: %(default)s")
+    add("--select", action="store_true", help="train nothing. Choose the position again for all trained folds, by "
         "-rule or -position, or with -sweeps")
     add("-sweeps", nargs="+", metavar="FILE.json", help="with --select: what partners measured on their own cases with "
-        "nnUNetv2_sweep_stitched; the position is chosen on the Pareto front of all parties")
-    add("-prefer", choices=("own", "balanced", "partner"), help="with -sweeps: which position on the front. own: best "
-        "on A's cases. partner: best on the partner's. balanced: largest smallest gain over the plain ensemble of each "
-        "party. Default: balanced")
+        "nnUNetv2_sweep_stitched. The position is chosen on the Pareto front of all parties")
+    add("-prefer", choices=("own", "balanced", "partner"), help="with -sweeps: which position on the front. own: the "
+        "best on A's cases. partner: the best on the partner's. balanced: the one whose smallest gain over the plain "
+        "ensemble, of all parties, is largest. Default: balanced")
+    add = memory.add_argument
+    add("-checkpoint_segments", type=segments, default=1, metavar="auto|N", help="recompute the networks in pieces "
+        "during the backward pass. That takes far less memory, and one more forward pass. auto: the pieces with the "
+        "lowest peak. N: N pieces of equal length. Default: %(default)s, off")
+    add("-positions_per_pass", type=positive_int, metavar="N", help="train the stitches at N positions in a step, "
+        "spread over the network and taking turns. A step takes less memory and time, and a stitch gets fewer steps. "
+        "Default: all")
+    add("--half_targets", action="store_true", help="keep the targets of the reference stream in bfloat16. Saves "
+        "memory where training is in float32, as on the CPU")
+    add = running.add_argument
+    add("-o_p", default="nnUNetStitchPlans", metavar="PLANS_NAME", help="name of the plans that are written. "
+        "Default: %(default)s")
+    add("-num_gpus", type=positive_int, default=1, metavar="N", help="number of GPUs of this machine (DDP). For "
+        "several machines, or processes on the CPU, start the command with torchrun instead. Default: %(default)s")
+    add("--npz", action="store_true", help="save probabilities of the validation, for nnUNetv2_find_best_configuration")
+    add("--c", dest="continue_training", action="store_true",
+        help="continue after an interruption; what is done is kept. Without -epochs, -iterations, -positions_per_pass "
+             "or -seed the model goes on as it was begun")
+    add("--val", action="store_true", help="only repeat the validation of trained folds")
     add("--dry_run", action="store_true", help="print the matches, parameters and memory; write nothing")
-    add_trust(parser)
-    add_common(parser)
+    add_trust(running)
+    add_common(running)
     return parser
 
 
@@ -117,7 +126,7 @@ def request_of(args: argparse.Namespace) -> dict:
         checkpoint_name=args.chk, fit=args.fit, positions=args.positions,
         rule=args.rule or ("3" if asked is not None else "2"), position=asked,
         **({} if args.tolerance is None else {"tolerance": args.tolerance}),
-        guided_steps=args.guided_steps, output=args.output,
+        guided_steps=args.search_steps, output=args.output,
         combine=args.combine, gate=args.gate == "on", epochs=args.epochs, iterations=args.iterations,
         checkpoint_segments=args.checkpoint_segments, positions_per_pass=args.positions_per_pass,
         half_targets=args.half_targets, plans_name=args.o_p, seed=args.seed)

@@ -22,7 +22,7 @@ FOLDERS = {
     "entrypoints": "nnunetv2_stitch.entrypoints",
 }
 COMMANDS = {f"nnUNetv2_{name}": name for name in (
-    "train_stitch", "predict_stitched", "merge_guided", "train_from_merged", "distill_stitched", "stitch_info",
+    "train_stitch", "predict_stitched", "merge_party", "train_party", "distill_stitched", "stitch_info",
     "adapt_party",
     "sweep_stitched", "export_party", "install_party", "compare_stitched", "evaluate_stitched", "stitch_demo",
     "stitch_trainers")}

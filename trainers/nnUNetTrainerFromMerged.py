@@ -5,7 +5,7 @@ from nnunetv2_stitch.plain_training.trainer import PlainTrainer
 
 class nnUNetTrainerFromMerged(PlainTrainer):
     """nnU-Net's training, begun with all weights of a merged model, heads included. The model, the learning rate and
-    the length are named by the plans that nnUNetv2_train_from_merged writes; the result is a model of nnUNetTrainer.
+    the length are named by the plans that nnUNetv2_train_party writes; the result is a model of nnUNetTrainer.
     """
 
     def make_session(self):

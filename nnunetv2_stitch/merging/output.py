@@ -35,7 +35,7 @@ def check_target(site: Site) -> str:
     folder = os.path.join(str(nnUNet_results), site.dataset_name,
                           f"{TRAINER}__{site.plans['plans_name']}__{site.configuration}")
     if os.path.exists(os.path.join(folder, f"fold_{site.fold}")):
-        raise StitchError(f"{folder} already holds fold {site.fold}; choose another name with -o, or delete it")
+        raise StitchError(f"{folder} already holds fold {site.fold}; choose another name with -o_p, or delete it")
     plans_file = os.path.join(folder, "plans.json")
     if os.path.isfile(plans_file):
         if _of_plans(read_json(plans_file)) != _of_plans(site.plans):

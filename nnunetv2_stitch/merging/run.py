@@ -29,7 +29,7 @@ UNIFORM, GREEDY, FISHER = "uniform soup", "greedy soup", "Fisher merging"
 
 @dataclass(frozen=True)
 class MergeRequest:
-    """What was asked for, a field per flag of nnUNetv2_merge_guided. `models`: folders or zips, or what was read of
+    """What was asked for, a field per flag of nnUNetv2_merge_party. `models`: folders or zips, or what was read of
     them. `name`: what the merged model's plans are called. `plans_name`: plans of the centre's data, None for the
     models'. `checkpoint_name`: of all models, or a name for each."""
 
@@ -171,7 +171,7 @@ def _checkpoint_names(request: MergeRequest) -> list[str]:
 
 
 def _check(request: MergeRequest) -> None:
-    require_plans_name(request.name, "-o")
+    require_plans_name(request.name, "-o_p")
     for value, allowed, what in ((request.granularity, GRANULARITIES, "granularity"),
                                  (request.search, SEARCHES, "search"), (request.surrogate, SURROGATES, "surrogate")):
         if value not in allowed:

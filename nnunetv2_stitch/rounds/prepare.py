@@ -29,7 +29,7 @@ EPOCHS, RATE = 100, 1e-3
 
 @dataclass(frozen=True)
 class FromMergedRequest:
-    """What the user asked for, one field per flag of nnUNetv2_train_from_merged. `model`: folder or zip.
+    """What the user asked for, one field per flag of nnUNetv2_train_party. `model`: folder or zip.
     `configuration` and `folds`: None for the model's. `plans_name`: what the plans written are called. `data_plans`:
     plans that the data were preprocessed with, None for the model's. `iterations`: None for nnU-Net's."""
 
@@ -58,7 +58,7 @@ class FromMergedJob(PlainJob):
     record: FromMerged
     plans: dict
 
-    trainer, key, flags, name_flag = TRAINER, KEY, FLAGS, "-o"
+    trainer, key, flags, name_flag = TRAINER, KEY, FLAGS, "-o_p"
     kind, whose = "a training from a merged model", "the party's"
     changed = "another checkpoint of the merged model (sha256 differs): it has been made anew since"
 
@@ -70,7 +70,7 @@ def prepare(request: FromMergedRequest, continue_training: bool = False) -> From
     Raises:
         StitchError: anything that stands in the way, in one line.
     """
-    require_plans_name(request.plans_name, "-o")
+    require_plans_name(request.plans_name, "-o_p")
     if not nnUNet_results.is_set():
         raise StitchError("environment variable nnUNet_results is not set; set nnU-Net's three folders first")
     if not 0 < request.rate < float("inf"):

@@ -43,14 +43,14 @@ class FromMerged:
             StitchError: these plans name no merged model.
         """
         if KEY not in configuration:
-            raise StitchError(f"plans {plans_name} name no merged model; run nnUNetv2_train_from_merged first")
+            raise StitchError(f"plans {plans_name} name no merged model; run nnUNetv2_train_party first")
         return cls(**configuration[KEY])
 
     def of_fold(self, fold: int | str) -> Mapping:
         """Raises StitchError if the plans name no checkpoint for this fold."""
         if str(fold) not in self.folds:
             raise StitchError(f"the plans name no merged model for fold {fold}, only for folds "
-                              f"{', '.join(self.folds)}; run nnUNetv2_train_from_merged with -f {fold}")
+                              f"{', '.join(self.folds)}; run nnUNetv2_train_party with -f {fold}")
         return self.folds[str(fold)]
 
     def checkpoint(self, fold: int | str) -> str:

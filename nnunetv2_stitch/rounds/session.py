@@ -27,7 +27,7 @@ class FromMergedSession(PlainSession):
         self.mirroring_axes = tuple(entry["mirroring"])  # what it has never seen mirrored may not be symmetric
         if trainer.current_epoch == 0:
             path = record.checkpoint(trainer.fold)
-            require_digest(path, entry["sha256"], "run nnUNetv2_train_from_merged again, with -o NAME")
+            require_digest(path, entry["sha256"], "run nnUNetv2_train_party again, with -o_p NAME")
             self.start_from(path)
         self.seed()
         trainer.print_to_log_file(f"nnunetv2-stitch: begun with checkpoint {entry['sha256']}, seed {record.seed}, "

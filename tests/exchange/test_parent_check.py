@@ -17,9 +17,9 @@ from nnunetv2_stitch.entrypoints import (
     adapt_party,
     compare_stitched,
     export_party,
-    merge_guided,
+    merge_party,
     stitch_info,
-    train_from_merged,
+    train_party,
     train_stitch,
 )
 from nnunetv2_stitch.errors import StitchError
@@ -33,8 +33,8 @@ COMMANDS = {
     "stitch_info": (stitch_info, "801 -m_b {model} -f 0"),
     "compare_stitched": (compare_stitched, "801 -m_b {model} -f 0 -o {out} -device cpu"),
     "adapt_party": (adapt_party, "801 -m_b {model} -f 0 -device cpu"),
-    "merge_guided": (merge_guided, "-m {model} {other} -d 801 -c 2d -f 0 -o nnUNetMergedPlans -device cpu"),
-    "train_from_merged": (train_from_merged, "-m {model} -d 801 -f 0 -device cpu"),
+    "merge_party": (merge_party, "-m {model} {other} -d 801 -c 2d -f 0 -o_p nnUNetMergedPlans -device cpu"),
+    "train_party": (train_party, "-m {model} -d 801 -f 0 -device cpu"),
     "export_party": (export_party, "-m {model} -f 0 -o {out}/party.zip"),
 }
 

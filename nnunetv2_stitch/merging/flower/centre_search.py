@@ -25,7 +25,7 @@ PREVIOUS = "previous global model"
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """As the flags of nnUNetv2_merge_guided. `search`: `gradient` or `cmaes`."""
+    """As the flags of nnUNetv2_merge_party. `search`: `gradient` or `cmaes`."""
 
     granularity: str = "stage"
     search: str = "gradient"

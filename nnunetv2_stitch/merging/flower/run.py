@@ -68,7 +68,7 @@ def guided_merging_rounds(parties: Sequence[FederatedParty], configuration: str,
         max_age: models older than this many rounds do not take part; None for any age.
         start: checkpoint that all begin with; None for nnU-Net's initialisation.
         iterations: training steps per epoch; None for nnU-Net's own 250.
-        granularity, search, steps, rate, surrogate: as the flags of nnUNetv2_merge_guided.
+        granularity, search, steps, rate, surrogate: as the flags of nnUNetv2_merge_party.
         device: `cpu`, `cuda` or `mps`; all trainers and the search share it.
         resume: go on after the last finished round of an interrupted training; what a party was training then is lost,
             what the centre held is not. `deadline`, `quorum` and `max_age` may be others than before.

@@ -1,4 +1,4 @@
-"""nnUNetv2_train_from_merged: bad input is one line on stderr, exit code 2, and nothing written."""
+"""nnUNetv2_train_party: bad input is one line on stderr, exit code 2, and nothing written."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from model_folders import centre, edit, make_model, results  # noqa: F401 -- fixtures
 from partner_site import command, refused
 
-from nnunetv2_stitch.entrypoints import train_from_merged
+from nnunetv2_stitch.entrypoints import train_party
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.merging.members import read_member
@@ -35,8 +35,8 @@ def spoil_weights(f, change):
 
 BAD = {
     "no model": (["-m", "nowhere"], "nowhere does not exist", None),
-    "name": (["-o", "a__b"], "double underscore", None),
-    "place": (["-o", "../x"], "-o '../x': give a name of letters", None),
+    "name": (["-o_p", "a__b"], "double underscore", None),
+    "place": (["-o_p", "../x"], "-o_p '../x': give a name of letters", None),
     "dataset": (["-d", "7"], "dataset 7 in nnUNet_preprocessed", None),
     "configuration": (["-c", "3d_fullres"], "is of configuration 2d, not 3d_fullres", None),
     "no cases": ([], "holds no preprocessed cases", lambda f: [
@@ -53,7 +53,7 @@ BAD = {
     "plans": (["-p", "Others"], "Others.json does not exist: the party's data must be preprocessed with the models' "
               "plans; see nnUNetv2_move_plans_between_datasets and nnUNetv2_preprocess, or name the plans with -p; "
               "there are: nnUNetPlans", None),
-    "taken name": (["-o", "nnUNetPlans"], "holds other plans, not of a training from a merged model", None),
+    "taken name": (["-o_p", "nnUNetPlans"], "holds other plans, not of a training from a merged model", None),
     "no fold": ([], "no fold with checkpoint_final.pth", lambda f: f["checkpoint"].unlink()),
     "spacing": ([], "preprocess the party's data with the models' plans", lambda f: f["edit"](
         f["party"] / "nnUNetPlans.json", lambda p: p["configurations"]["2d"].update(spacing=[1.0, 1.0]))),
@@ -69,7 +69,7 @@ BAD = {
         lambda p: p["configurations"]["2d"]["architecture"].update(network_class_name="os.system"))),
     "other network": ([], "lacks tensor", lambda f: spoil_weights(f, lambda w: w.pop(next(iter(w))))),
     "diverged": ([], "NaN or infinity", lambda f: spoil_weights(f, lambda w: w[next(iter(w))].fill_(float("nan")))),
-    "there already": ([], "already holds fold 0; add --c to go on, -o NAME", lambda f: (
+    "there already": ([], "already holds fold 0; add --c to go on, -o_p NAME", lambda f: (
         f["results"] / "Dataset001_Centre" / "nnUNetTrainerFromMerged__nnUNetFromMergedPlans__2d" / "fold_0").mkdir(
             parents=True)),
 }
@@ -82,13 +82,13 @@ def test_bad_input_is_one_line_and_writes_nothing(case, given, capsys):
         spoil(given)
     chosen = {"-m": str(given["model"]), "-d": "1", **dict(zip(flags[::2], flags[1::2]))}
     folder = given["results"].parent
-    assert said in refused(folder, capsys, train_from_merged, *(x for k, v in chosen.items() for x in (k, v)))
+    assert said in refused(folder, capsys, train_party, *(x for k, v in chosen.items() for x in (k, v)))
 
 
 @pytest.mark.parametrize("value", ("0", "-1", "nan", "much"))
 def test_learning_rates_that_are_none(value, capsys):
     with pytest.raises(SystemExit) as caught:
-        command(train_from_merged, "-m", "X", "-d", "1", "-lr", value)
+        command(train_party, "-m", "X", "-d", "1", "-lr", value)
     assert caught.value.code == 2 and "is not a number above 0" in capsys.readouterr().err
 
 
@@ -123,7 +123,7 @@ def test_a_fold_goes_on_as_it_was_begun(given):
     assert ask(folds=[1]).record.folds.keys() == {"0", "1"}
     for changed, said in (({"rate": 0.1}, "-lr 0.001"), ({"epochs": 1}, "-epochs 100"),
                           ({"iterations": 1}, "-iterations its default"), ({"seed": 1}, "-seed 12345")):
-        with pytest.raises(Exception, match=f"was begun with {said}; go on with the same, or use -o NAME"):
+        with pytest.raises(Exception, match=f"was begun with {said}; go on with the same, or use -o_p NAME"):
             ask(**changed)
     spoil_weights(given, lambda w: next(iter(w.values())).add_(1))
     with pytest.raises(Exception, match="was begun with another checkpoint of the merged model"):

@@ -1,4 +1,4 @@
-"""nnUNetv2_train_from_merged: a party trains on from a merged model, with all its weights."""
+"""nnUNetv2_train_party: a party trains on from a merged model, with all its weights."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import argparse
 
 from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
-    add_common,
+    add_device,
+    add_old,
+    add_progress,
     add_trust,
+    add_verbose,
+    groups,
     positive,
     positive_int,
     resolve_device,
     run,
     run_trusting,
+    say_renamed,
     validation_line,
 )
 from nnunetv2_stitch.entrypoints.parties import fold
@@ -20,36 +25,49 @@ from nnunetv2_stitch.entrypoints.parties import fold
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="nnUNetv2_train_from_merged",
-        description="Train on from a merged model, or any other, on your own images: with all its weights, heads "
-                    "included, which nnU-Net's own -pretrained_weights drops. The result is an ordinary nnU-Net model "
-                    "of DATASET, to be sent back for the next merge.")
-    add = parser.add_argument
+        prog="nnUNetv2_train_party",
+        description="Train on from a merged model, or from any other, on your own images. The training begins with all "
+                    "weights of the model, heads included; nnU-Net's own -pretrained_weights drops the heads. The "
+                    "result is an ordinary nnU-Net model of DATASET, to be sent back for the next merge.")
+    parties, fitting, running = groups(parser, "parties", "fitting", "running")
+    add = parties.add_argument
     add("-m", required=True, metavar="MODEL", help="the merged model: a folder, or a zip as it was sent")
     add("-d", required=True, metavar="DATASET", help="your dataset by name or id, preprocessed with the model's plans")
     add("-c", dest="configuration", metavar="CONFIG",  # dest, because --c would have the same
         help="configuration. Default: the model's")
     add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of DATASET. Each begins with the model's fold of that "
-        "name, else 'all', else its first; keep to the same folds in all rounds. Default: the model's")
-    add("-p", dest="plans_name", metavar="PLANS", help="plans your data were preprocessed with. Default: the model's")
-    add("-o", default="nnUNetFromMergedPlans", metavar="NAME", help="what the result's plans are called: one name for "
-        "each round. Default: %(default)s")
+        "name, else 'all', else its first. Keep to the same folds in all rounds. Default: the model's")
+    add("-p", dest="plans_name", metavar="PLANS", help="plans that your data were preprocessed with. Default: the "
+                                                       "model's")
+    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint of the model. Default: %(default)s")
+    add = fitting.add_argument
     add("-epochs", type=positive_int, default=100, metavar="N", help="epochs. Default: %(default)s")
     add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
-    add("-lr", type=positive, default=1e-3, metavar="R", help="learning rate at the beginning, falling to zero as in "
+    add("-lr", type=positive, default=1e-3, metavar="R", help="learning rate at the beginning. It falls to zero as in "
         "nnU-Net, which begins with 0.01 from scratch. Default: %(default)s")
-    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint of the model. Default: %(default)s")
     add("-seed", type=int, default=12345, help="seed, recorded beside the weights. Default: %(default)s")
+    add = running.add_argument
+    plans = add("-o_p", default="nnUNetFromMergedPlans", metavar="PLANS_NAME", help="name of the plans that are "
+                "written: one name for each round. Default: %(default)s")
+    add_old(running, "-o", plans)
     add("--c", dest="continue_training", action="store_true",
         help="continue after an interruption; what is done is kept")
-    add_trust(parser)
-    add_common(parser)
+    add_trust(running)
+    add_device(running)
+    add_progress(running, shown=False)
+    add_verbose(running)
     return parser
 
 
-def train_from_merged_entry() -> None:
+def train_party_entry() -> None:
     args = build_parser().parse_args()
     run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
+
+
+def train_from_merged_entry() -> None:
+    """By the command's old name."""
+    say_renamed("nnUNetv2_train_from_merged", "nnUNetv2_train_party")
+    train_party_entry()
 
 
 def main(args: argparse.Namespace) -> None:
@@ -59,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
     print_result(train_from_merged(
         args.m, args.d, device=device, continue_training=args.continue_training,
         say=lambda line: print(f"\n=== {line}", flush=True), configuration=args.configuration, folds=args.f,
-        plans_name=args.o, data_plans=args.plans_name, epochs=args.epochs, iterations=args.iterations, rate=args.lr,
+        plans_name=args.o_p, data_plans=args.plans_name, epochs=args.epochs, iterations=args.iterations, rate=args.lr,
         checkpoint_name=args.chk, seed=args.seed))
 
 

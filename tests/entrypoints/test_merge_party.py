@@ -1,4 +1,4 @@
-"""nnUNetv2_merge_guided: what it refuses, and three real nnU-Nets merged end to end."""
+"""nnUNetv2_merge_party: what it refuses, and three real nnU-Nets merged end to end."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from model_folders import centre, edit, make_model, results  # noqa: F401 -- fix
 from relatives import train_relatives
 from stitched_model import environment, tree
 
-from nnunetv2_stitch.entrypoints.merge_guided import merge_guided_entry
+from nnunetv2_stitch.entrypoints.merge_party import merge_party_entry
 from nnunetv2_stitch.entrypoints.stitch_info import stitch_info_entry
 from nnunetv2_stitch.fileio import read_json
 
@@ -19,8 +19,8 @@ from nnunetv2_stitch.fileio import read_json
 @pytest.fixture
 def call(monkeypatch, capsys):
     """`call(*arguments)` -> exit code, stdout, stderr."""
-    def run(*arguments, entry=merge_guided_entry):
-        monkeypatch.setattr("sys.argv", ["nnUNetv2_merge_guided", *map(str, arguments)])
+    def run(*arguments, entry=merge_party_entry):
+        monkeypatch.setattr("sys.argv", ["nnUNetv2_merge_party", *map(str, arguments)])
         try:
             entry()
             code = 0
@@ -39,7 +39,7 @@ def two_models(make_model, results):  # noqa: F811
 
 
 def flags(*models, **other):
-    given = {"-d": "1", "-c": "2d", "-f": "0", "-o": "Merged", "-device": "cpu", **other}
+    given = {"-d": "1", "-c": "2d", "-f": "0", "-o_p": "Merged", "-device": "cpu", **other}
     return ["-m", *models, *(x for k, v in given.items() for x in (k, v))]
 
 
@@ -53,9 +53,9 @@ BAD = {
     "one model": ({}, "at least two models", lambda f: f["models"].pop()),
     "twice": ({}, "are the same checkpoint", lambda f: f.update(models=[f["models"][0]] * 2)),
     "no model": ({}, "nowhere does not exist", lambda f: f.update(models=[f["models"][0], "nowhere"])),
-    "name": ({"-o": "a__b"}, "double underscore", None),
-    "place": ({"-o": "../x"}, "-o '../x': give a name of letters", None),
-    "path as name": ({"-o": "../x"}, "-o '../x'", None),
+    "name": ({"-o_p": "a__b"}, "double underscore", None),
+    "place": ({"-o_p": "../x"}, "-o_p '../x': give a name of letters", None),
+    "path as name": ({"-o_p": "../x"}, "-o_p '../x'", None),
     "dataset": ({"-d": "7"}, "dataset 7 in nnUNet_preprocessed", None),
     "configuration": ({"-c": "3d_fullres"}, "is of configuration 2d, not 3d_fullres", None),
     "plans": ({"-p": "Others"}, "Others.json does not exist", None),
@@ -115,7 +115,7 @@ def used(relatives, tmp_path):
 @pytest.mark.slow
 def test_three_models_of_one_start(used, call, tmp_path):
     before = tree(*map(Path, used.members))
-    code, out, err = call(*flags(*used.members, **{"-d": "801", "-p": "nnUNetPlans", "-steps": "30"}))
+    code, out, err = call(*flags(*used.members, **{"-d": "801", "-p": "nnUNetPlans", "-search_steps": "30"}))
     assert code == 0, err
     assert "Merge: the models share a common start" in out and "nnUNetv2_predict -i" in out
     folder = tmp_path / "Dataset801_HostBlobs" / "nnUNetTrainer__Merged__2d"
@@ -168,7 +168,7 @@ def test_same_seed_same_model_and_a_base(used, call, tmp_path):
         export_party(read_model_folder(member), path, name=Path(path).stem, licence="CC0")
     found = []
     for name in ("One", "Two"):
-        arguments = {"-d": "801", "-p": "nnUNetPlans", "-steps": "6", "-o": name, "-base": used.start,
+        arguments = {"-d": "801", "-p": "nnUNetPlans", "-search_steps": "6", "-o_p": name, "-base": used.start,
                      "-granularity": "tensor", "-seed": "7"}
         code, out, err = call(*flags(*zips, **arguments))
         assert code == 0, err
@@ -193,7 +193,7 @@ def strangers(used, tmp_path):
 
 @pytest.mark.slow
 def test_independent_parents_are_to_be_stitched_and_the_best_is_written(strangers, call, tmp_path):
-    code, out, err = call(*flags(*strangers, **{"-d": "801", "-steps": "2"}))
+    code, out, err = call(*flags(*strangers, **{"-d": "801", "-search_steps": "2"}))
     assert code == 0, err
     record = read_json(tmp_path / "Dataset801_HostBlobs" / "nnUNetTrainer__Merged__2d" / "fold_0" / "merge.json")
     assert record["check"]["verdict"] == "stitch" and out.count("Stitch, do not merge: ") == 2
@@ -223,7 +223,7 @@ def test_statistics_of_batch_norm_are_the_centres(used, call, edit, tmp_path):  
                 parameter.add_(0.05 * number * torch.randn_like(parameter))
         torch.save({"network_weights": network.state_dict()}, folder / "fold_0" / "checkpoint_final.pth")
         folders.append(folder)
-    code, out, err = call(*flags(*folders, **{"-d": "801", "-p": "nnUNetPlans", "-steps": "10", "-rate": "0.3"}))
+    code, out, err = call(*flags(*folders, **{"-d": "801", "-p": "nnUNetPlans", "-search_steps": "10", "-lr": "0.3"}))
     assert code == 0, err
     folder = tmp_path / "Dataset801_HostBlobs" / "nnUNetTrainer__Merged__2d"
     assert read_json(folder / "fold_0" / "merge.json")["batch_norm_measured_anew"]
@@ -235,8 +235,9 @@ def test_statistics_of_batch_norm_are_the_centres(used, call, edit, tmp_path):  
 @pytest.mark.slow
 def test_cmaes(used, call, tmp_path):
     pytest.importorskip("cma")
-    code, out, err = call(*flags(*used.members[::2], **{"-d": "801", "-p": "nnUNetPlans", "-steps": "3", "-rate": "0.3",
-                                                        "-search": "cmaes", "-granularity": "model"}))
+    code, out, err = call(*flags(*used.members[::2], **{
+        "-d": "801", "-p": "nnUNetPlans", "-search_steps": "3", "-lr": "0.3", "-search": "cmaes",
+        "-granularity": "model"}))
     assert code == 0, err
     record = read_json(tmp_path / "Dataset801_HostBlobs" / "nnUNetTrainer__Merged__2d" / "fold_0" / "merge.json")
     assert record["search"]["method"] == "cmaes" and len(record["search"]["history"]) == 3
@@ -249,7 +250,7 @@ def test_without_usable_labels_the_members_mean_is_the_goal(used, call, tmp_path
     path = preprocessed / used.world.host.dataset / "dataset.json"
     path.write_text(json.dumps({**read_json(path), "labels": {"background": 0, "something": 1}}))
     with environment({**used.world.env, "nnUNet_results": str(tmp_path), "nnUNet_preprocessed": str(preprocessed)}):
-        given = flags(*used.members, **{"-d": "801", "-p": "nnUNetPlans", "-steps": "10"})
+        given = flags(*used.members, **{"-d": "801", "-p": "nnUNetPlans", "-search_steps": "10"})
         code, _, err = call(*given, "-surrogate", "task")
         assert code == 2 and err.count("\n") == 1 and "give -surrogate kl" in err
         code, out, err = call(*given)
