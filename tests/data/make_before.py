@@ -2,10 +2,10 @@
 
 `python tests/data/make_before.py OUTPUT.tar.xz [WORLD]` with that version installed; WORLD is a built 2d world of
 tests/world.py (one is built where it is left out). The archive holds a small world of its own, because stitched models
-know their parents by sha256: the parents' weights without optimizer states, the host's preprocessed data, and the partner's
-test images. In it are a stitched model with its prediction, a partner's export with its signature, and a training of
-stitches and of an adapted partner that were interrupted after the first epoch. Logs, plots and whatever else names the
-computer stay out.
+know their parents by sha256: the parents' weights without optimizer states, the host's preprocessed data, and the
+partner's test images. In it are a stitched model with its prediction, a partner's export with its signature, and a
+training of stitches and of an adapted partner that were interrupted after the first epoch. Logs, plots and what else
+names the computer stay out.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def kept(world: worlds.World) -> list[Path]:
     folders = (world.preprocessed / host, world.results, world.raw / partner / "imagesTs")
     files = [p for folder in folders for p in folder.rglob("*") if p.is_file()]
     files = [p for p in files if not any(part.match(u) for u in UNWANTED for part in (p, *p.parents))]
-    files += [*(world.root / "predicted").glob("*.nii.gz"), world.root / "partner.zip", world.raw / host / "dataset.json", world.raw / partner / "dataset.json"]
+    files += [*(world.root / "predicted").glob("*.nii.gz"), world.root / "partner.zip",
+              world.raw / host / "dataset.json", world.raw / partner / "dataset.json"]
     return sorted(set(files), key=lambda p: (p.suffix, p.name, str(p)))
 
 

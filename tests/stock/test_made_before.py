@@ -1,4 +1,4 @@
-"""What an earlier version wrote is read, predicted with, installed and continued. The data: tests/data/make_before.py."""
+"""What an earlier version wrote is read, predicted with, installed and continued. tests/data/make_before.py made it."""
 
 import json
 import tarfile
