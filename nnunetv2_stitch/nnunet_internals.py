@@ -117,15 +117,21 @@ def without_progress_plot(trainer: nnUNetTrainer) -> None:
 def log_missed_epoch(trainer: nnUNetTrainer) -> None:
     """Of an epoch that is not trained: the logger wants one value of each kind."""
     for key in LOGGED:
-        trainer.logger.log(key, NOTHING, trainer.current_epoch)
+        _log(trainer, key, NOTHING)
 
 
 def log_no_validation(trainer: nnUNetTrainer) -> None:
     """Of an epoch that is trained and not validated."""
     classes = len(trainer.label_manager.foreground_labels)
     for key in ("mean_fg_dice", "val_losses", "dice_per_class_or_region"):
-        value = [NOTHING] * classes if key == "dice_per_class_or_region" else NOTHING
+        _log(trainer, key, [NOTHING] * classes if key == "dice_per_class_or_region" else NOTHING)
+
+
+def _log(trainer: nnUNetTrainer, key: str, value: float | list[float]) -> None:
+    try:
         trainer.logger.log(key, value, trainer.current_epoch)
+    except (AssertionError, KeyError) as error:  # how the logger takes a key that it does not know
+        raise changed(f"{key} among what it logs", "training without validation") from error
 
 
 def training_loss(trainer: nnUNetTrainer, epoch: int) -> float:

@@ -146,6 +146,12 @@ def test_a_split_that_asks_for_more_than_the_stand_in_knows_is_said(monkeypatch)
         nnunet_internals.split("nowhere", "all", ["a"])
 
 
+def test_a_key_that_is_logged_no_more_is_named(monkeypatch):
+    monkeypatch.setattr(nnunet_internals, "LOGGED", ("no_such_key",))
+    with pytest.raises(StitchError, match="has no_such_key among what it logs no more"):
+        nnunet_internals.log_missed_epoch(SimpleNamespace(logger=LocalLogger(), current_epoch=0))
+
+
 def test_files_that_are_written_without_the_hook_are_not_lost_silently():
     trainer = SimpleNamespace(plot_network_architecture=lambda: None)
     called = []
