@@ -33,7 +33,7 @@ from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
 from nnunetv2_stitch.evaluation.matrix import evaluate
 from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.exchange.export import export_party
-from nnunetv2_stitch.exchange.finding import read_party
+from nnunetv2_stitch.exchange.parents import read_party
 from nnunetv2_stitch.fileio import read_json, write_json, write_text
 from nnunetv2_stitch.merging.baselines import fisher_merge, mixture, uniform
 from nnunetv2_stitch.merging.centre import opened

@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
     device = resolve_device(args.device)
     set_up_device(device)
     from nnunetv2_stitch.bridging.names import NameMaps, read_synonyms
-    from nnunetv2_stitch.exchange.finding import Partner
+    from nnunetv2_stitch.exchange.parents import Partner
     from nnunetv2_stitch.training import adapt_party
     partner = Partner(args.parties[1] if wanted == 2 else None, args.m_b, args.tr_b, args.p_b, args.f_b,
                       NameMaps(read_synonyms(args.label_map), read_synonyms(args.channel_map)), args.chk_b)

@@ -47,8 +47,8 @@ def main(args: argparse.Namespace) -> None:
         raise StitchError("give either -m MODEL_FOLDER or -d DATASET")
     if args.m is not None and (args.c or args.tr or args.p):
         raise StitchError("-c, -tr and -p choose among the models of -d DATASET; with -m leave them out")
-    from nnunetv2_stitch.exchange.card import INTENSITIES_KEPT
     from nnunetv2_stitch.exchange.export import export_party
+    from nnunetv2_stitch.exchange.manifest import INTENSITIES_KEPT
 
     done = export_party(find(args), args.o, folds=args.f, checkpoint_name=args.chk, name=args.name,
                         licence=args.licence, contact=args.contact, stock=args.stock, signature=not args.no_signature,

@@ -32,8 +32,8 @@ def install_party_entry() -> None:
 def main(args: argparse.Namespace) -> None:
     from nnunetv2_stitch.exchange.install import install_party
     from nnunetv2_stitch.exchange.manifest import PARTY
-    from nnunetv2_stitch.exchange.plain import printable
     from nnunetv2_stitch.fileio import read_json
+    from nnunetv2_stitch.parties.untrusted_json import printable
 
     model = install_party(args.zip, args.alias, model=args.m, checkpoint_name=args.chk,
                           say=lambda text: print(text, flush=True))

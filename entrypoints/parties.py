@@ -104,7 +104,7 @@ def parties_of(args: argparse.Namespace) -> dict:
     """
     from nnunetv2_stitch.bridging.names import NameMaps, read_synonyms
     from nnunetv2_stitch.errors import StitchError
-    from nnunetv2_stitch.exchange.finding import Partner
+    from nnunetv2_stitch.exchange.parents import Partner
     own = args.parties[:1] if args.m_a is None else []
     others = args.parties[len(own):]
     wanted = [*(["DATASET_A"] if args.m_a is None and not own else []),

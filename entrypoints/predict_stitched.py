@@ -100,8 +100,8 @@ def main(args: argparse.Namespace) -> None:
 
 def default_workers(variable: str, device: str) -> int:
     """As many as nnU-Net's environment variable says, read as nnU-Net reads it."""
-    from nnunetv2.inference.predict_from_raw_data import _getDefaultValue
-    return _getDefaultValue(variable, int, 0 if device == "cpu" else 3)
+    from nnunetv2_stitch.nnunet_internals import read_variable
+    return read_variable(variable, 0 if device == "cpu" else 3)
 
 
 def predict(predictor, args: argparse.Namespace, device: str) -> None:

@@ -34,7 +34,7 @@ def stitch_info_entry() -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from nnunetv2_stitch.exchange.finding import find_parties
+    from nnunetv2_stitch.exchange.parents import find_parties
     from nnunetv2_stitch.pipeline import Request
 
     request = Request(**parties_of(args), folds=args.f)

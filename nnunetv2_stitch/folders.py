@@ -10,6 +10,7 @@ from nnunetv2_stitch.fileio import read_json
 
 LITTER = {"Thumbs.db", "desktop.ini", "Icon\r", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
 FOLD = re.compile(r"fold_(all|0|[1-9][0-9]*)")
+DATASET_FOLDER = re.compile(r"Dataset(\d{3})_(.+)")  # with an id, as nnU-Net takes it
 
 
 def names_in(folder: str) -> list[str]:

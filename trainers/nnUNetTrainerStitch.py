@@ -19,6 +19,8 @@ class nnUNetTrainerStitch(nnUNetTrainer):
             warnings.filterwarnings("ignore", "torch.cuda.amp.GradScaler is enabled")
             super().__init__(plans, configuration, fold, dataset_json, device)
         from nnunetv2_stitch.fitting.session import StitchSession
+        from nnunetv2_stitch.nnunet_internals import do_not_compile
+        do_not_compile(self)  # the switches change in every step, which would recompile in every step
         self.enable_deep_supervision = False
         self.num_epochs = 50
         self.num_val_iterations_per_epoch = 10
@@ -45,16 +47,8 @@ class nnUNetTrainerStitch(nnUNetTrainer):
         wrapped = isinstance(self.network, torch.nn.parallel.DistributedDataParallel)
         return self.network.module if wrapped else self.network
 
-    def _do_i_compile(self) -> bool:
-        return False  # the switches change in every step, which would recompile in every step
-
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """A stitched ensemble has one output."""
-
-    def plot_network_architecture(self) -> None:
-        """nnU-Net calls this right after it has written the files of the model folder."""
-        self.session.put_in_place()
-        self.session.plot_matches()
 
     def initialize(self) -> None:
         distributed, self.is_ddp = self.is_ddp, False  # nnU-Net would wrap the network for the GPU of this rank
@@ -78,9 +72,12 @@ class nnUNetTrainerStitch(nnUNetTrainer):
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def on_train_start(self) -> None:
+        from nnunetv2_stitch.nnunet_internals import once_files_are_written
         self.session.seed()
         self.session.keep_aside()
-        super().on_train_start()
+        with once_files_are_written(self, self.session.put_in_place):
+            super().on_train_start()
+        self.session.plot_matches()
         if self.current_epoch == 0:
             self.initialise_stitches()
 

@@ -99,7 +99,7 @@ class Study:
         """The adapted partner half-way as a model folder, with the signature that its partner sent."""
         import shutil
 
-        from nnunetv2_stitch.exchange.finding import read_party
+        from nnunetv2_stitch.exchange.parents import read_party
         from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
         from nnunetv2_stitch.training.line import between
         folder = Path(self.model(f"{self.partner}_on_{self.host}").replace(f"From{self.partner}Plans", "AdaptedPlans"))

@@ -13,6 +13,7 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 
 from nnunetv2_stitch.devices import trainer_for
 from nnunetv2_stitch.environment import environment_set
+from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
 from nnunetv2_stitch.randomness import seed_everything
 
@@ -54,8 +55,7 @@ def train_network(dataset: str, configuration: str, fold: int | str, trainer: st
     if resumed:
         maybe_load_checkpoint(running, True, False)
     elif start is not None:
-        network = getattr(running.network, "_orig_mod", running.network)  # without torch.compile's wrapper
-        load_weights(network, network_weights(load_checkpoint(start)), start)
+        load_weights(uncompiled(running.network), network_weights(load_checkpoint(start)), start)
     running.run_training()
     return folder
 

@@ -9,32 +9,37 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import safetensors.torch
+import torch
+from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.alias import WHOLE
-from nnunetv2_stitch.exchange.card import CARD, card
-from nnunetv2_stitch.exchange.checked import Checked, checked
-from nnunetv2_stitch.exchange.checkpoints import clean_checkpoint, read_checkpoint
-from nnunetv2_stitch.exchange.clean import of_own_model
-from nnunetv2_stitch.exchange.contents import signature_member
-from nnunetv2_stitch.exchange.facts import (
+from nnunetv2_stitch.exchange.manifest import (
+    CARD,
+    PARTY,
+    Fold,
+    Manifest,
+    card,
     mean_dice,
     network_name,
     received_manifest,
     versions,
     versions_of_training,
 )
-from nnunetv2_stitch.exchange.manifest import PARTY, Fold, Manifest
-from nnunetv2_stitch.exchange.plain import is_name, printable, without_warnings
-from nnunetv2_stitch.exchange.signatures import signature_of_fold
-from nnunetv2_stitch.exchange.weights import with_duplicates, without_duplicates
-from nnunetv2_stitch.exchange.writing import ZipWriter, json_bytes
+from nnunetv2_stitch.exchange.model_check import CheckedModel, check_model, network_as_trained
+from nnunetv2_stitch.exchange.plans_check import DATASET, PLANS, what_travels
+from nnunetv2_stitch.exchange.weights import clean_checkpoint, read_checkpoint, with_duplicates, without_duplicates
+from nnunetv2_stitch.exchange.zip_contents import signature_member
+from nnunetv2_stitch.exchange.zips import ZipWriter, json_bytes
 from nnunetv2_stitch.fileio import atomically
-from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
-from nnunetv2_stitch.parties.checkpoint import sha256
+from nnunetv2_stitch.folders import DATASET_FOLDER
+from nnunetv2_stitch.gating.features import feature_count, probe
+from nnunetv2_stitch.gating.measuring import signature_of
+from nnunetv2_stitch.gating.signature import SIGNATURE_FILE, Signature, read_signature
+from nnunetv2_stitch.graph.tracing import trace
+from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
+from nnunetv2_stitch.parties.preprocessed import SPLITS
 from nnunetv2_stitch.parties.reading import FINAL, ModelFolder
-
-PLANS, DATASET = "plans.json", "dataset.json"
+from nnunetv2_stitch.parties.untrusted_json import is_name, printable, without_warnings
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def export_party(model: ModelFolder, output: str, *, folds: Sequence[int | str] 
                           if not chosen else "-f names a fold twice")
     for fold in chosen:
         model.checkpoint_path(fold, checkpoint_name)
-    result = _checked(model, _name(model, name, stock), chosen)
+    result = _check(model, _name(model, name, stock), chosen)
     if name is not None and "name" in result.model.dataset_json:
         result.model.dataset_json["name"] = result.model.dataset_name
     before = received_manifest(model)
@@ -98,18 +103,18 @@ def export_party(model: ModelFolder, output: str, *, folds: Sequence[int | str] 
     return Exported(output, sha256(output), os.path.getsize(output), manifest, left_out)
 
 
-def _checked(model: ModelFolder, name: str, folds: tuple[int | str, ...]) -> Checked:
+def _check(model: ModelFolder, name: str, folds: tuple[int | str, ...]) -> CheckedModel:
     try:
         with without_warnings():
-            plans, dataset_json, dropped = of_own_model(model.plans, model.dataset_json, model.configuration,
+            plans, dataset_json, dropped = what_travels(model.plans, model.dataset_json, model.configuration,
                                                         model.configuration_manager.configuration)
-            result = checked(model.path, name, model.identifier, plans, dataset_json, folds)
+            result = check_model(model.path, name, model.identifier, plans, dataset_json, folds)
             return replace(result, dropped=(*dropped, *result.dropped))
     except StitchError as error:
         raise StitchError(f"{model.path} would be refused by the receiver: {error}") from error
 
 
-def _write(archive: ZipWriter, result: Checked, manifest: Manifest, before: Manifest | None, source: ModelFolder,
+def _write(archive: ZipWriter, result: CheckedModel, manifest: Manifest, before: Manifest | None, source: ModelFolder,
            checkpoint_name: str, stock: bool, signature: bool,
            say: Callable[[str], None]) -> tuple[Manifest, tuple[str, ...]]:
     """Returns the manifest with every fold and file, and the checkpoints' fields that were not taken."""
@@ -147,7 +152,7 @@ def _write(archive: ZipWriter, result: Checked, manifest: Manifest, before: Mani
     return manifest, tuple(sorted(fields))
 
 
-def _manifest(result: Checked, before: Manifest | None, checkpoint_name: str, licence: str,
+def _manifest(result: CheckedModel, before: Manifest | None, checkpoint_name: str, licence: str,
               contact: str) -> Manifest:
     """Without folds and files. Of a model that was itself received, licence and contact are passed on."""
     model = result.model
@@ -177,7 +182,7 @@ def _name(model: ModelFolder, name: str | None, stock: bool) -> str:
     if not is_name(wanted):
         raise StitchError(f"the dataset is called {printable(wanted)}, which is no name for a zip; give another with "
                           f"-name")
-    if not stock or WHOLE.fullmatch(wanted):
+    if not stock or DATASET_FOLDER.fullmatch(wanted):
         return wanted
     digits = re.match(r"Dataset(\d{3})_", model.dataset_name)
     if name is None or not digits:
@@ -201,3 +206,42 @@ def _files_left_out(folder: str, folds: Sequence[int | str], checkpoint_name: st
             path = os.path.normpath(os.path.join(below, name))
             if path not in used:
                 yield path
+
+
+def signature_of_fold(model: ModelFolder, fold: int | str, checkpoint_path: str,
+                      say: Callable[[str], None]) -> Signature | None:
+    """Of the model's own images under the network of one fold; of a model that was received the one that came with it.
+    None where there is neither, and then `say` is told why.
+
+    Raises:
+        StitchError: a checkpoint that does not fit the plans, or a signature that is none.
+    """
+    checkpoint = load_parent(checkpoint_path)
+    network = network_as_trained(model, checkpoint.get("trainer_name"))
+    load_weights(network, network_weights(checkpoint), checkpoint_path)
+    missing = _missing_images(model, fold)
+    if missing is not None:
+        known = read_signature(os.path.dirname(checkpoint_path), feature_count(network, model.num_input_channels))
+        if known is None:
+            say(f"fold {fold}: no signature, because {missing}")
+        return known
+    features, _ = probe(trace(network), model.num_input_channels)
+    try:
+        return signature_of(features, _preprocessed_folder(model), model.configuration_manager, fold,
+                            torch.device("cpu"), checkpoint.get("inference_allowed_mirroring_axes"))
+    except StitchError as error:
+        say(f"fold {fold}: no signature, because {error}")
+        return None
+
+
+def _preprocessed_folder(model: ModelFolder) -> str:
+    return os.path.join(str(nnUNet_preprocessed), model.dataset_name)
+
+
+def _missing_images(model: ModelFolder, fold: int | str) -> str | None:
+    """What of the preprocessed images is not here, in words."""
+    if not nnUNet_preprocessed.is_set():
+        return "environment variable nnUNet_preprocessed is not set"
+    needed = [os.path.join(_preprocessed_folder(model), model.configuration_manager.data_identifier),
+              *([] if fold == "all" else [os.path.join(_preprocessed_folder(model), SPLITS)])]
+    return next((f"{path} does not exist" for path in needed if not os.path.exists(path)), None)

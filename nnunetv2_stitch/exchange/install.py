@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
+
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.alias import free_dataset_name, results_folder
-from nnunetv2_stitch.exchange.archive import Archive, open_archive, require_room
-from nnunetv2_stitch.exchange.card import CARD, card
-from nnunetv2_stitch.exchange.checked import Checked, checked
-from nnunetv2_stitch.exchange.checkpoints import Trained, clean_checkpoint, read_checkpoint
-from nnunetv2_stitch.exchange.contents import Contents, changed, left_out, read_contents, read_small
-from nnunetv2_stitch.exchange.facts import network_name
-from nnunetv2_stitch.exchange.manifest import PARTY, Fold, Manifest
-from nnunetv2_stitch.exchange.plain import is_name, printable, without_warnings
+from nnunetv2_stitch.exchange.manifest import CARD, PARTY, Fold, Manifest, card, network_name
+from nnunetv2_stitch.exchange.model_check import CheckedModel, check_model
 from nnunetv2_stitch.exchange.plans_check import DATASET, PLANS
-from nnunetv2_stitch.exchange.weights import read_safetensors, with_duplicates, without_duplicates
+from nnunetv2_stitch.exchange.weights import (
+    Trained,
+    clean_checkpoint,
+    read_checkpoint,
+    read_safetensors,
+    with_duplicates,
+    without_duplicates,
+)
+from nnunetv2_stitch.exchange.zip_contents import Contents, changed, left_out, read_contents, read_small
+from nnunetv2_stitch.exchange.zips import Archive, open_archive, require_room
 from nnunetv2_stitch.fileio import write_json
+from nnunetv2_stitch.folders import DATASET_FOLDER
 from nnunetv2_stitch.gating.features import feature_count
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE, Signature
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.reading import FINAL, ModelFolder, read_model_folder
+from nnunetv2_stitch.parties.untrusted_json import is_name, printable, without_warnings
 
 Say = Callable[[str], None]
+HIGHEST = 999  # nnU-Net takes ids of three digits
 
 
 def install_party(zip_path: str, alias: str, results: str | None = None, *, model: str | None = None,
@@ -131,7 +139,7 @@ def _write_model(archive: Archive, contents: Contents, folder: str, dataset: str
     name = dataset or _name_of(contents)
     folds = tuple(int(fold) if fold != "all" else fold for fold in contents.weights)
     path = os.path.join(folder, contents.identifier)
-    result = checked(path, name, contents.identifier, contents.plans, contents.dataset_json, folds)
+    result = check_model(path, name, contents.identifier, contents.plans, contents.dataset_json, folds)
     os.mkdir(path)
     read = [_write_fold(archive, contents, fold, result, folder) for fold in folds]
     _write_signatures(archive, contents, result)
@@ -141,7 +149,7 @@ def _write_model(archive: Archive, contents: Contents, folder: str, dataset: str
     return read_model_folder(path)
 
 
-def _write_fold(archive: Archive, contents: Contents, fold: int | str, result: Checked, folder: str) -> Fold:
+def _write_fold(archive: Archive, contents: Contents, fold: int | str, result: CheckedModel, folder: str) -> Fold:
     """Unpack one fold's weights, check them, write them as a clean checkpoint."""
     member = contents.weights[str(fold)]
     received = os.path.join(folder, member.replace("/", "_"))  # one flat name: where a member lies is up to us
@@ -165,7 +173,7 @@ def _write_fold(archive: Archive, contents: Contents, fold: int | str, result: C
     return Fold(str(fold), trained.mirroring_axes, trained.epochs, said.dice if said else None)
 
 
-def _write_signatures(archive: Archive, contents: Contents, result: Checked) -> None:
+def _write_signatures(archive: Archive, contents: Contents, result: CheckedModel) -> None:
     """The folds' signatures, checked against their network."""
     for fold, member in contents.signatures.items():
         features = feature_count(result.network, result.model.num_input_channels)
@@ -185,7 +193,7 @@ def _write_manifest(path: str, manifest: Manifest) -> None:
     write_json(os.path.join(path, PARTY), replace(manifest, files=files).to_json())
 
 
-def _received(archive: Archive, contents: Contents, result: Checked, folds: tuple[Fold, ...],
+def _received(archive: Archive, contents: Contents, result: CheckedModel, folds: tuple[Fold, ...],
               checkpoint_name: str) -> Manifest:
     """The manifest as sent, with what was checked here put in place of what was said; or one made for a stock zip."""
     model = result.model
@@ -206,3 +214,48 @@ def _name_of(contents: Contents) -> str:
     said = contents.plans.get("dataset_name") if isinstance(contents.plans, dict) else None
     names = [contents.manifest.name if contents.manifest else None, *around, said]
     return next((n for n in names if is_name(n)), "Unnamed")
+
+
+def results_folder(results: str | None = None) -> str:
+    """`results`, or nnUNet_results. Raises StitchError if it is not set or does not exist."""
+    folder = results or nnUNet_results.get()
+    if not folder:
+        raise StitchError("environment variable nnUNet_results is not set; set it to the folder for trained models")
+    if not os.path.isdir(folder):
+        raise StitchError(f"nnUNet_results {folder} does not exist; create it or set nnUNet_results to the folder for "
+                          f"trained models")
+    return os.path.abspath(folder)
+
+
+def free_dataset_name(alias: str, results: str) -> str:
+    """`DatasetNNN_Name` as given if its id is free; `Name` gets the highest id that is free.
+
+    Looks into `results` and into nnUNet_raw and nnUNet_preprocessed where these are set.
+
+    Raises:
+        StitchError: not such a name, the id is taken, or no id is free.
+    """
+    taken = _taken([results, nnUNet_raw.get(), nnUNet_preprocessed.get()])
+    whole = DATASET_FOLDER.fullmatch(alias)
+    if not is_name(whole[2] if whole else alias) or (not whole and alias.lower().startswith("dataset")):
+        raise StitchError(f"-as {printable(alias)}: give a name of letters, digits, - and single _, such as SiteB, or "
+                          f"with a free id, such as Dataset{HIGHEST}_SiteB")
+    if whole:
+        if int(whole[1]) in taken:
+            raise StitchError(f"-as {alias}: id {whole[1]} is taken by {taken[int(whole[1])]}; choose another id, or "
+                              f"give -as {whole[2]} to take the next one that is free")
+        return alias
+    number = next((n for n in range(HIGHEST, 0, -1) if n not in taken), None)
+    if number is None:
+        raise StitchError(f"all ids from 1 to {HIGHEST} are taken; remove a dataset from {results}")
+    return f"Dataset{number:03d}_{alias}"
+
+
+def _taken(folders: Sequence[str | None]) -> dict[int, str]:
+    """Ids in use, with a folder that uses each. nnU-Net goes by the three digits after `Dataset`."""
+    found: dict[int, str] = {}
+    for folder in folders:
+        for name in sorted(os.listdir(folder)) if folder and os.path.isdir(folder) else ():
+            if digits := re.match(r"Dataset(\d{3})", name, re.IGNORECASE):
+                found.setdefault(int(digits[1]), os.path.join(folder, name))
+    return found

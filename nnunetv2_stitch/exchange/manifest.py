@@ -1,20 +1,35 @@
-"""party.json: what a travelling model is, for machines."""
+"""party.json and MODEL_CARD.md: what a travelling model is, for machines and for people. Numbers only, nothing about
+single cases."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from typing import Any
 
+import nnunetv2_stitch
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.plain import is_name, is_number, is_whole, printable, refused, require_modest
+from nnunetv2_stitch.parties.reading import ModelFolder
+from nnunetv2_stitch.parties.untrusted_json import is_name, is_number, is_whole, printable, refused, require_modest
 
 PARTY = "party.json"
 FORMAT, VERSION = "nnunetv2-stitch party", 1
 FOLD = re.compile(r"all|\d{1,3}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 AXES = 3
+TORCH_VERSION = re.compile(r"\d+(\.\d+)+([.+-]?[a-z0-9]+)*")
+CARD = "MODEL_CARD.md"
+INTENSITIES_KEPT = ("plans.json holds the mean, standard deviation, 0.5 and 99.5 percentile of the intensities inside "
+                    "the training labels, per channel and over all cases: normalisation needs them.")
+SIGNATURE_KEPT = ("The signature of each fold: mean and covariance, over tiles of all training cases, of the means and "
+                  "standard deviations of the network's first feature maps, and seven quantiles of the validation "
+                  "cases' density under these. A gate tells by it which images resemble the training images.")
+NO_PROMISE = ("Weights may remember something of the images they were trained on. Treat them as data derived from "
+              "patients.")
 
 
 @dataclass(frozen=True)
@@ -119,3 +134,106 @@ def _is_texts(value: Any) -> bool:
 def _require(fits: Any, key: str) -> None:
     if not fits:
         raise refused(PARTY, f"has no readable {key}")
+
+
+def versions() -> dict[str, str]:
+    """Of what exports."""
+    return {"nnunetv2": version("nnunetv2"), "torch": version("torch"), "nnunetv2-stitch": nnunetv2_stitch.__version__}
+
+
+def versions_of_training(fold_folder: str) -> dict[str, str]:
+    """Of what trained, as far as nnU-Net wrote it down: debug.json names the version of torch."""
+    said = _readable(os.path.join(fold_folder, "debug.json")).get("torch_version")
+    return {"torch": said} if isinstance(said, str) and TORCH_VERSION.fullmatch(said) else {}
+
+
+def mean_dice(fold_folder: str, labels: dict[str, Any]) -> dict[str, float | None] | None:
+    """Mean Dice by label of the fold's validation; None if there was none."""
+    mean = _readable(os.path.join(fold_folder, "validation", "summary.json")).get("mean")
+    if not isinstance(mean, dict):
+        return None
+    # Keys are '1' for a label and '(1, 2)' for a region.
+    scores = {tuple(map(int, re.findall(r"\d+", key))): values.get("Dice") for key, values in mean.items()
+              if isinstance(values, dict)}
+    named = {name: tuple(value) if isinstance(value, (list, tuple)) else (value,) for name, value in labels.items()}
+    found = {name: scores[value] for name, value in named.items() if name != "ignore" and value in scores}
+    return {name: round(float(dice), 4) if is_number(dice) else None for name, dice in found.items()} or None
+
+
+def received_manifest(model: ModelFolder) -> Manifest | None:
+    """party.json of a model that came from someone else: what is known of it beyond its files."""
+    value = _readable(os.path.join(model.path, PARTY))
+    return Manifest.from_json(value) if value else None
+
+
+def network_name(model: ModelFolder) -> str:
+    """Class, stages and features, as in `PlainConvUNet, 4 stages, features 8 16 32 32`."""
+    spec = model.network_spec
+    features = spec["arch_kwargs"].get("features_per_stage", [])
+    shown = " ".join(map(str, features)) if isinstance(features, list) else str(features)
+    return f"{spec['network_class_name'].split('.')[-1]}, {len(model.configuration_manager.patch_size)}d, " \
+           f"{spec['arch_kwargs'].get('n_stages')} stages, features {shown}"
+
+
+def _readable(path: str) -> dict:
+    """A file that is only nice to have: empty if it is missing or is not what nnU-Net writes."""
+    try:
+        with open(path) as f:
+            value = json.load(f)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def card(manifest: Manifest) -> str:
+    """Markdown."""
+    facts = [
+        ("Labels", ", ".join(f"{k} = {v}" for k, v in manifest.labels.items())),
+        ("Channels", ", ".join(manifest.channels)),
+        ("Training cases", "not said" if manifest.training_cases is None else str(manifest.training_cases)),
+        ("Configuration", manifest.configuration),
+        ("Network", manifest.network),
+        ("Trainer", manifest.trainer),
+        ("Plans", manifest.plans_name),
+        ("Folds", ", ".join(f.fold for f in manifest.folds)),
+        ("Checkpoint", manifest.checkpoint),
+        ("Licence", manifest.licence or "not said: ask before you use or pass on this model"),
+        ("Contact", manifest.contact or "not said"),
+        ("Exported with", _shown_versions(manifest.exported_with)),
+        ("Trained with", _shown_versions(manifest.trained_with)),
+        *((f"Received as, {key}", value) for key, value in manifest.received_as.items()),
+    ]
+    lines = [f"# {cell(manifest.name)}", "", "A trained nnU-Net of one party.", "", "| | |", "|---|---|"]
+    lines += [f"| {key} | {cell(value)} |" for key, value in facts]
+    lines += ["", "## Dice on validation cases", "", *_dice(manifest.folds), "", "## Inside", "", INTENSITIES_KEPT, "",
+              *([SIGNATURE_KEPT, ""] if any("signature" in name for name in manifest.files) else []),
+              NO_PROMISE, "", "Not inside: images, predictions, names of cases, image sizes, training logs, optimizer "
+              "state, names of computers and folders."]
+    if manifest.files:
+        lines += ["", "## Files, sha256", "", "| file | sha256 |", "|---|---|"]
+        lines += [f"| {cell(name)} | {digest} |" for name, digest in manifest.files.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _dice(folds: tuple[Fold, ...]) -> list[str]:
+    labels = list(dict.fromkeys(label for f in folds for label in f.dice or {}))
+    if not labels:
+        return ["Not known."]
+    head = ["fold", *map(cell, labels)]
+    rows = [[f.fold, *(_shown_number((f.dice or {}).get(label)) for label in labels)] for f in folds]
+    return ["Mean over the cases of each fold.", "", *(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head),
+                                                                                          *rows))]
+
+
+def _shown_number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _shown_versions(versions) -> str:
+    return ", ".join(f"{k} {v}" for k, v in versions.items()) or "not known"
+
+
+def cell(text: str) -> str:
+    """One cell of a table: no line breaks, and nothing that Markdown or HTML would take for more than text."""
+    plain = printable(text, 2000)
+    return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in plain)

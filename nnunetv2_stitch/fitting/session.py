@@ -21,6 +21,7 @@ from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
 from nnunetv2_stitch.fitting.cutting import AUTO, cuts_of_step
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups, sample_setting
 from nnunetv2_stitch.locks import plans_locked
+from nnunetv2_stitch.nnunet_internals import restore_progress, set_up_for_group
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
@@ -72,8 +73,7 @@ class StitchSession:
         """What nnU-Net does to a trainer in a process group, on any device. Norms need no synchronising, because the
         parents are frozen."""
         trainer = self.trainer
-        trainer._set_batch_size_and_oversample()
-        trainer.loss = trainer._build_loss()
+        set_up_for_group(trainer)
         devices = [trainer.device] if trainer.device.type == "cuda" else None
         trainer.network = DistributedDataParallel(trainer.network, devices)
 
@@ -240,7 +240,4 @@ class StitchSession:
             state.update(load_file(stitches))
         state.update({k: v for k, v in weights.items() if k in state})
         network.load_state_dict(state)
-        trainer.current_epoch = checkpoint["current_epoch"]
-        trainer.logger.load_checkpoint(checkpoint["logging"])
-        trainer._best_ema = checkpoint["_best_ema"]
-        trainer.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
+        restore_progress(trainer, checkpoint)

@@ -10,10 +10,10 @@ from itertools import chain, combinations
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from nnunetv2_stitch.gating.signature import Signature
+from nnunetv2_stitch.nnunet_internals import sliding_window_slicers
 from nnunetv2_stitch.parties.preprocessed import case_names, split_of_fold
 
 MOST_TILES = 2000  # of a signature: a covariance of 64 features needs no more
@@ -54,14 +54,11 @@ def tile_features(features: Features, cases: Iterable[np.ndarray], configuration
     """Features `(tiles, F)` of all cases, at most so many tiles of each, in float64."""
     axes = tuple(a + 2 for a in mirroring_axes or ())
     mirrored = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
-    tiler = nnUNetPredictor(device=device, allow_tqdm=False, use_mirroring=False,
-                            perform_everything_on_device=device.type == "cuda")
-    tiler.configuration_manager = configuration_manager
     found = []
     for image in cases:
         padded = pad_nd_image(torch.from_numpy(np.ascontiguousarray(image)).float(), configuration_manager.patch_size,
                               "constant", {"value": 0}, True, None)[0]
-        slicers = tiler._internal_get_sliding_window_slicers(padded.shape[1:])
+        slicers = sliding_window_slicers(padded.shape[1:], configuration_manager.patch_size)
         chosen = np.unique(np.linspace(0, len(slicers) - 1, min(len(slicers), most)).round().astype(int))
         with torch.autocast("cuda") if device.type == "cuda" else nullcontext():
             for tile in (padded[slicers[i]][None].to(device) for i in chosen):

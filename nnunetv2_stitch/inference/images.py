@@ -15,6 +15,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.folders import image_files
+from nnunetv2_stitch.nnunet_internals import InputLists
 
 
 def require_images(folder: str, file_ending: str, channels: int, reader: Any) -> int:
@@ -77,19 +78,12 @@ def require_channels_of(case: str, files: Sequence[str], found: int, needed: int
                           f"it all channels of the training images, in their order")
 
 
-class ImagePredictor(nnUNetPredictor):
+class ImagePredictor(InputLists, nnUNetPredictor):
     """nnU-Net's predictor, which passes over files that are no images of cases, and names the case that cannot be read
     or whose channels are not the model's."""
 
-    _inputs: Sequence[Sequence[str]] = ()
-
-    def _manage_input_and_output_lists(self, list_of_lists_or_source_folder, *arguments, **options):
-        source = list_of_lists_or_source_folder
-        if isinstance(source, str):
-            source = list(image_files(source, self.dataset_json["file_ending"]).values())
-        found = super()._manage_input_and_output_lists(source, *arguments, **options)
-        self._inputs = found[0]
-        return found
+    def files_of_cases(self, folder: str) -> list[list[str]]:
+        return list(image_files(folder, self.dataset_json["file_ending"]).values())
 
     def predict_logits_from_preprocessed_data(self, data):
         needed = determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json)
@@ -110,6 +104,7 @@ class ImagePredictor(nnUNetPredictor):
     @contextmanager
     def _naming_the_case(self) -> Iterator[None]:
         """Where nnU-Net fails at an image, look for the one; only then, for all of them have to be read once more."""
+        self.require_input_lists()
         try:
             yield
         except (StitchError, MemoryError, torch.cuda.OutOfMemoryError):
@@ -117,7 +112,7 @@ class ImagePredictor(nnUNetPredictor):
         except Exception:
             ending, reader = self.dataset_json["file_ending"], self.plans_manager.image_reader_writer_class()
             channels = determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json)
-            for files in self._inputs:
+            for files in self.inputs:
                 case = os.path.basename(files[0])[:-len(ending) - 5]
                 require_channels_of(case, files, len(read_images(files, reader)), channels)
             raise

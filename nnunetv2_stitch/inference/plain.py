@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunetv2_stitch.exchange.trainer_check import network_as_trained
+from nnunetv2_stitch.exchange.model_check import network_as_trained
 from nnunetv2_stitch.inference.images import ImagePredictor
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder

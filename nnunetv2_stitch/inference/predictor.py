@@ -20,6 +20,7 @@ from nnunetv2_stitch.folders import image_files
 from nnunetv2_stitch.inference.find import results_folder, stitched_configuration, trained_folds
 from nnunetv2_stitch.inference.images import ImagePredictor
 from nnunetv2_stitch.inference.shares import SharesAsMaps, write_shares
+from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.selection.deploy import load_supernet
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting, encode_setting
@@ -122,7 +123,7 @@ class StitchedPredictor(ImagePredictor):
     @property
     def uncompiled(self) -> StitchedEnsemble:
         """The network itself, also where nnU-Net has compiled it (`nnUNet_compile`), which renames its weights."""
-        return getattr(self.network, "_orig_mod", self.network)
+        return uncompiled(self.network)
 
     def answering_as(self, mode: str) -> StitchedPredictor:
         """Another predictor with a network of its own, on the same weights, that answers in another mode."""
@@ -134,9 +135,8 @@ class StitchedPredictor(ImagePredictor):
         other.set_mode(mode)
         return other
 
-    def _manage_input_and_output_lists(self, *arguments, **options):
+    def before_prediction(self) -> None:
         self.case_shares: list[list[float]] = []  # of the cases that are predicted, in their order, where a gate is on
-        return super()._manage_input_and_output_lists(*arguments, **options)
 
     def predict_logits_from_preprocessed_data(self, data):
         """As nnU-Net's. What share each party had, on the mean over tiles, mirrored passes and folds, is noted."""
@@ -196,7 +196,7 @@ class StitchedPredictor(ImagePredictor):
             parents = self.configuration_manager.configuration.get("stitching", {}).get("parents", [])
             names = [p.get("name") or p["dataset"] for p in parents] or list(self.uncompiled.parties)
             ending = len(self.dataset_json["file_ending"]) + 5
-            cases = [os.path.basename(files[0])[:-ending] for files in self._inputs]
+            cases = [os.path.basename(files[0])[:-ending] for files in self.inputs]
             write_shares(output_folder, dict(zip(self.uncompiled.parties, names)), dict(zip(cases, self.case_shares)))
 
     def save_share_maps(self, input_folder: str, output_folder: str, overwrite: bool = True, num_parts: int = 1,

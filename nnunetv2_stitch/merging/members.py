@@ -9,12 +9,12 @@ import torch
 
 from nnunetv2_stitch.bridging.terms import output_names
 from nnunetv2_stitch.errors import NotMergeableError, StitchError
-from nnunetv2_stitch.exchange.facts import received_manifest
-from nnunetv2_stitch.exchange.parent_check import require_parent
-from nnunetv2_stitch.exchange.plain import printable
+from nnunetv2_stitch.exchange.manifest import received_manifest
+from nnunetv2_stitch.exchange.parents import require_parent
 from nnunetv2_stitch.merging.atlas import Atlas, require_same_tensors
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
 from nnunetv2_stitch.parties.model_folder import ModelFolder
+from nnunetv2_stitch.parties.untrusted_json import printable
 from nnunetv2_stitch.stitching.network import build_parent
 
 MAX_CASES = 10**9

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 from collections.abc import Mapping
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging.atlas import Atlas
@@ -18,6 +15,7 @@ from nnunetv2_stitch.merging.centre import Centre
 from nnunetv2_stitch.merging.losses import SurrogateLoss, TaskLoss
 from nnunetv2_stitch.merging.members import Member
 from nnunetv2_stitch.merging.site import Site
+from nnunetv2_stitch.nnunet_internals import sliding_window
 from nnunetv2_stitch.parties.checkpoint import load_weights
 from nnunetv2_stitch.selection.dice import counts_by_label, foreground_dice
 
@@ -46,11 +44,7 @@ class CentreObjective:
         self.centre, self.atlas, self.labelled = centre, atlas, labelled
         self.network, self.device = centre.network, centre.device
         self.labels = centre.trainer.label_manager
-        with contextlib.redirect_stdout(io.StringIO()):  # it says on every CPU that this is no GPU
-            self.tiler = nnUNetPredictor(device=self.device, allow_tqdm=False, use_mirroring=False,
-                                         perform_everything_on_device=self.device.type == "cuda")
-        self.tiler.configuration_manager = centre.trainer.configuration_manager
-        self.tiler.network, self.tiler.label_manager = self.network, self.labels
+        self.tiler = sliding_window(centre.trainer.configuration_manager, self.labels, self.device, self.network)
         use_batch_statistics(self.network)  # also ends training mode, before anything is computed
         use_kl = surrogate == "kl" or not labelled
         kl = SurrogateLoss(centre, atlas, self.labels.has_regions)

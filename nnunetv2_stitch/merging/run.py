@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.finding import read_party
+from nnunetv2_stitch.exchange.parents import read_party
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.merging.baselines import fisher_merge, greedy_soup, mixture, uniform
 from nnunetv2_stitch.merging.centre import opened

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.plain import printable
 from nnunetv2_stitch.parties.once import once
 from nnunetv2_stitch.parties.plain_numpy import STAND_INS
 from nnunetv2_stitch.parties.trust import is_trusting
+from nnunetv2_stitch.parties.untrusted_json import printable
 
 WRAPPERS = ("module.", "_orig_mod.")
 OF_TRAINING = ("optimizer_state", "grad_scaler_state")  # two thirds of a checkpoint, for its own training only

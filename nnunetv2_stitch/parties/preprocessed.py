@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from types import SimpleNamespace
 
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.nnunet_internals import split
 from nnunetv2_stitch.parties.datasets import folds_of
 
 SPLITS, FINGERPRINT, LABELS = "splits_final.json", "dataset_fingerprint.json", "gt_segmentations"
@@ -26,24 +25,7 @@ def split_of_fold(folder: str, fold: int | str, cases: Iterable[str]) -> tuple[l
         folder: the dataset's, in nnUNet_preprocessed.
         cases: names of all its preprocessed cases.
     """
-    names = sorted(cases)
-    dataset = SimpleNamespace(identifiers=names)
-
-    class Cases:
-        """Instead of nnU-Net's dataset class, which looks for the names in a folder."""
-
-        def __new__(cls, *_, **__):
-            return dataset
-
-        @staticmethod
-        def get_identifiers(_folder: str) -> list[str]:
-            return names
-
-    trainer = SimpleNamespace(fold=fold if fold == "all" else int(fold), dataset_class=Cases,
-                              preprocessed_dataset_folder=folder, preprocessed_dataset_folder_base=folder,
-                              folder_with_segs_from_previous_stage=None, print_to_log_file=lambda *_, **__: None)
-    training, validation = nnUNetTrainer.do_split(trainer)
-    return [str(c) for c in training], [str(c) for c in validation]
+    return split(folder, fold, sorted(cases))
 
 
 def case_names(data: str) -> list[str]:

@@ -1,6 +1,6 @@
 """The main job, end to end: trained nnU-Nets -> one stitched model folder."""
 
-from nnunetv2_stitch.exchange.finding import Partner
+from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.pipeline.deployment import StitchResult
 from nnunetv2_stitch.pipeline.prepare import Job, Request, prepare
 from nnunetv2_stitch.pipeline.run import train_stitch

@@ -19,14 +19,14 @@ from nnunetv2_stitch.evaluation.figures import dice_over_position, matches_by_pa
 from nnunetv2_stitch.evaluation.figures.gate_shares import gate_shares
 from nnunetv2_stitch.evaluation.figures.mixing_weights import mixing_weights
 from nnunetv2_stitch.evaluation.figures.positions_plane import positions_plane
-from nnunetv2_stitch.exchange.card import CARD
-from nnunetv2_stitch.exchange.stitched_card import stitched_card
+from nnunetv2_stitch.exchange.manifest import CARD
 from nnunetv2_stitch.fileio import read_json, write_json, write_text
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.pipeline.gating import GATE_FIGURE, find_gate
 from nnunetv2_stitch.pipeline.guided import FALLBACK, GUIDED_FIGURE, guide
 from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.pipeline.stitched_card import stitched_card
 from nnunetv2_stitch.selection.case_scores import CaseScores, choose_by_retention
 from nnunetv2_stitch.selection.deploy import GATE, deploy_fold, load_supernet, write_setting
 from nnunetv2_stitch.selection.fold import SWEEP_FILE

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -16,6 +14,7 @@ from nnunetv2_stitch.fitting.cutting import AUTO, best_cuts
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups
 from nnunetv2_stitch.fitting.live_bytes import LiveBytes
 from nnunetv2_stitch.graph import layer_nodes, trace
+from nnunetv2_stitch.nnunet_internals import sliding_window_slicers
 from nnunetv2_stitch.selection.bands import Bands, bytes_per_answer, room_for_sums
 from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
 from nnunetv2_stitch.stitching.plans import supernet_from_plans
@@ -145,9 +144,7 @@ def sweep_need(configuration: Mapping, network: StitchedEnsemble) -> SweepNeed:
     shape = [max(round(m), p) for m, p in zip(median[-len(patch):], patch)]
     if len(shape) == 2:  # slices, of which a batch is looked at together
         shape = [batch, *shape]
-    tiler = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, perform_everything_on_device=False)
-    tiler.configuration_manager = SimpleNamespace(patch_size=patch)  # all that is asked for
-    bands = Bands.of(tiler._internal_get_sliding_window_slicers(tuple(shape)), batch)
+    bands = Bands.of(sliding_window_slicers(shape, patch), batch)
     return SweepNeed(bytes_per_answer(bands, network.num_classes, shape),
                      len(network.parties) + 1 + 3 * len(network.positions), room_for_sums())
 

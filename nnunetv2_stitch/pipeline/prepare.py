@@ -14,9 +14,8 @@ from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
 from nnunetv2_stitch.bridging.report import Report, require_bridge
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.facts import received_manifest
-from nnunetv2_stitch.exchange.finding import Partner, find_parties
-from nnunetv2_stitch.exchange.parent_check import require_different, require_parents
+from nnunetv2_stitch.exchange.manifest import received_manifest
+from nnunetv2_stitch.exchange.parents import Partner, find_parties, require_different, require_parents
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.parties.datasets import data_digest
 from nnunetv2_stitch.parties.model_folder import ModelFolder

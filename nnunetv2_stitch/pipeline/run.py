@@ -11,7 +11,7 @@ import torch
 from nnunetv2_stitch.distributed import in_group
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.finding import Partner
+from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import sha256

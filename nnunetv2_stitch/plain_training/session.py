@@ -11,6 +11,7 @@ import torch
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, write_json
 from nnunetv2_stitch.locks import plans_locked
+from nnunetv2_stitch.nnunet_internals import restore_progress, uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
 from nnunetv2_stitch.plain_training.checkpoints import deployed, is_deployed
 from nnunetv2_stitch.plain_training.records import without_records
@@ -51,7 +52,7 @@ class PlainSession:
     @property
     def network(self) -> torch.nn.Module:
         """Without torch.compile's wrapper, which puts a prefix before every name."""
-        return getattr(self.trainer.network, "_orig_mod", self.trainer.network)
+        return uncompiled(self.trainer.network)
 
     def seed(self) -> None:
         """Seeds python, numpy and torch. Bit-equal repetition needs the CPU and nnUNet_n_proc_DA=0, because nnU-Net's
@@ -95,10 +96,7 @@ class PlainSession:
             stock_load(path)
             return
         load_weights(self.network, network_weights(checkpoint), path)
-        trainer.current_epoch = checkpoint["current_epoch"]
-        trainer.logger.load_checkpoint(checkpoint["logging"])
-        trainer._best_ema = checkpoint["_best_ema"]
-        trainer.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
+        restore_progress(trainer, checkpoint)
 
 
 def require_digest(path: str, digest: str, again: str) -> None:

@@ -10,14 +10,14 @@ from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.bridging.terms import output_names
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.finding import read_party
-from nnunetv2_stitch.exchange.plain import printable
+from nnunetv2_stitch.exchange.parents import read_party
 from nnunetv2_stitch.fileio import read_json, relative_path
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.inference.find import trained_folds
 from nnunetv2_stitch.merging.members import Member, read_member
 from nnunetv2_stitch.merging.site import find_site, require_configuration
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
+from nnunetv2_stitch.parties.untrusted_json import printable
 from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
 from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
 from nnunetv2_stitch.plain_training.records import relative_to_results

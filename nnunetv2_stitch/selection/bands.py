@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_stitch.distributed import rank_and_world_size
 from nnunetv2_stitch.environment import free_memory
+from nnunetv2_stitch.nnunet_internals import sliding_window, sliding_window_slicers
 from nnunetv2_stitch.selection.dice import counts_by_label
 
 SUM = torch.half  # nnU-Net's own type for them
@@ -78,13 +78,11 @@ class BandedDice:
         self.labels, self.device = labels, device
         self.patch_size = configuration_manager.patch_size
         self.batch_size = configuration_manager.batch_size
-        self.tiler = nnUNetPredictor(device=device, allow_tqdm=False, use_mirroring=False,
-                                     perform_everything_on_device=device.type == "cuda")
-        self.tiler.configuration_manager, self.tiler.label_manager = configuration_manager, labels
+        self.tiler = sliding_window(configuration_manager, labels, device)
 
     def bands(self, shape: Sequence[int]) -> Bands:
         """Of a padded image."""
-        return Bands.of(self.tiler._internal_get_sliding_window_slicers(tuple(shape)), self.batch_size)
+        return Bands.of(sliding_window_slicers(shape, self.patch_size), self.batch_size)
 
     @torch.inference_mode()
     def count(self, data: np.ndarray, segmentation: np.ndarray, rows: Sequence[str], answers: Answers,

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from nnunetv2_stitch.evaluation.figures.own_over_alpha import own_over_alpha
-from nnunetv2_stitch.exchange.card import CARD, NO_PROMISE, cell
-from nnunetv2_stitch.exchange.facts import versions
+from nnunetv2_stitch.exchange.manifest import CARD, NO_PROMISE, cell, versions
 from nnunetv2_stitch.fileio import atomically, write_json, write_text
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
 from nnunetv2_stitch.locks import plans_locked

@@ -10,13 +10,13 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 
 from nnunetv2_stitch.bridging.terms import output_names
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.finding import Partner, read_party
-from nnunetv2_stitch.exchange.plain import printable
+from nnunetv2_stitch.exchange.parents import Partner, read_party
 from nnunetv2_stitch.fileio import read_json, relative_path
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.merging.members import Member, read_member
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, find_models, select_model
+from nnunetv2_stitch.parties.untrusted_json import printable
 from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
 from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
 from nnunetv2_stitch.plain_training.records import relative_to_results

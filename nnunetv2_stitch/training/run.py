@@ -12,8 +12,8 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 
 from nnunetv2_stitch.devices import trainer_for
 from nnunetv2_stitch.environment import our_trainers_known
-from nnunetv2_stitch.exchange.facts import received_manifest
-from nnunetv2_stitch.exchange.finding import Partner
+from nnunetv2_stitch.exchange.manifest import received_manifest
+from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import folds_in
 from nnunetv2_stitch.parties.datasets import data_digest

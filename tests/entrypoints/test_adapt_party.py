@@ -9,7 +9,7 @@ from model_folders import centre, edit, make_model, results  # noqa: F401 -- fix
 from partner_site import command, refused
 
 from nnunetv2_stitch.entrypoints import adapt_party
-from nnunetv2_stitch.exchange.finding import Partner
+from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.training.prepare import AdaptRequest, prepare
 

@@ -10,7 +10,7 @@ import zlib
 import pytest
 from exchange.zips import members
 
-from nnunetv2_stitch.exchange import archive
+from nnunetv2_stitch.exchange import zips
 
 
 def with_member(party_zip, target, name, data=b"x", mode=stat.S_IFREG | 0o644, compression=zipfile.ZIP_STORED):
@@ -126,7 +126,7 @@ def test_header_that_lies_about_a_size(claimed, party_zip, tmp_path, refused):
 
 
 def test_disk_that_is_too_small(party_zip, refused, monkeypatch):
-    monkeypatch.setattr(archive.shutil, "disk_usage", lambda folder: _Usage())
+    monkeypatch.setattr(zips.shutil, "disk_usage", lambda folder: _Usage())
     assert "make room" in refused(party_zip)
 
 
@@ -135,12 +135,12 @@ class _Usage:
 
 
 def test_total_size(party_zip, refused, monkeypatch):
-    monkeypatch.setattr(archive, "MAX_TOTAL_BYTES", 10_000)
+    monkeypatch.setattr(zips, "MAX_TOTAL_BYTES", 10_000)
     assert "fewer folds" in refused(party_zip)
 
 
 def test_too_many_members(party_zip, tmp_path, refused, monkeypatch):
-    monkeypatch.setattr(archive, "MAX_MEMBERS", 5)
+    monkeypatch.setattr(zips, "MAX_MEMBERS", 5)
     assert "has 6 members" in refused(party_zip)
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange import install as installing
-from nnunetv2_stitch.exchange.archive import _reason_against_name
 from nnunetv2_stitch.exchange.install import install_party, unpack_party
 from nnunetv2_stitch.exchange.manifest import Manifest
-from nnunetv2_stitch.exchange.plain import NAME, require_modest
+from nnunetv2_stitch.exchange.zips import _reason_against_name
+from nnunetv2_stitch.parties.untrusted_json import NAME, require_modest
 
 IDENTIFIER = "nnUNetTrainer__nnUNetPlans__2d"
 

@@ -15,7 +15,7 @@ from nnunetv2_stitch.entrypoints import stitch_info, train_stitch
 from nnunetv2_stitch.entrypoints.common import run
 from nnunetv2_stitch.entrypoints.parties import parties_of
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.finding import find_parties
+from nnunetv2_stitch.exchange.parents import find_parties
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
 from nnunetv2_stitch.pipeline import Request, prepare
 

@@ -8,8 +8,8 @@ from close import assert_same
 from networks import ensemble, image, spec
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.stitched_card import describe
 from nnunetv2_stitch.guiding.mixing import present_weights
+from nnunetv2_stitch.pipeline.stitched_card import describe
 from nnunetv2_stitch.stitching.setting import Setting
 
 WEIGHTS = {3: (-0.3, 1.4), 5: (0.2, "own"), 8: "average"}

@@ -187,7 +187,7 @@ def test_images_are_preprocessed_as_the_partner_wants_them_and_a_label_only_the_
     assert start[head].shape[0] == 3 and (start[head][2] != end[head][2]).any()
     with pytest.raises(StitchError, match="was begun with -label_map"):
         from nnunetv2_stitch.bridging.names import NameMaps
-        from nnunetv2_stitch.exchange.finding import Partner
+        from nnunetv2_stitch.exchange.parents import Partner
         adapt_party(world.host.dataset, Partner(model=zipped, names=NameMaps({"a": "b"}, {})), device="cpu", folds=[0],
                     epochs=1, iterations=4, rate=1e-2, continue_training=True)
 

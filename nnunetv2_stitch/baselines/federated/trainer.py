@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
-from torch._dynamo import OptimizedModule
 
 from nnunetv2_stitch.baselines.federated import wire
 from nnunetv2_stitch.baselines.federated.job import Job, resolved
@@ -25,11 +24,15 @@ from nnunetv2_stitch.baselines.federated.sharing import set_shared, shared, shar
 from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, write_json
+from nnunetv2_stitch.nnunet_internals import (
+    log_missed_epoch,
+    log_no_validation,
+    training_loss,
+    uncompiled,
+    without_best_epoch,
+    without_progress_plot,
+)
 from nnunetv2_stitch.randomness import random_state, seed_everything, set_random_state
-
-NOTHING = float("nan")  # there is no validation, and parties may miss rounds
-LOGGED = ("train_losses", "val_losses", "mean_fg_dice", "dice_per_class_or_region", "lrs", "epoch_start_timestamps",
-          "epoch_end_timestamps")
 
 
 class LocalTrainer:
@@ -46,9 +49,9 @@ class LocalTrainer:
         trainer.num_epochs = job.rounds * job.epochs_per_round  # the learning rate falls over all rounds
         if job.iterations is not None:
             trainer.num_iterations_per_epoch = job.iterations
-        trainer._best_ema = NOTHING  # so no epoch is a new best one
+        without_best_epoch(trainer)
         trainer.disable_checkpointing = True  # a local network between two rounds is nobody's model
-        trainer.logger.plot_progress_png = lambda folder: None  # takes seconds, and there is no validation to show
+        without_progress_plot(trainer)
         trainer.initialize()
         self.cases = len(trainer.do_split()[0])
         seed_everything(job.seed + 1 + index)  # the parties draw different patches
@@ -70,8 +73,7 @@ class LocalTrainer:
     @property
     def network(self) -> nn.Module:
         """Without the wrapper of torch.compile, which puts a prefix before every name."""
-        network = self.trainer.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
+        return uncompiled(self.trainer.network)
 
     def weights(self) -> dict[str, np.ndarray]:
         return shared_arrays(self.network)
@@ -100,8 +102,7 @@ class LocalTrainer:
     def miss_epochs(self, due: int) -> None:
         """Go on to epoch number `due`, so that the learning rate is that of the round."""
         while self.trainer.current_epoch < due:
-            for key in LOGGED:  # the logger wants one value of each per epoch
-                self.trainer.logger.log(key, NOTHING, self.trainer.current_epoch)
+            log_missed_epoch(self.trainer)
             self.trainer.current_epoch += 1
 
     def epoch(self) -> float:
@@ -112,12 +113,9 @@ class LocalTrainer:
         trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))
                                     for _ in range(trainer.num_iterations_per_epoch)])
         epoch = trainer.current_epoch
-        classes = len(trainer.label_manager.foreground_labels)
-        for key, value in (("mean_fg_dice", NOTHING), ("val_losses", NOTHING),
-                           ("dice_per_class_or_region", [NOTHING] * classes)):
-            trainer.logger.log(key, value, epoch)  # the logger wants one value of each per epoch
+        log_no_validation(trainer)
         trainer.on_epoch_end()
-        return float(trainer.logger.get_value("train_losses", step=epoch))
+        return training_loss(trainer, epoch)
 
     def state_path(self, number: int) -> str:
         return os.path.join(self.job.party_folder(self.party), f"state_{number:05d}.pth")

@@ -10,9 +10,9 @@ import numpy as np
 from flwr.app import Message
 
 from nnunetv2_stitch.baselines.federated.sharing import unlike
-from nnunetv2_stitch.exchange.plain import printable
 from nnunetv2_stitch.merging.flower.buffer import PartyModel
 from nnunetv2_stitch.merging.members import MAX_CASES
+from nnunetv2_stitch.parties.untrusted_json import printable
 
 ARRAYS, METRICS, CONFIG, CASES = "arrays", "metrics", "config", "num-examples"
 NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nnunetv2_stitch.evaluation.tables import markdown_table
-from nnunetv2_stitch.exchange.card import NO_PROMISE, cell
-from nnunetv2_stitch.exchange.facts import versions
+from nnunetv2_stitch.exchange.manifest import NO_PROMISE, cell, versions
 from nnunetv2_stitch.parties.reading import channel_names
 
 

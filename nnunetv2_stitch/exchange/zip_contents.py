@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.archive import MIB, Archive
-from nnunetv2_stitch.exchange.card import CARD
-from nnunetv2_stitch.exchange.manifest import PARTY, Manifest
-from nnunetv2_stitch.exchange.plain import printable
+from nnunetv2_stitch.exchange.manifest import CARD, PARTY, Manifest
+from nnunetv2_stitch.exchange.plans_check import DATASET, PLANS
+from nnunetv2_stitch.exchange.zips import MIB, Archive
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
 from nnunetv2_stitch.parties.reading import FINAL
+from nnunetv2_stitch.parties.untrusted_json import printable
 
-PLANS, DATASET = "plans.json", "dataset.json"
 MAX_JSON_BYTES = 8 * MIB
 SHOWN = 20  # members that are named when they are left out
 

@@ -1,7 +1,9 @@
-"""Zips of other parties: untrusted, so all names and sizes are looked at before one byte is unpacked."""
+"""Zips of other parties, untrusted: all names and sizes are looked at before one byte is unpacked; and zips of ours,
+which say nothing about the computer they were written on."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from nnunetv2_stitch.errors import StitchError
 
@@ -29,6 +31,8 @@ ENCRYPTED = 0x1 | 0x40 | 0x2000
 BLOCK = MIB
 ACCEPTED = "give a zip made by nnUNetv2_export_party or by nnUNetv2_export_model_to_zip"
 WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
+MODE = 0o100644
 
 
 class Archive:
@@ -238,3 +242,28 @@ def _printable(text: str) -> str:
 
 def _shown(size: int) -> str:
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.1f} MiB"
+
+
+class ZipWriter:
+    """A new zip; every member's name gets `prefix` in front. Use as a context manager."""
+
+    def __init__(self, path: str, prefix: str = ""):
+        self._zip, self._prefix = zipfile.ZipFile(path, "w"), prefix
+
+    def __enter__(self) -> ZipWriter:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._zip.close()
+
+    def add(self, name: str, contents: bytes, packed: bool) -> None:
+        """`packed`: compress, which pays for text and not for weights."""
+        info = zipfile.ZipInfo(self._prefix + name, EPOCH)
+        info.create_system, info.external_attr = 3, MODE << 16
+        info.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+        self._zip.writestr(info, contents)
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as nnU-Net writes it, refusing NaN, which is none."""
+    return json.dumps(value, indent=4, allow_nan=False).encode()
