@@ -15,7 +15,7 @@ from nnunetv2_stitch.baselines.datasets import data_of
 from nnunetv2_stitch.baselines.rows import Answer
 from nnunetv2_stitch.bridging.names import NO_MAPS
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.finding import Partner
+from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder

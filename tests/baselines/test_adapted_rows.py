@@ -14,7 +14,7 @@ from nnunetv2_stitch.baselines.compare import compare
 from nnunetv2_stitch.baselines.obstacles import obstacle
 from nnunetv2_stitch.baselines.trained_stitches import gated
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.finding import Partner
+from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, network_weights, sha256
 from nnunetv2_stitch.pipeline import Request
