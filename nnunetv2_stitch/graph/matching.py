@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.graph.nodes import LayerNode
 
 ROUNDING = 1e-6
@@ -106,10 +107,21 @@ def match_layers(nodes_a: Sequence[LayerNode], nodes_b: Sequence[LayerNode], pos
                  ratio: Sequence[float] = (), axes: Sequence[int] = ()) -> list[Match]:
     """The matches of two networks in order of the network; their index is the *position*.
 
-    `positions`: `all` joins every layer, `blocks` only the outputs of activations, one per convolution block.
+    Args:
+        nodes_a, nodes_b: layers of either network, see `graph.layer_nodes`.
+        positions: `all` joins every layer, `blocks` only the outputs of activations, one per convolution block.
+        ratio: b's voxels per voxel of a, by axis of b, where the images of the two have different voxels.
+        axes: for each axis of b that of a, where they differ.
+
+    Raises:
+        StitchError: `positions` is neither.
+
+    Example:
+        >>> from nnunetv2_stitch.graph import layer_nodes, trace
+        >>> match_layers(layer_nodes(trace(network_a), 1), layer_nodes(trace(network_b), 1))
     """
     if positions not in ("all", "blocks"):
-        raise ValueError(f"positions must be 'all' or 'blocks', not {positions!r}")
+        raise StitchError(f"positions must be 'all' or 'blocks', not {positions!r}")
 
     def wanted(node: LayerNode) -> bool:
         return node.stitchable and (positions == "all" or node.activation)

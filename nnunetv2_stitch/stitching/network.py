@@ -211,6 +211,7 @@ class StitchedEnsemble(nn.Module):
         return self.switches.get_submodule(f"{position}.{side}")
 
     def stitch_parameters(self) -> list[nn.Parameter]:
+        """What is trained: weights and biases of all stitches."""
         return [p for name, p in self.named_parameters() if name.startswith("switches.")]
 
     def stitch_state(self) -> dict[str, torch.Tensor]:
@@ -316,7 +317,8 @@ class StitchedEnsemble(nn.Module):
             return self._pruned(setting)
 
     def deployed(self, setting: Setting) -> StitchedEnsemble:
-        """The pruned network of a supernet under `setting`, with copies of the weights it needs, on the CPU."""
+        """The pruned network of a supernet under `setting`, e.g. its own `.setting`, with copies of the weights it
+        needs, on the CPU."""
         network = self._pruned(setting)
         weights = {k: v.detach().cpu().clone() for k, v in self.state_dict().items() if k != SETTING_KEY}
         network.load_state_dict({**weights, SETTING_KEY: encode_setting(setting)})

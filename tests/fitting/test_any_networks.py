@@ -103,7 +103,7 @@ def test_double_batched_loss_teaches_every_stitch_and_leaves_the_parents_and_the
         loss.backward()
         assert loss.ndim == 0 and all(p.grad is not None for p in ensemble.stitch_parameters())
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0] and ensemble.setting == setting
     assert all(torch.equal(ensemble.state_dict()[k], v) for k, v in before.items())
 
