@@ -6,7 +6,7 @@ Known from the paper (arXiv 2512.17592): stitching is not tied to one architectu
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 import torch
@@ -97,11 +97,14 @@ class StitchedEnsemble(Network):
             network's map that is explained from the other's.
 
         Raises:
-            StitchError: no batch, or a network of which torch.fx has not seen all.
+            StitchError: no batch, a batch that is a mapping, or a network of which torch.fx has not seen all.
         """
         matching = DirectMatching(self)
         device, checked = next(self.parameters()).device, False
         for batch in batches:
+            if isinstance(batch, Mapping):
+                raise StitchError(f"a batch is a mapping of {', '.join(map(str, batch))}; give images alone, as in "
+                                  f"fit(batch['image'] for batch in loader)")
             x = (batch if isinstance(batch, torch.Tensor) else batch[0]).to(device)
             if not checked:
                 self._require_whole(x[:1])
@@ -127,7 +130,8 @@ class StitchedEnsemble(Network):
         runner = GraphRunner(self.joined)
         for party, network, head in zip(self.parties, self.parents, runner.output.args):
             modes = [(module, module.training) for module in network.modules()]
-            wanted = network.eval()(x.to(next(network.parameters()).device, copy=True)).to(x)
+            wanted = network.eval()(x.to(next(network.parameters()).device, copy=True))
+            wanted = (wanted[0] if isinstance(wanted, (list, tuple)) else wanted).to(x)  # deep supervision
             for module, mode in modes:
                 module.training = mode
             try:
