@@ -200,15 +200,8 @@ def resolve_device(name: str | None) -> torch.device:
     Raises:
         StitchError: the device was asked for by name and this machine, or this build of torch, lacks it.
     """
-    import torch
-
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise StitchError("-device cuda: torch sees no CUDA GPU here; use -device cpu, or leave -device out")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise StitchError("-device mps: torch has no MPS here; use -device cpu, or leave -device out")
-    return torch.device(name)
+    from nnunetv2_stitch.devices import AUTO, find_device
+    return find_device(name or AUTO, "-device", ("cuda",))
 
 
 def validation_line(fold: int | str, dice: float) -> str:

@@ -1,5 +1,7 @@
 """Stitched ensembles of finished nnU-Net models. Nothing heavy is imported here."""
 
+from importlib import import_module as _import_module
+
 __version__ = "0.1.0"
 
 # In a source checkout the subpackages `trainers` and `entrypoints` lie beside this folder and not in it (setup.py maps
@@ -9,3 +11,23 @@ __version__ = "0.1.0"
 from nnunetv2_stitch._checkout import make_mapped_folders_importable as _make_mapped_folders_importable
 
 _make_mapped_folders_importable(__path__[0])
+
+# Public names and the modules they are in, which are imported at the first use: torch and nnU-Net take seconds.
+_MODULES = {
+    "stitch": "api", "compare": "api", "evaluate": "api", "distill": "api", "adapt": "api", "merge": "api",
+    "StitchedPredictor": "inference.predictor", "StitchedEnsemble": "fitting.any_networks",
+    "features": "graph.features", "match_layers": "graph.matching", "StitchError": "errors",
+}
+__all__ = [*_MODULES, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(_import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

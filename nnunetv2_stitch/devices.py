@@ -1,14 +1,46 @@
-"""The process set up for its device, as nnU-Net's own training sets itself up: for everything here that trains."""
+"""Which device is used, and the process set up for it as nnU-Net's own training sets itself up."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nnunetv2_stitch.environment import usable_cores
+from nnunetv2_stitch.errors import StitchError
 
 if TYPE_CHECKING:
     import torch
+
+
+AUTO = "auto"
+
+
+def find_device(device: str | torch.device = AUTO, flag: str = "device",
+                preferred: Sequence[str] = ("cuda", "mps")) -> torch.device:
+    """A device that is there: the one that is named, or for `auto` the first of the `preferred` ones, else the CPU.
+
+    Args:
+        flag: how the user names a device, for the message.
+
+    Raises:
+        StitchError: a device that this machine, or this build of torch, lacks.
+    """
+    import torch
+    there = {"cuda": (torch.cuda.is_available(), "sees no CUDA GPU"), "mps": (torch.backends.mps.is_available(),
+                                                                              "has no MPS"), "cpu": (True, "")}
+    if device == AUTO:
+        return torch.device(next((kind for kind in preferred if there[kind][0]), "cpu"))
+    advice = f"use {flag} cpu, or leave {flag} out"
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise StitchError(f"{flag} {device!r} is no device of torch; {advice}") from error
+    if found.type in there and not there[found.type][0]:
+        raise StitchError(f"{flag} {device}: torch {there[found.type][1]} here; {advice}")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise StitchError(f"{flag} {device}: torch sees {torch.cuda.device_count()} GPUs, counted from 0; {advice}")
+    return found
 
 
 def set_up_device(device: str | torch.device, processes: int = 1, threads: int | None = None) -> None:

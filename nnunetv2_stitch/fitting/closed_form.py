@@ -40,8 +40,8 @@ class Moments:
         self.second = torch.zeros(channels_a + channels_b, channels_a + channels_b, dtype=torch.float64)
 
     def update(self, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Add maps `(B, Ca, *spatial)` and `(B, Cb, *spatial)` of the same images."""
-        maps = [m.detach().flatten(2).transpose(0, 1) for m in (a, b)]
+        """Add maps `(B, Ca, *spatial)` and `(B, Cb, *spatial)` of the same images, or vectors of both."""
+        maps = [m.detach().reshape(*m.shape[:2], -1).transpose(0, 1) for m in (a, b)]
         if self.shift is None:
             self.shift = torch.cat([m.mean((1, 2), dtype=torch.float32) for m in maps])[:, None]
         self.shift = self.shift.to(a.device)

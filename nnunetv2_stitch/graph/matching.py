@@ -8,11 +8,13 @@ two points of one common order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.graph.nodes import LayerNode
 
 ROUNDING = 1e-6
@@ -43,22 +45,39 @@ def match_score(progress_a: float, progress_b: float) -> float:
 
 def score_matrix(nodes_a: Sequence[LayerNode], nodes_b: Sequence[LayerNode], ratio: Sequence[float] = (),
                  axes: Sequence[int] = ()) -> np.ndarray:
-    """Scores `(len(nodes_a), len(nodes_b))` of all pairs, minus infinity where the physical scales differ.
+    """Scores `(len(nodes_a), len(nodes_b))` of all pairs, minus infinity where the physical scales differ. Vectors go
+    with vectors alone, and a map that has a size of its own with maps of that size.
 
     For parents whose grids differ, `ratio` is b's voxels per voxel of a, by axis of b, and `axes` for each axis of b
     that of a. With other voxel sizes no scales are equal: those count as equal that are at most half a halving apart on
     the mean over axes, and at most one on any.
     """
-    strides_a, strides_b = (np.array([n.stride for n in nodes]) for nodes in (nodes_a, nodes_b))
+    dims = max(len(n.stride) for n in (*nodes_a, *nodes_b))
+    strides_a, strides_b = (np.array([_moving(n.stride, dims) for n in nodes]).reshape(len(nodes), dims)
+                            for nodes in (nodes_a, nodes_b))
     scales_a = strides_a[:, list(axes) if axes else slice(None)] * (np.array(ratio) if len(ratio) else 1.0)
     halvings = np.log2(scales_a[:, None] / strides_b[None])
     if all(r == 1 for r in ratio):
         allowed = (np.abs(halvings) <= ROUNDING).all(-1)
     else:
         allowed = (np.abs(halvings.mean(-1)) <= 0.5 + ROUNDING) & (np.abs(halvings) <= 1 + ROUNDING).all(-1)
+    kinds_a, kinds_b = ([_kind(n) for n in nodes] for nodes in (nodes_a, nodes_b))
+    if len({*kinds_a, *kinds_b}) > 1:
+        allowed &= np.array([[a == b for b in kinds_b] for a in kinds_a])
     p_a = np.array([n.progress for n in nodes_a])[:, None]
     p_b = np.array([n.progress for n in nodes_b])[None]
     return np.where(allowed, match_score(p_a, p_b), -np.inf)
+
+
+def _moving(stride: Sequence[float], dims: int) -> tuple[float, ...]:
+    """1 along axes that are not there or do not follow the input's size; `_kind` tells those apart."""
+    return (*(1.0 if math.isinf(s) else s for s in stride), *[1.0] * (dims - len(stride)))
+
+
+def _kind(node: LayerNode) -> tuple:
+    """How many axes a map has, and the sizes of those that do not follow the input's."""
+    sizes = node.sizes or [()] * len(node.stride)
+    return tuple(size[0] if math.isinf(s) else None for s, size in zip(node.stride, sizes))
 
 
 def order_preserving_matching(scores: np.ndarray) -> list[tuple[int, int]]:
@@ -88,10 +107,21 @@ def match_layers(nodes_a: Sequence[LayerNode], nodes_b: Sequence[LayerNode], pos
                  ratio: Sequence[float] = (), axes: Sequence[int] = ()) -> list[Match]:
     """The matches of two networks in order of the network; their index is the *position*.
 
-    `positions`: `all` joins every layer, `blocks` only the outputs of activations, one per convolution block.
+    Args:
+        nodes_a, nodes_b: layers of either network, see `graph.layer_nodes`.
+        positions: `all` joins every layer, `blocks` only the outputs of activations, one per convolution block.
+        ratio: b's voxels per voxel of a, by axis of b, where the images of the two have different voxels.
+        axes: for each axis of b that of a, where they differ.
+
+    Raises:
+        StitchError: `positions` is neither.
+
+    Example:
+        >>> from nnunetv2_stitch.graph import layer_nodes, trace
+        >>> match_layers(layer_nodes(trace(network_a), 1), layer_nodes(trace(network_b), 1))
     """
     if positions not in ("all", "blocks"):
-        raise ValueError(f"positions must be 'all' or 'blocks', not {positions!r}")
+        raise StitchError(f"positions must be 'all' or 'blocks', not {positions!r}")
 
     def wanted(node: LayerNode) -> bool:
         return node.stitchable and (positions == "all" or node.activation)

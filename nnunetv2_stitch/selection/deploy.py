@@ -48,7 +48,11 @@ def deploy_fold(network: StitchedEnsemble, fold_folder: str, setting: Setting) -
     The final checkpoint holds the weights this setting needs and no more; the best one, of an earlier epoch, keeps
     all its stitches. Both name nnUNetTrainer as their trainer, because the network is described by the plans alone
     and stock prediction then needs nothing of ours but the installed package.
+
+    Raises:
+        StitchError: the network is not from plans.
     """
+    network.require_plans()
     final, best = (os.path.join(fold_folder, f"checkpoint_{name}.pth") for name in ("final", "best"))
     weights = network.deployed(setting).state_dict()
     _rewrite(final, {"network_weights": weights, "optimizer_state": {}, "grad_scaler_state": None})

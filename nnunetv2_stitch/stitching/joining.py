@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.stitching.layers import SameSize
 from nnunetv2_stitch.stitching.ordering import reorder
 from nnunetv2_stitch.stitching.setting import SIDES, Setting
 
@@ -21,7 +25,8 @@ def join(root: nn.Module, parents: Mapping[str, fx.Graph], matches: Sequence[tup
          positions: Iterable[int]) -> fx.GraphModule:
     """Join the graphs of a host and its partners, by name, the host first: a star, where every match is between the
     host and one partner. `root` holds the parents under their names, `switches.<position>.<side>` and `heads`, and
-    where parties differ `bridge.<partner>.input`, `bridge.<partner>.output` and `bridge.regrid.<position>.<side>`.
+    where parties differ `bridge.<partner>.input`, `bridge.<partner>.output` and `bridge.regrid.<position>.<side>`,
+    which reads the other's map and the input, or the own map if it is a `SameSize`.
 
     `matches` are a partner's name and two fx node names, the host's and that partner's; they do not decrease in the
     host and increase in every partner. Each stitch reads the raw map before any switch, so both directions can be on at
@@ -46,8 +51,10 @@ def join(root: nn.Module, parents: Mapping[str, fx.Graph], matches: Sequence[tup
             continue
         others = raw[::-1]
         if has(root, f"bridge.regrid.{position}"):
-            others = [graph.create_node("call_module", f"bridge.regrid.{position}.{side}", (other, x),
-                                        name=f"regrid_{position}_{side}") for side, other in zip(SIDES, others)]
+            paths = [f"bridge.regrid.{position}.{side}" for side in SIDES]
+            others = [graph.create_node("call_module", path, (
+                other, own if isinstance(root.get_submodule(path), SameSize) else x), name=f"regrid_{position}_{side}")
+                for side, path, own, other in zip(SIDES, paths, raw, others)]
         owns = [stream.switched(name) for stream, name in zip(pair, names)]
         for side, stream, name, own, other in zip(SIDES, pair, names, owns, others):
             stream.replace(name, graph.create_node("call_module", switch_target(position, side), (own, other),
@@ -153,11 +160,12 @@ def alone(root: nn.Module, parents: Mapping[str, fx.Graph], party: str) -> fx.Gr
 
 def _work_in_place(joined: fx.GraphModule) -> frozenset[fx.Node]:
     """Let activations and residual sums overwrite maps that nobody else reads, as nnU-Net does; returns them."""
-    found = set()
+    found, calls = set(), Counter(node.target for node in joined.graph.nodes if node.op == "call_module")
     for node in joined.graph.nodes:
         own = node.all_input_nodes[0] if node.all_input_nodes else None
-        alone = own is not None and len(own.users) == 1
+        alone = own is not None and len(own.users) == 1 and not _may_be_anothers(joined, own)
         if node.op == "call_module" and hasattr(joined.get_submodule(node.target), "inplace"):
+            alone = alone and calls[node.target] == 1  # one module may be used at several places
             joined.get_submodule(node.target).inplace = alone
             found |= {node} if alone else set()
         # A norm's output is always a tensor of its own, which an identity's or a dropout's is not.
@@ -166,3 +174,11 @@ def _work_in_place(joined: fx.GraphModule) -> frozenset[fx.Node]:
             node.target = operator.iadd
             found.add(node)
     return frozenset(found)
+
+
+def _may_be_anothers(joined: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node may give a tensor that is also another node's, or the user's: an input, a view, what does nothing.
+    """
+    if node.op == "call_module":
+        return isinstance(joined.get_submodule(node.target), (nn.Identity, nn.Flatten, _DropoutNd))
+    return node.op != "call_function" or node.target not in (operator.add, operator.iadd, torch.cat)

@@ -17,7 +17,8 @@ Shares = Sequence[float | torch.Tensor]
 class Switch(nn.Module):
     """The multiplexer behind a matched layer of one parent, with the stitch that feeds it from the other.
 
-    The stitch is a 1x1 convolution with bias, `(B, C_other, *spatial) -> (B, C_own, *spatial)`. States: `own` passes
+    The stitch is a 1x1 convolution with bias, `(B, C_other, *spatial) -> (B, C_own, *spatial)`; of vectors `(B, C)`,
+    which have 0 `dims`, the same linear map. States: `own` passes
     the parent's own map, `stitched` the translated map of the other parent, `average` a mean of the two in which the
     translated map has the weight `share`: one half; or less where a host's layer is joined with several partners,
     whose switches follow one another, so that all that are averaged count alike; or any number that was chosen. A gate
@@ -26,7 +27,8 @@ class Switch(nn.Module):
 
     def __init__(self, dims: int, other_channels: int, own_channels: int):
         super().__init__()
-        self.stitch = convert_dim_to_conv_op(dims)(other_channels, own_channels, kernel_size=1, bias=True)
+        self.stitch = (nn.Linear(other_channels, own_channels) if dims == 0 else
+                       convert_dim_to_conv_op(dims)(other_channels, own_channels, kernel_size=1, bias=True))
         self.state: str = "own"
         self.share: float | torch.Tensor = 0.5
         self.parties: tuple[tuple[int, ...], int] = ((), 0)  # whose maps the own one is the mean of, whose the other is
@@ -52,6 +54,15 @@ class Switch(nn.Module):
         """Set the stitch to `other -> weight @ other + bias`; weight `(C_own, C_other)`, bias `(C_own,)`."""
         self.stitch.weight.copy_(weight.reshape(self.stitch.weight.shape))
         self.stitch.bias.copy_(bias)
+
+
+class SameSize(nn.Module):
+    """The other's map at the size of the own one, for layers of one scale whose networks pad or round differently."""
+
+    def forward(self, other: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        if other.shape[2:] == own.shape[2:]:
+            return other
+        return F.interpolate(other, own.shape[2:], mode=("linear", "bilinear", "trilinear")[own.ndim - 3])
 
 
 class Heads(nn.Module):

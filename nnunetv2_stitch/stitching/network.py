@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections import Counter
@@ -20,10 +21,10 @@ from nnunetv2_stitch.graph.tracing import spatial_dims, trace
 from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
 from nnunetv2_stitch.stitching.gated import Gated
 from nnunetv2_stitch.stitching.joining import join, prune
-from nnunetv2_stitch.stitching.layers import Heads, Switch
+from nnunetv2_stitch.stitching.layers import Heads, SameSize, Switch
 from nnunetv2_stitch.stitching.ordering import relative_sizes
 from nnunetv2_stitch.stitching.regrid import InputBridge, OutputBridge, Regrid
-from nnunetv2_stitch.stitching.setting import SIDES, Setting, party_names
+from nnunetv2_stitch.stitching.setting import SIDES, Setting, in_ranges, party_names
 
 SETTING_KEY = "_extra_state"
 CLASS_PATH = "nnunetv2_stitch.stitching.network.StitchedEnsemble"
@@ -40,7 +41,8 @@ class StitchedEnsemble(nn.Module):
 
     Args:
         input_channels, num_classes: as nnU-Net gives them.
-        parents: dicts `{network_class_name, arch_kwargs, _kw_requires_import}`, host first, then its partners.
+        parents: dicts `{network_class_name, arch_kwargs, _kw_requires_import}`, host first, then its partners; or
+            networks, see `fitting.any_networks`, which are copied.
         matches: the fields of `graph.matching.Match`, in order of the host's layers.
         setting: see `Setting.to_json`.
         positions: which matches carry stitches; all if None.
@@ -94,11 +96,11 @@ class StitchedEnsemble(nn.Module):
         root = nn.Module()
         graphs = {}
         for party, spec in zip(self.parties, self.parents):
-            traced = trace(build_parent(spec, *self.shape_of(party)))
+            traced = trace(self._parent(party, spec))
             root.add_module(party, traced)
             graphs[party] = traced.graph
         dims = spatial_dims(root.host)
-        if any(spatial_dims(getattr(root, p)) != dims for p in self.parties):
+        if self.is_from_plans and any(spatial_dims(getattr(root, p)) != dims for p in self.parties):
             raise StitchError("a 2d network cannot be stitched to a 3d network")
         root.switches = nn.ModuleDict({str(p): self._switch_pair(p, dims) for p in self.positions})
         root.bridge = self._bridge()
@@ -119,8 +121,26 @@ class StitchedEnsemble(nn.Module):
         self.eval()
 
     def _relative_sizes(self, traced: Mapping[str, fx.GraphModule]) -> dict[str, float]:
-        layers = {p: layer_nodes(t, self.shape_of(p)[0]) for p, t in traced.items()}
+        unknown = "refuse" if self.is_from_plans else "leave_out"
+        layers = {p: layer_nodes(t, self.shape_of(p)[0], unknown=unknown) for p, t in traced.items()}
         return relative_sizes(layers, self.matches, {p: math.prod(t.ratio) for p, t in self.terms.items()})
+
+    @property
+    def is_from_plans(self) -> bool:
+        """Whether the parents are described by plans, so that nnU-Net can build the network."""
+        return not any(isinstance(spec, nn.Module) for spec in self.parents)
+
+    def require_plans(self) -> None:
+        """Raises StitchError for a network that nnU-Net could not build."""
+        if not self.is_from_plans:
+            raise StitchError("these networks came without nnU-Net plans, so what is stitched of them cannot become an "
+                              "nnU-Net model folder; keep it with torch.save(ensemble.state_dict(), FILE)")
+
+    def _parent(self, party: str, spec: Mapping | nn.Module) -> nn.Module:
+        if not isinstance(spec, nn.Module):
+            return build_parent(spec, *self.shape_of(party))
+        network = copy.deepcopy(spec).eval()
+        return network.to("meta") if torch.empty(0).is_meta else network
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -140,7 +160,9 @@ class StitchedEnsemble(nn.Module):
         return self.terms[party].input_channels, self.terms[party].num_outputs
 
     def other_grid_at(self, position: int) -> bool:
-        """Whether the two maps of a position lie on different grids."""
+        """Whether the two maps of a position lie on different grids, or may have different sizes."""
+        if self.matches[position].get("resized"):
+            return True
         terms = self.terms.get(self.party_at(position))
         return terms is not None and terms.changes_grid
 
@@ -157,11 +179,15 @@ class StitchedEnsemble(nn.Module):
         return bridge
 
     def _regrid_pair(self, position: int) -> nn.ModuleDict:
+        if self.matches[position].get("resized"):
+            return nn.ModuleDict({s: SameSize() for s in SIDES})
         strides = [self.matches[position][f"{side}_stride"] for side in SIDES]
         return nn.ModuleDict({s: Regrid(self.terms[self.party_at(position)], s, *strides) for s in SIDES})
 
     def _switch_pair(self, position: int, dims: int) -> nn.ModuleDict:
         channels = [self.matches[position][f"{side}_channels"] for side in SIDES]
+        if not self.is_from_plans:
+            dims = len(self.matches[position]["host_stride"])
         return nn.ModuleDict({s: Switch(dims, other, own) for s, own, other in zip(SIDES, channels, channels[::-1])})
 
     def forward(self, x: torch.Tensor, objective=None) -> torch.Tensor:
@@ -185,10 +211,33 @@ class StitchedEnsemble(nn.Module):
         return self.switches.get_submodule(f"{position}.{side}")
 
     def stitch_parameters(self) -> list[nn.Parameter]:
+        """What is trained: weights and biases of all stitches."""
         return [p for name, p in self.named_parameters() if name.startswith("switches.")]
 
     def stitch_state(self) -> dict[str, torch.Tensor]:
         return {k: v for k, v in self.state_dict().items() if k.startswith("switches.")}
+
+    def set_position(self, position: int | str) -> None:
+        """Choose what a supernet answers with.
+
+        Args:
+            position: the index of a match, at which both parents' maps are averaged and behind which both go on (the
+                paper's pair); `all` averages at every position. Their answers are averaged. Without stitches:
+                `ensemble` averages the parents' answers, `host` or `partner` is one parent alone, to the last bit.
+
+        Raises:
+            StitchError: there is no such position.
+        """
+        if position in ("ensemble", *self.parties):
+            positions, output = (), position
+        elif position == "all":
+            positions, output = self.positions, "ensemble"
+        elif not isinstance(position, bool) and position in self.positions:
+            positions, output = (position,), "ensemble"
+        else:
+            raise StitchError(f"there is no position {position!r}; positions are {in_ranges(self.positions)}, and "
+                              f"all, ensemble, {', '.join(self.parties)}")
+        self.apply_setting(Setting.average_at(*positions, output=output, combine=self.setting.combine))
 
     def apply_setting(self, setting: Setting) -> None:
         """Set the switches and the output of a supernet."""
@@ -227,10 +276,14 @@ class StitchedEnsemble(nn.Module):
         """Rebuild a deployed network for another setting. The weights are undefined until they are loaded."""
         device = next(self.parameters()).device
         self.setting = setting
-        with torch.device("meta"):
+        if self.is_from_plans:
+            with torch.device("meta"):
+                self._build()
+            for part in self.parts:
+                getattr(self, part).to_empty(device=device)
+        else:  # networks from anywhere may hold more than their state dict
             self._build()
-        for part in self.parts:
-            getattr(self, part).to_empty(device=device)
+            self.to(device)
         if self.convolution_dtype is not None:
             self.store_convolutions(self.convolution_dtype)
 
@@ -264,7 +317,8 @@ class StitchedEnsemble(nn.Module):
             return self._pruned(setting)
 
     def deployed(self, setting: Setting) -> StitchedEnsemble:
-        """The pruned network of a supernet under `setting`, with copies of the weights it needs, on the CPU."""
+        """The pruned network of a supernet under `setting`, e.g. its own `.setting`, with copies of the weights it
+        needs, on the CPU."""
         network = self._pruned(setting)
         weights = {k: v.detach().cpu().clone() for k, v in self.state_dict().items() if k != SETTING_KEY}
         network.load_state_dict({**weights, SETTING_KEY: encode_setting(setting)})

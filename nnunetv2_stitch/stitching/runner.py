@@ -12,7 +12,7 @@ OnSwitch = Callable[[fx.Node, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class GraphRunner:
-    """Node-by-node execution of a GraphModule whose leaves are modules and functions.
+    """Node-by-node execution of a GraphModule.
 
     `nodes` are the nodes between the input and the output in order of execution; a value is dropped after its last
     consumer in that order.
@@ -20,6 +20,7 @@ class GraphRunner:
 
     def __init__(self, joined: fx.GraphModule):
         modules = dict(joined.named_modules())
+        self.joined = joined
         nodes = list(joined.graph.nodes)
         self.input = nodes[0]
         self.output = nodes[-1].args[0]
@@ -35,13 +36,18 @@ class GraphRunner:
     def step(self, env: Env, index: int, on_switch: OnSwitch | None = None) -> None:
         """Execute node `index`, put its value into `env`, drop what nobody needs any more."""
         node = self.nodes[index]
-        if node.op != "call_module":
-            env[node] = node.target(*fx.map_arg(node.args, env.__getitem__), **fx.map_arg(node.kwargs, env.__getitem__))
-        elif on_switch is not None and is_switch(node):
+        if on_switch is not None and is_switch(node):
             own, other = node.args
             env[node] = on_switch(node, env[own], env.get(other))  # no other where its network is left out
+        elif node.op == "get_attr":
+            path, _, name = node.target.rpartition(".")
+            env[node] = getattr(self.joined.get_submodule(path), name)
         else:
-            env[node] = self.modules[node](*(env[a] for a in node.args))
+            args, kwargs = (fx.map_arg(a, env.__getitem__) for a in (node.args, node.kwargs))
+            if node.op == "call_method":
+                env[node] = getattr(args[0], node.target)(*args[1:], **kwargs)
+            else:
+                env[node] = (self.modules[node] if node.op == "call_module" else node.target)(*args, **kwargs)
         self._forget(env, index)
 
     def _forget(self, env: Env, index: int) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from networks import KINDS, build, spec
 from torch import nn
 
+from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.graph import layer_nodes, match_layers, order_preserving_matching, trace
 from nnunetv2_stitch.graph.matching import score_matrix
 
@@ -69,7 +70,7 @@ def test_blocks_are_the_outputs_of_activations():
 
 
 def test_unknown_positions_are_refused():
-    with pytest.raises(ValueError, match="positions"):
+    with pytest.raises(StitchError, match="positions"):
         match_layers([], [], "some")
 
 

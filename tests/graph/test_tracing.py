@@ -33,8 +33,8 @@ def test_untraceable_network_is_refused_by_name():
 
 
 def test_unknown_layer_is_refused_by_its_path():
-    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(1, 2, 1))
-    with pytest.raises(StitchError, match="layer 1 .*PixelShuffle"):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ChannelShuffle(2), nn.Conv2d(4, 2, 1))
+    with pytest.raises(StitchError, match="layer 1 .*ChannelShuffle"):
         layer_nodes(trace(network), 1)
 
 
