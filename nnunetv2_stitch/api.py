@@ -18,7 +18,7 @@ from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet, is_model_fol
 from nnunetv2_stitch.evaluation.labels import read_labels
 from nnunetv2_stitch.evaluation.matrix import evaluate as run_evaluation
 from nnunetv2_stitch.evaluation.output import require_writable, write_comparison
-from nnunetv2_stitch.exchange.finding import Partner
+from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.merging.run import MergeRequest, MergeResult, merge_guided
 from nnunetv2_stitch.parties.trust import trusting
 from nnunetv2_stitch.pipeline import Request, StitchResult, train_stitch
