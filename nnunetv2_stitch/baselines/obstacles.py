@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from nnunetv2_stitch.baselines.datasets import data_of, has_preprocessed, storage
 from nnunetv2_stitch.baselines.training import is_installed
 from nnunetv2_stitch.parties.model_folder import ModelFolder
@@ -31,7 +29,7 @@ def obstacle(key: str, job: Job, epochs: int | None, iterations: int | None) -> 
         return "the two networks differ"
     if key == "guided_merge" and job.request.fold_b is not None:
         return "B's fold is fixed, and a merge takes the same fold of both"
-    return _images(key, host, partner) or _trainer(key, host, partner, bool(epochs and iterations)) or _flower(key)
+    return _images(key, host, partner) or _trainer(key, host, partner, bool(epochs and iterations))
 
 
 def _images(key: str, host: ModelFolder, partner: ModelFolder) -> str | None:
@@ -63,9 +61,3 @@ def _trainer(key: str, host: ModelFolder, partner: ModelFolder, budget_given: bo
     instead = ", or give -baseline_epochs and -baseline_iterations" if key in AS_LONG_AS_A else ""
     return (f"{party.trainer}, the trainer of {party.dataset_name}, is not installed here; add the folder with its "
             f"file to nnUNet_extTrainer{instead}")
-
-
-def _flower(key: str) -> str | None:
-    if key == "federated" and importlib.util.find_spec("flwr") is None:
-        return 'Flower is not installed: pip install "nnunetv2-stitch[federated]"'
-    return None
