@@ -116,7 +116,7 @@ class LocalTrainer:
         due = (number - 1) * self.schedule.epochs_per_round
         if self.trainer.current_epoch != due:
             raise StitchError(f"{self.name} is asked for round {number} after {self.trainer.current_epoch} epochs; "
-                              f"start again with resume=True")
+                              f"stop, and go on with the training")
         set_shared(self.network, weights, self.name)
         with self._turn():
             losses = [self._epoch() for _ in range(self.schedule.epochs_per_round)]
@@ -173,8 +173,8 @@ class LocalTrainer:
             return
         path = self._state_path(number)
         if not os.path.isfile(path):
-            raise StitchError(f"{path} does not exist, so {self.name} cannot go on after round {number}; start "
-                              f"without resume")
+            raise StitchError(f"{path} does not exist, so {self.name} cannot go on after round {number}; delete the "
+                              f"fold's folder and start again")
         # Written by this training on this machine, so trusted.
         state = torch.load(path, map_location=self.trainer.device, weights_only=False)
         self.trainer.optimizer.load_state_dict(state["optimizer"])

@@ -16,6 +16,7 @@ from flwr.app import Error, Message  # noqa: E402
 from flwr.serverapp import Grid  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
+from nnunetv2_stitch.environment import environment_set  # noqa: E402
 from nnunetv2_stitch.errors import StitchError  # noqa: E402
 from nnunetv2_stitch.federation import client_app, server_app  # noqa: E402
 from nnunetv2_stitch.federation.app import PYPROJECT  # noqa: E402
@@ -29,8 +30,8 @@ class HandedOver(Grid):
 
     run = None
 
-    def __init__(self, configs, run_config, silent=(), broken=()):
-        self.configs, self.run_config, self.silent, self.broken = configs, run_config, silent, broken
+    def __init__(self, env, configs, run_config, silent=(), broken=()):
+        self.env, self.configs, self.run_config, self.silent, self.broken = env, configs, run_config, silent, broken
         self.asked, self.answers = [], {}
 
     def set_run(self, run):
@@ -48,8 +49,9 @@ class HandedOver(Grid):
             self.asked.append((node, message.content["config"]["round"]))
             if node not in self.silent:
                 context = SimpleNamespace(node_config=self.configs[node], run_config=self.run_config)
-                self.answers[identity] = Message(Error(1, "broken"), reply_to=message) if node in self.broken else \
-                    client_app.train(message, context)
+                with environment_set(self.env):  # a process of its own has its own
+                    self.answers[identity] = Message(Error(1, "broken"), reply_to=message) if node in self.broken \
+                        else client_app.train(message, context)
             yield identity
 
     def pull_messages(self, message_ids):
@@ -71,7 +73,7 @@ def federation(world2d, copy_world, nnunet_env, monkeypatch):
               "granularity": "model", "rounds": 2}
 
     def run(silent=(), broken=(), **changes):
-        grid = HandedOver(nodes, {**config, **changes}, silent, broken)
+        grid = HandedOver(world.env, nodes, {**config, **changes}, silent, broken)
         server_app.main(grid, SimpleNamespace(run_config=grid.run_config))
         return grid
 
