@@ -1,6 +1,7 @@
 """Kind: what the how-to tells users to type runs. Flower's own SuperLink and SuperNodes on the loopback device, and
 `flwr run` of the app's folder."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,10 +10,10 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import world as worlds
-from left_over import left_over
 from shared_plans import SHARED, shared_plans
 
 from nnunetv2_stitch.federation.app import main as write_app_command
@@ -21,7 +22,7 @@ from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 needs_flower = pytest.mark.skipif(find_spec("flwr") is None,
                                   reason="Flower (flwr) is not installed; it needs Python 3.11 or newer")
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-         "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
 
 
 def free_ports(count):
@@ -52,10 +53,24 @@ def deployment(tmp_path):
             processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT,
                                               start_new_session=True, cwd=tmp_path))
     yield start
+    everybody = with_children([p.pid for p in processes])  # Flower starts some in groups of their own
+    for pid in everybody:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     for process in processes:
-        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert not left_over([p.pid for p in processes])
+
+
+def with_children(pids):
+    """These processes and all that they have started."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = set(pids)
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
 
 
 @needs_flower
@@ -78,9 +93,9 @@ def test_flwr_run_leaves_an_ordinary_model_at_the_centre(world2d, copy_world, de
                     str(node_port), "--node-config",
                     f'party="{name}" dataset="{party.dataset}" plans="{SHARED}" device="cpu"'], env)
     config = (f'centre_dataset="{world.host.dataset}" centre_plans="{worlds.PLANS}" centre_device="cpu" rounds=1 '
-              f'iterations=2 steps=1 granularity="model" deadline=240.0')
+              f'iterations=2 steps=1 granularity="model" deadline=900.0')
     done = subprocess.run(["flwr", "run", str(app), "centre", "--stream", "--run-config", config], env=env,
-                          capture_output=True, text=True, timeout=280, cwd=tmp_path)
+                          capture_output=True, text=True, timeout=1200, cwd=tmp_path)
     logs = "\n".join(p.read_text()[-3000:] for p in sorted(tmp_path.glob("*.log")))
     folder = world.results / world.host.dataset / f"nnUNetTrainerGuidedRounds__{worlds.PLANS}__2d" / "fold_0"
     assert (folder / "guided_rounds.json").is_file(), f"{done.stdout}{done.stderr}{logs}"
