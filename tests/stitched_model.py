@@ -28,7 +28,6 @@ ENTRIES = {
     "nnUNetv2_predict_stitched": "nnunetv2_stitch.entrypoints.predict_stitched:predict_stitched_entry",
     "nnUNetv2_adapt_party": "nnunetv2_stitch.entrypoints.adapt_party:adapt_party_entry",
     "nnUNetv2_distill_stitched": "nnunetv2_stitch.entrypoints.distill_stitched:distill_stitched_entry",
-    "nnUNetv2_adapt_party": "nnunetv2_stitch.entrypoints.adapt_party:adapt_party_entry",
     "nnUNetv2_install_party": "nnunetv2_stitch.entrypoints.install_party:install_party_entry",
     "nnUNetv2_stitch_info": "nnunetv2_stitch.entrypoints.stitch_info:stitch_info_entry",
     "nnUNetv2_train": "nnunetv2.run.run_training:run_training_entry",

@@ -227,8 +227,7 @@ class RowMaker:
         return self._trained(self._folder(dataset, trainer, plans_name), "{} epochs of {} iterations".format(*steps))
 
     def _federated(self) -> Answer:
-        from nnunetv2_stitch.baselines.federated import FederatedParty, federated_averaging
-        from nnunetv2_stitch.baselines.federated.job import TRAINER
+        from nnunetv2_stitch.baselines.federated import TRAINER, FederatedParty, federated_averaging
         epochs, iterations = self._budget
         parties = {"A": self.host, "B": self.partner}
         plans_name, folder = self._begin(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 
 from nnunetv2_stitch.baselines.adapting import adapting_obstacle
@@ -38,7 +37,7 @@ def obstacle(key: str, job: Job, epochs: int | None, iterations: int | None) -> 
         return "the two networks differ"
     if key == "guided_merge" and job.request.fold_b is not None:
         return "B's fold is fixed, and a merge takes the same fold of both"
-    return (_images(key, host, partner) or _trainer(key, host, partner, bool(epochs and iterations)) or _flower(key)
+    return (_images(key, host, partner) or _trainer(key, host, partner, bool(epochs and iterations))
             or _adapting(key, job, epochs, iterations) or _retention(key, job))
 
 
@@ -96,10 +95,4 @@ def _retention(key: str, job: Job) -> str | None:
         retained(job, users.model_folder)
     except StitchError as error:
         return str(error)
-    return None
-
-
-def _flower(key: str) -> str | None:
-    if key == "federated" and importlib.util.find_spec("flwr") is None:
-        return 'Flower is not installed: pip install "nnunetv2-stitch[federated]"'
     return None

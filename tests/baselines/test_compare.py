@@ -174,7 +174,6 @@ def test_rows_that_need_the_partners_images_are_left_out_without_them(world):
 
 @pytest.mark.slow
 def test_federated_row(world):
-    pytest.importorskip("flwr", reason="Flower is not installed")
     result = run(world, rows=["federated"], folds=[0])
     assert result.comparison.model_names == ["A alone", "federated (FedAvg)"] and not result.skipped
     assert result.details["federated (FedAvg)"] == "1 rounds, one epoch of each party per round"

@@ -13,10 +13,10 @@ from other_terms import ct
 from stitched_model import SHORT, read_segmentations, stitch
 from world import PLANS
 
-from nnunetv2_stitch.baselines.federated.job import _properties, resolved
 from nnunetv2_stitch.bridging.report import require_bridge
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.exchange.install import install_party
+from nnunetv2_stitch.federation.data import _properties, resolved
 from nnunetv2_stitch.merging.output import _of_plans
 from nnunetv2_stitch.parties.model_folder import read_model_folder
 

@@ -14,38 +14,37 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from nnunetv2_stitch.baselines.federated.job import Job
-from nnunetv2_stitch.baselines.federated.state import WEIGHTS_FILE, State, write_state
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.federation.buffer import PartyModel
+from nnunetv2_stitch.federation.state import WEIGHTS_FILE, State, write_state
 from nnunetv2_stitch.fileio import atomically
-from nnunetv2_stitch.merging.flower.buffer import PartyModel
 
 MODELS = "models"
 
 
-def keep_round(job: Job, state: State, entry: dict[str, Any], weights: dict[str, np.ndarray],
+def keep_round(work: str, state: State, entry: dict[str, Any], weights: dict[str, np.ndarray],
                models: Sequence[PartyModel]) -> State:
-    """Write down a round; returns the new state."""
-    folder = os.path.join(job.folder, MODELS)
+    """Write down a round in the folder `work`; returns the new state."""
+    folder = os.path.join(work, MODELS)
     names = {_name(m.party, m.asked_in): m for m in models}
     for name, model in names.items():
         if not os.path.isfile(os.path.join(folder, name)):
             atomically(os.path.join(folder, name), lambda temporary, m=model: save_file(dict(m.weights), temporary))
     state = replace(state, round=entry["round"], history=[*state.history, entry], weights=weights)
-    write_state(os.path.join(job.folder, WEIGHTS_FILE), state)
+    write_state(os.path.join(work, WEIGHTS_FILE), state)
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         if name not in names:
             os.remove(os.path.join(folder, name))
     return state
 
 
-def kept_models(job: Job, state: State) -> list[PartyModel]:
+def kept_models(work: str, state: State) -> list[PartyModel]:
     """The models that were there after the state's round.
 
     Raises:
         StitchError: a file is missing or broken.
     """
-    return [_read(os.path.join(job.folder, MODELS, _name(m["party"], m["asked_in"])), m)
+    return [_read(os.path.join(work, MODELS, _name(m["party"], m["asked_in"])), m)
             for m in (state.history[-1]["models"] if state.history else ())]
 
 
@@ -58,5 +57,5 @@ def _read(path: str, entry: Mapping[str, Any]) -> PartyModel:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise StitchError(f"{path} cannot be read ({type(error).__name__}), so the rounds cannot go on; delete the "
-                          f"fold's folder and start without resume") from error
+                          f"fold's folder and start again") from error
     return PartyModel(entry["party"], entry["asked_in"], entry["cases"], weights, tuple(entry["losses"]))

@@ -45,13 +45,12 @@ def write_state(path: str, state: State) -> None:
 def read_state(path: str) -> State:
     """Raises StitchError if the file is missing or not one of `write_state`."""
     if not os.path.isfile(path):
-        raise StitchError(f"{path} does not exist, so there is no federated training to go on with; start without "
-                          f"resume")
+        raise StitchError(f"{path} does not exist, so there is no federated training to go on with; start again")
     try:
         with safe_open(path, framework="np") as f:
             record = json.loads((f.metadata() or {})["federated"])
             weights = {name: f.get_tensor(name) for name in f.keys()}
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise StitchError(f"{path} is not a federated training's state ({type(error).__name__}); delete its folder "
-                          f"and start without resume") from error
+                          f"and start again") from error
     return State(weights=weights, **record)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 from flwr.app import Message
 
-from nnunetv2_stitch.baselines.federated.sharing import unlike
-from nnunetv2_stitch.merging.flower.buffer import PartyModel
+from nnunetv2_stitch.federation.buffer import PartyModel
+from nnunetv2_stitch.federation.sharing import unlike
 from nnunetv2_stitch.merging.members import MAX_CASES
 from nnunetv2_stitch.parties.untrusted_json import printable
 

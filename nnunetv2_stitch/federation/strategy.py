@@ -12,10 +12,10 @@ from flwr.app import DEFAULT_TTL, Array, ArrayRecord, ConfigRecord, Message, Mes
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from nnunetv2_stitch.merging.flower.buffer import ModelBuffer, PartyModel
-from nnunetv2_stitch.merging.flower.centre_search import Merged
-from nnunetv2_stitch.merging.flower.replies import ARRAYS, CONFIG, read_model
-from nnunetv2_stitch.merging.flower.telling import NODE
+from nnunetv2_stitch.federation.buffer import ModelBuffer, PartyModel
+from nnunetv2_stitch.federation.centre_search import Merged
+from nnunetv2_stitch.federation.replies import ARRAYS, CONFIG, read_model
+from nnunetv2_stitch.federation.telling import NODE
 
 Merge = Callable[[Mapping[str, np.ndarray], Sequence[PartyModel], int], Merged]
 

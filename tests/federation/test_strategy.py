@@ -10,11 +10,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.serverapp import Grid  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
-from nnunetv2_stitch.merging.flower import strategy as strategy_module  # noqa: E402
-from nnunetv2_stitch.merging.flower.buffer import shares  # noqa: E402
-from nnunetv2_stitch.merging.flower.centre_search import Merged  # noqa: E402
-from nnunetv2_stitch.merging.flower.strategy import GuidedMerging  # noqa: E402
-from nnunetv2_stitch.merging.flower.telling import told  # noqa: E402
+from nnunetv2_stitch.federation import strategy as strategy_module  # noqa: E402
+from nnunetv2_stitch.federation.buffer import shares  # noqa: E402
+from nnunetv2_stitch.federation.centre_search import Merged  # noqa: E402
+from nnunetv2_stitch.federation.strategy import GuidedMerging  # noqa: E402
+from nnunetv2_stitch.federation.telling import told  # noqa: E402
 
 DEADLINE, NEVER = 10, None
 NAMES = {1: "A", 2: "B", 3: "C"}
