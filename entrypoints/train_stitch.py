@@ -126,7 +126,7 @@ def request_of(args: argparse.Namespace) -> dict:
         checkpoint_name=args.chk, fit=args.fit, positions=args.positions,
         rule=args.rule or ("3" if asked is not None else "2"), position=asked,
         **({} if args.tolerance is None else {"tolerance": args.tolerance}),
-        guided_steps=args.search_steps, output=args.output,
+        search_steps=args.search_steps, output=args.output,
         combine=args.combine, gate=args.gate == "on", epochs=args.epochs, iterations=args.iterations,
         checkpoint_segments=args.checkpoint_segments, positions_per_pass=args.positions_per_pass,
         half_targets=args.half_targets, plans_name=args.o_p, seed=args.seed)

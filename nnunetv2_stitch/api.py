@@ -45,7 +45,7 @@ def stitch(
     fold_b: int | str | None = Request.fold_b, checkpoint_name: str = Request.checkpoint_name,
     checkpoint_a: str | None = Request.checkpoint_a, checkpoint_b: str | None = Request.checkpoint_b,
     fit: str = Request.fit, positions: str | Sequence[int] = Request.positions, rule: str | None = None,
-    tolerance: float = Request.tolerance, guided_steps: int = Request.guided_steps,
+    tolerance: float = Request.tolerance, search_steps: int = Request.search_steps,
     position: int | float | Sequence[int] | None = Request.position, output: str = Request.output,
     combine: str = Request.combine, gate: bool = Request.gate, epochs: int | None = Request.epochs,
     iterations: int | None = Request.iterations, plans_name: str = Request.plans_name,
@@ -76,7 +76,7 @@ def stitch(
         rule: how the position is chosen: `1`, `2`, `3`, `loo`, `retain`, `guided`. None for `2`, or `3` with a
             `position`.
         tolerance: of rule `retain`, in standard errors over cases.
-        guided_steps: of rule `guided`, a batch each.
+        search_steps: of rule `guided`, a batch each.
         position: by index, one for each partner, or by progress in the host from 0.0 to 1.0.
         output: whose head answers: `ensemble`, `host`, `partner`, `partner2`, ...
         combine: what an ensemble averages: `probabilities` or `logits`.
@@ -113,7 +113,7 @@ def stitch(
             folds=folds, trainer_a=trainer_a, trainer_b=trainer_b, plans_a=plans_a, plans_b=plans_b, fold_b=fold_b,
             checkpoint_name=checkpoint_name, checkpoint_a=checkpoint_a, checkpoint_b=checkpoint_b, fit=fit,
             positions=positions, rule=rule or (Request.rule if position is None else "3"), tolerance=tolerance,
-            guided_steps=guided_steps, position=position, output=output, combine=combine, gate=gate, epochs=epochs,
+            search_steps=search_steps, position=position, output=output, combine=combine, gate=gate, epochs=epochs,
             iterations=iterations, plans_name=plans_name, seed=seed, checkpoint_segments=checkpoint_segments,
             positions_per_pass=positions_per_pass, half_targets=half_targets, device=find_device(device),
             num_gpus=num_gpus, continue_training=continue_training, only_validation=only_validation,
@@ -123,7 +123,8 @@ def stitch(
 
 def compare(
     dataset_a: str | int | None = None, dataset_b: str | int | None = None, *,
-    folder: str | None = None, test_sets: Mapping[str, str] | None = None, rows: Sequence[str] | None = None,
+    folder: str | None = None, test_sets: Mapping[str, str] | None = None, unseen: Mapping[str, str] | None = None,
+    rows: Sequence[str] | None = None,
     model_a: str | None = Request.model_a, model_b: str | None = Request.model_b, names: NameMaps = Request.names,
     configuration: str | None = Request.configuration, folds: Sequence[int | str] | None = Request.folds,
     trainer_a: str | None = Request.trainer_a, trainer_b: str | None = Request.trainer_b,
@@ -143,6 +144,7 @@ def compare(
         dataset_a, dataset_b: host and partner; None where `model_a` or `model_b` names one.
         folder: for predictions, tables, figures and the page; None for `comparison_with_<B>` beside A's models.
         test_sets: name -> nnU-Net raw dataset with imagesTs and labelsTs, the host's first; None for those of A and B.
+        unseen: the same of hospitals that are no party.
         rows: keys of the rows to make; None for all.
         model_a, model_b, names, configuration, folds, trainer_a, trainer_b, plans_a, plans_b, fold_b: see `stitch`.
         checkpoint_name, checkpoint_a, checkpoint_b: see `stitch`.
@@ -166,7 +168,7 @@ def compare(
     """
     with trusting(trust):
         result = run_comparison(
-            dataset_a, dataset_b, folder, test_sets, rows, device=find_device(device), resume=resume,
+            dataset_a, dataset_b, folder, test_sets, rows, unseen=unseen, device=find_device(device), resume=resume,
             progress=progress, baseline_epochs=baseline_epochs, baseline_iterations=baseline_iterations, tta=tta,
             tolerance=tolerance, say=say, model_a=model_a, model_b=model_b, names=names, configuration=configuration,
             folds=folds, trainer_a=trainer_a, trainer_b=trainer_b, plans_a=plans_a, plans_b=plans_b, fold_b=fold_b,
@@ -178,11 +180,11 @@ def compare(
 
 def evaluate(
     models: Mapping[str, str] | Sequence[ModelEntry], datasets: Mapping[str, str] | Sequence[TestSet], *,
-    host: str | None = None, own: str | None = None, output: str | None = None, tolerance: float | None = None,
-    dataset_json: str | None = None, folds: Sequence[int | str] | None = None,
-    checkpoint_name: str = Request.checkpoint_name, device: str | torch.device = AUTO, tta: bool = True, worst: int = 3,
-    continue_prediction: bool = False, seed: int = Training.seed, trust: bool = False, progress: bool = True,
-    say: Say = _silent,
+    unseen: Mapping[str, str] | None = None, host: str | None = None, own: str | None = None,
+    output: str | None = None, tolerance: float | None = None, dataset_json: str | None = None,
+    folds: Sequence[int | str] | None = None, checkpoint_name: str = Request.checkpoint_name,
+    device: str | torch.device = AUTO, tta: bool = True, worst: int = 3, continue_prediction: bool = False,
+    seed: int = Training.seed, trust: bool = False, progress: bool = True, say: Say = _silent,
 ) -> Comparison:
     """Compare models on the test sets of several parties: what `nnUNetv2_evaluate_stitched` does.
 
@@ -190,6 +192,7 @@ def evaluate(
         models: name -> trained model folder (`FOLDER@host`, `@partner`, `@ensemble` for how a stitched one answers), or
             folder of predictions; or `evaluation.entries.ModelEntry`.
         datasets: name -> nnU-Net raw dataset, or folder with images and labels; or `evaluation.entries.TestSet`.
+        unseen: as `datasets`, of hospitals that are no party.
         host: the model that is the host alone; None for the first.
         own: the dataset with the host's own cases; None for the first.
         output: where predictions of model folders, tables, figures and the page go. None: nothing is written, which is
@@ -219,6 +222,7 @@ def evaluate(
     """
     models = [ModelEntry.parse(f"{n}={f}") for n, f in models.items()] if isinstance(models, Mapping) else models
     datasets = [TestSet.parse(f"{n}={f}") for n, f in datasets.items()] if isinstance(datasets, Mapping) else datasets
+    datasets = [*datasets, *(TestSet.parse(f"{n}={f}", unseen=True) for n, f in (unseen or {}).items())]
     predicted = [m.name for m in models if m.folder and is_model_folder(m.folder)]
     if output is not None:
         require_writable(output)
@@ -285,6 +289,7 @@ def adapt(
     plans_a: str | None = AdaptRequest.plans_a, epochs: int = AdaptRequest.epochs,
     iterations: int | None = AdaptRequest.iterations, rate: float = AdaptRequest.rate,
     plans_name: str = AdaptRequest.plans_name, tolerance: float = AdaptRequest.tolerance,
+    alpha: float | None = AdaptRequest.alpha,
     seed: int = AdaptRequest.seed, device: str | torch.device = AUTO, continue_training: bool = False,
     validate: bool = True, trust: bool = False, progress: bool = True, say: Say = _silent,
 ) -> AdaptResult:
@@ -302,8 +307,9 @@ def adapt(
         iterations: per epoch; None for nnU-Net's.
         rate: learning rate at the beginning, falling to zero.
         plans_name: of the plans that are written.
-        tolerance: how much worse than the best, and than your own model, the result may be on your validation cases,
+        tolerance: how much worse than your own model the result may be on your validation cases and count as as good,
             in standard errors.
+        alpha: point of the line, 0 for the partner, 1 for the partner trained on; None to choose it by retention.
         seed: recorded beside the weights.
         device: `auto` for cuda, mps or the cpu, the first that is there.
         continue_training: go on after an interruption.
@@ -325,7 +331,7 @@ def adapt(
             dataset, partner, device=find_device(device), continue_training=continue_training, validate=validate,
             progress=progress, say=say, configuration=configuration, folds=folds, trainer_a=trainer_a,
             plans_a=plans_a, epochs=epochs, iterations=iterations, rate=rate, plans_name=plans_name,
-            tolerance=tolerance, seed=seed)
+            tolerance=tolerance, alpha=alpha, seed=seed)
 
 
 def merge(
@@ -336,7 +342,7 @@ def merge(
     checkpoint_name: str | Sequence[str] = MergeRequest.checkpoint_name, seed: int = MergeRequest.seed,
     device: str | torch.device = AUTO, trust: bool = False, say: Say = _silent,
 ) -> MergeResult:
-    """Merge trained nnU-Nets of one architecture and one common start into one: what `nnUNetv2_merge_guided` does.
+    """Merge trained nnU-Nets of one architecture and one common start into one: what `nnUNetv2_merge_party` does.
 
     Args:
         models: two or more, folders or zips.

@@ -36,8 +36,9 @@ COMMANDS = {
     "evaluate": ("evaluate_stitched", [], {"output": "o"}, {"comparison", "notes"}),
     "distill": ("distill_stitched", ["-m", "M", "-d", "A"], {}, set()),
     "adapt": ("adapt_party", ["A", "B"], {"dataset": "parties"}, {"tr_b", "p_b", "f_b", "chk_b", "m_b"}),
-    "merge": ("merge_guided", ["-m", "M", "N", "-d", "A", "-c", "2d", "-f", "0", "-o", "P"],
-              {"rate": "rate", "models": "m", "name": "o", "plans_name": "plans_name"}, {"disable_progress_bar"}),
+    "merge": ("merge_party", ["-m", "M", "N", "-d", "A", "-c", "2d", "-f", "0", "-o_p", "P"],
+              {"rate": "lr", "steps": "search_steps", "models": "m", "name": "o_p", "plans_name": "plans_name"},
+              {"disable_progress_bar"}),
 }
 ALWAYS = {"verbose", "help", "parties", "label_map", "channel_map"}  # of partners: `names`, `Partner`
 
@@ -134,7 +135,7 @@ def test_every_keyword_arrives_under_its_own_name(name, job, monkeypatch, tmp_pa
 
     monkeypatch.setattr(api, job, record)
     special = {"device": "cpu", "trust": False, "more": ["C"], "output": str(tmp_path), "dataset_json": None,
-               "models": {}, "datasets": {}, "tta": "tta", "rule": "loo"}
+               "models": {}, "datasets": {}, "unseen": {}, "tta": "tta", "rule": "loo"}
     given = {p: special.get(p, f"value of {p}") for p in inspect.signature(getattr(ns, name)).parameters}
     with pytest.raises(Arrived):
         getattr(ns, name)(**given)
@@ -142,7 +143,7 @@ def test_every_keyword_arrives_under_its_own_name(name, job, monkeypatch, tmp_pa
         seen.update(vars(seen.pop("request")))
     assert seen.pop("device") in (torch.device("cpu"), None)
     renamed = {"tta": "mirroring" if name == "evaluate" else "tta", "dataset_json": "labels"}
-    left = {"trust", "device", "worst", "models", "datasets"} if name != "merge" else {"trust", "device"}
+    left = {"trust", "device", "worst", "models", "datasets", *(["unseen"] if name == "evaluate" else [])} if name != "merge" else {"trust", "device"}
     for key, value in given.items():
         if key not in left:
             found = seen[renamed.get(key, key)]

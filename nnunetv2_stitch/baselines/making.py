@@ -198,14 +198,14 @@ class RowMaker:
         answer = self._finetuned_B_on_A()
         tuned = read_model_folder(answer.model_folder, answer.checkpoint_name)
         plans_name, folder = self._begin(
-            GUIDED_MERGE, self.host, "nnUNetTrainer", data=data_of(self.host), steps=self.job.request.guided_steps,
+            GUIDED_MERGE, self.host, "nnUNetTrainer", data=data_of(self.host), steps=self.job.request.search_steps,
             parents=[self._sha256(1), {f: sha256(tuned.checkpoint_path(f)) for f in self.folds}])
         for fold in self.folds:
             if not os.path.isfile(os.path.join(folder, f"fold_{fold}", RECORD)):
                 self.say(f"fold {fold}: merging B with B fine-tuned on A")
                 merge_guided(MergeRequest([self.partner, tuned], self.host.dataset_name, self.host.configuration, fold,
                                           plans_name, plans_name=tuned.plans_name,
-                                          steps=self.job.request.guided_steps, seed=self.seed), self.device, self.say)
+                                          steps=self.job.request.search_steps, seed=self.seed), self.device, self.say)
         written = {f: read_json(os.path.join(folder, f"fold_{f}", RECORD))["chosen"] for f in self.folds}
         return Answer(folder, self.folds, detail="written: " + ", ".join(dict.fromkeys(written.values())))
 

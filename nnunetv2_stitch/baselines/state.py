@@ -95,7 +95,7 @@ def comparison_record(job: Job, epochs: int | None, iterations: int | None, tta:
     request = job.request
     return Provenance("comparison", {
         **stitches_record(job.configuration, job.folds).made_from, "combine": request.combine,
-        "guided_steps": request.guided_steps, "plans_name": request.plans_name, "baseline_epochs": epochs,
+        "guided_steps": request.search_steps, "plans_name": request.plans_name, "baseline_epochs": epochs,
         "baseline_iterations": iterations, "checkpoint": [job.host.checkpoint_name, job.partner.checkpoint_name],
         "tta": tta})
 

@@ -74,7 +74,7 @@ def guided(job: Job, folder: str, device: torch.device, say: Callable[[str], Non
     request = job.request
     trainer, plans_name, configuration = os.path.basename(folder).split("__")
     found = {f: guide_fold(folder, job.host.dataset_name, configuration, f, trainer, plans_name, device, "ensemble",
-                           request.combine, request.guided_steps, job.seed, say) for f in job.folds}
+                           request.combine, request.search_steps, job.seed, say) for f in job.folds}
     weights = [w for g in found.values() for pair in g.weights for w in pair]
     return Answer(folder, job.folds, {f: g.setting for f, g in found.items()},
                   f"mixing weights of {2 * len(job.positions)} switches, {min(weights):.2f} to {max(weights):.2f}")

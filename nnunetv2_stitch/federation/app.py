@@ -49,7 +49,7 @@ quorum = 0                  # models after which a round waits no longer; 0: all
 max_age = -1                # models older than this many rounds do not take part; -1: any age
 forget_after = 43200.0      # seconds after which a party that has not answered is asked again
 
-# The centre's search, as the flags of nnUNetv2_merge_guided.
+# The centre's search, as the flags of nnUNetv2_merge_party.
 granularity = "stage"
 search = "gradient"
 steps = 100

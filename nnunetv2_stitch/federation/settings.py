@@ -67,10 +67,10 @@ class RoundsSettings:
                 raise StitchError(f"{field.name} is {config[field.name]!r} in the app's configuration; it must be "
                                   f"{'a whole number' if kind is int else 'a number'}") from error
         settings = cls(**values)
-        settings._check()
+        settings.require_sense()
         return settings
 
-    def _check(self) -> None:
+    def require_sense(self) -> None:
         """What the centre and the parties need; `check_search` is the centre's."""
         for name, least in (("rounds", 1), ("epochs_per_round", 1), ("iterations", 0), ("parties", 1), ("quorum", 0),
                             ("max_age", -1)):

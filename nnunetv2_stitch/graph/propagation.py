@@ -11,8 +11,9 @@ from fractions import Fraction
 
 import torch
 from torch import fx, nn
-from torch.nn.modules import activation, padding
+from torch.nn.modules import activation
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from nnunetv2_stitch.graph.shapes import (
@@ -105,7 +106,7 @@ def _module(module: nn.Module, x: Value) -> Value:
     if isinstance(module, (nn.PixelShuffle, nn.PixelUnshuffle)):
         return pixel_shuffle(x, *((module.upscale_factor, 1) if isinstance(module, nn.PixelShuffle)
                                    else (1, module.downscale_factor)))
-    if isinstance(module, (padding._ConstantPadNd, padding._ReflectionPadNd, padding._ReplicationPadNd)):
+    if isinstance(module, (_ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd)):
         return pad(x, module.padding)
     if isinstance(module, _ConvNd) and x.channels not in (0, module.in_channels):
         return None  # torch.fx has missed something

@@ -30,7 +30,7 @@ def guide(job: Job, sweeps: Sequence[Sweep], device: torch.device,
     if nothing:
         raise NothingToScore(f"the validation cases of fold {', '.join(nothing)}")
     found = {f: guide_fold(job.model_folder, job.host.dataset_name, job.host.configuration, f, job.trainer,
-                           request.plans_name, device, request.output, request.combine, request.guided_steps,
+                           request.plans_name, device, request.output, request.combine, request.search_steps,
                            job.seed, say) for f in job.folds}
     score = float(np.mean([g.score for g in found.values()]))
     if len(job.partners) > 1:  # no sweep says what one position with each of them gives

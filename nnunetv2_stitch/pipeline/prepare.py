@@ -63,7 +63,7 @@ class Request:
     positions: str | Sequence[int] = "all"
     rule: str = "2"
     tolerance: float = TOLERANCE
-    guided_steps: int = 100
+    search_steps: int = 100
     position: int | float | Sequence[int] | None = None
     output: str = "ensemble"
     combine: str = "probabilities"

@@ -16,7 +16,7 @@ from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.pipeline import train_stitch
 
 SHORT = {"device": "cpu", "progress": False, "tta": False, "epochs": 1, "iterations": 2, "baseline_epochs": 1,
-         "baseline_iterations": 3, "positions": [2, 20, 41], "guided_steps": 2}
+         "baseline_iterations": 3, "positions": [2, 20, 41], "search_steps": 2}
 # test_adapted_rows.py makes the others
 HERE = [r.key for r in ROWS if r.key not in ("federated", "soup", "A_longer", "stitched_adapted", "gated",
                                              "gated_adapted")]

@@ -24,7 +24,7 @@ from nnunetv2_stitch.pipeline.prepare import examine
 
 THIRD = "Dataset805_PartnerBlobs"  # of the partner's short name, so that pooled data collide
 SHORT = {"device": "cpu", "progress": False, "tta": False, "folds": [0], "epochs": 1, "iterations": 1,
-         "baseline_epochs": 1, "baseline_iterations": 1, "positions": [2, 41], "guided_steps": 1}
+         "baseline_epochs": 1, "baseline_iterations": 1, "positions": [2, 41], "search_steps": 1}
 ROWS = ["B_alone", "plain_ensemble", "stitched", "finetuned_B_on_A", "guided_merge", "distilled", "merged"]
 
 

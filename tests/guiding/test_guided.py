@@ -72,7 +72,7 @@ def test_the_gradient_is_the_slope_of_the_loss_and_the_search_goes_down_it(objec
 @pytest.mark.slow
 def test_guided_is_deployed_recorded_kept_and_undone(world, folder):
     said = []
-    result = stitch(world, rule="guided", continue_training=True, guided_steps=STEPS, say=said.append)
+    result = stitch(world, rule="guided", continue_training=True, search_steps=STEPS, say=said.append)
     record = json.loads((folder / "fold_0" / GUIDED_FILE).read_text())
     assert 1 <= len(record["history"]) <= 10 and record["score"] >= record["start_score"]
     assert sum(f"step {STEPS} of {STEPS}" in line for line in said) == 2  # folds
@@ -91,14 +91,14 @@ def test_guided_is_deployed_recorded_kept_and_undone(world, folder):
     # Again: nothing is searched anew, and the same seed finds the same.
     weights = record["weights"]
     said.clear()
-    again = stitch(world, rule="guided", continue_training=True, guided_steps=STEPS, say=said.append)
+    again = stitch(world, rule="guided", continue_training=True, search_steps=STEPS, say=said.append)
     assert not any("step" in line for line in said) and again.table == result.table
     (folder / "fold_0" / GUIDED_FILE).unlink()
-    stitch(world, rule="guided", continue_training=True, guided_steps=STEPS)
+    stitch(world, rule="guided", continue_training=True, search_steps=STEPS)
     assert json.loads((folder / "fold_0" / GUIDED_FILE).read_text())["weights"] == weights
 
     # A search that is too short to beat a position leaves the position, and says so.
-    short = stitch(world, rule="guided", continue_training=True, guided_steps=1)
+    short = stitch(world, rule="guided", continue_training=True, search_steps=1)
     assert not short.weighted and any("found nothing better" in line for line in short.remarks)
     assert [row["chosen"] for row in short.table] == [row["rule 2"] for row in short.table]
     back = stitch(world, rule="2", only_selection=True)

@@ -113,7 +113,7 @@ def test_a_fold_beyond_the_splits_is_swept_and_searched_on_the_cases_that_nnunet
     model = world.model(world.host)
     shutil.copytree(model / "fold_0", model / "fold_4")
     with contextlib.redirect_stdout(io.StringIO()):
-        result = stitch(world, rule="guided", guided_steps=1, **{**SHORT, "folds": [4]})
+        result = stitch(world, rule="guided", search_steps=1, **{**SHORT, "folds": [4]})
     folder = Path(result.model_folder, "fold_4")
     assert result.folds == [4] and (folder / "guided_mixing.json").is_file()
     assert json.loads((folder / "sweep.json").read_text())["cases"] == 2
