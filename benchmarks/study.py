@@ -27,9 +27,9 @@ from nnunetv2_stitch.demo.data import PARTIES, blocked_splits, write_party
 from nnunetv2_stitch.demo.parents import plan_and_preprocess, train_parent
 from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings, environment
 from nnunetv2_stitch.environment import environment_set, usable_cores
-from nnunetv2_stitch.evaluation.figures.style import BLUE, VERMILLION, new_figure, own_style, tidy, write
 from nnunetv2_stitch.evaluation.output import write_comparison
 from nnunetv2_stitch.evaluation.tables import markdown_table
+from nnunetv2_stitch.figures.style import BLUE, VERMILLION, new_figure, own_style, tidy, write
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.selection.rules import label_free_agreement
 from nnunetv2_stitch.selection.scoring import SettingScorer, labelled_test_cases

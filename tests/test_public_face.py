@@ -143,7 +143,8 @@ def test_every_keyword_arrives_under_its_own_name(name, job, monkeypatch, tmp_pa
         seen.update(vars(seen.pop("request")))
     assert seen.pop("device") in (torch.device("cpu"), None)
     renamed = {"tta": "mirroring" if name == "evaluate" else "tta", "dataset_json": "labels"}
-    left = {"trust", "device", "worst", "models", "datasets", *(["unseen"] if name == "evaluate" else [])} if name != "merge" else {"trust", "device"}
+    left = {"trust", "device"} if name == "merge" else {"trust", "device", "worst", "models", "datasets"}
+    left |= {"unseen"} if name == "evaluate" else set()
     for key, value in given.items():
         if key not in left:
             found = seen[renamed.get(key, key)]

@@ -74,7 +74,7 @@ def table(found: list[dict], rows: list[str], against: tuple[str, ...]) -> str:
 
 def draw(found: list[dict], rows: list[str], path: str, title: str) -> None:
     """A row for each way; own, partner's and unseen side by side; mean, interval over cases, and each seed."""
-    from nnunetv2_stitch.evaluation.figures.style import BLUE, VERMILLION, new_figure, own_style, tidy, write
+    from nnunetv2_stitch.figures.style import BLUE, VERMILLION, new_figure, own_style, tidy, write
 
     @own_style
     def drawn():

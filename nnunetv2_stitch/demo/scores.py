@@ -92,7 +92,7 @@ def reading(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def overlay_panels(raw: str, root: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Two test cases of each party for `evaluation.figures.overlays`: those at one and two thirds of the list of
+    """Two test cases of each party for `figures.overlay_grid`: those at one and two thirds of the list of
     names, a rule that looks at no score."""
     import nibabel
 

@@ -199,8 +199,8 @@ class _Story:
 
     def _evaluate(self) -> None:
         from nnunetv2_stitch.demo.scores import FOREGROUND, evaluate_all, overlay_panels, reading, table_rows
-        from nnunetv2_stitch.evaluation.figures import dice_by_party, overlays
         from nnunetv2_stitch.evaluation.tables import markdown_table
+        from nnunetv2_stitch.figures import dice_by_party, overlays
         with captured(self.log):
             rows = evaluate_all(self.raw, self.predictions)
         flat = [{**row, "cases": list(row["cases"].values())} for row in rows]

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.comparison import FILE, Comparison, save_comparison
-from nnunetv2_stitch.evaluation.figures.cases import case_lines
-from nnunetv2_stitch.evaluation.figures.heat_map import heat_map
-from nnunetv2_stitch.evaluation.figures.overlay_grid import overlays
-from nnunetv2_stitch.evaluation.figures.plane import own_versus_partner
-from nnunetv2_stitch.evaluation.figures.worst_cases import worst_panels
 from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.metrics import MEASURES
 from nnunetv2_stitch.evaluation.report import Figure, report
 from nnunetv2_stitch.evaluation.rows import markdown, write_csv, write_text
+from nnunetv2_stitch.figures.cases import case_lines
+from nnunetv2_stitch.figures.heat_map import heat_map
+from nnunetv2_stitch.figures.overlay_grid import overlays
+from nnunetv2_stitch.figures.plane import own_versus_partner
+from nnunetv2_stitch.figures.worst_cases import worst_panels
 
 CSV_FILE, MARKDOWN_FILE, REPORT_FILE, FIGURES = "comparison.csv", "comparison.md", "report.html", "figures"
 

@@ -10,11 +10,11 @@ from html import escape
 from typing import Any
 
 from nnunetv2_stitch.evaluation.comparison import Comparison
-from nnunetv2_stitch.evaluation.figures.heat_map import BETTER, WORSE
-from nnunetv2_stitch.evaluation.figures.style import DPI
 from nnunetv2_stitch.evaluation.metrics import MEASURES
 from nnunetv2_stitch.evaluation.report_style import CSS
 from nnunetv2_stitch.evaluation.rows import CAVEATS, UNSEEN_RULE, label_rows, party_rows, reading, three_rows
+from nnunetv2_stitch.figures.heat_map import BETTER, WORSE
+from nnunetv2_stitch.figures.style import DPI
 
 # Nothing may be loaded or run, whatever a name in the page contains.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

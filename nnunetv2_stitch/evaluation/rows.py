@@ -7,9 +7,9 @@ import math
 from typing import Any
 
 from nnunetv2_stitch.evaluation.comparison import Comparison
-from nnunetv2_stitch.evaluation.figures.heat_map import BETTER, WORSE, verdict
 from nnunetv2_stitch.evaluation.metrics import MEASURES, Measure
 from nnunetv2_stitch.evaluation.tables import markdown_table
+from nnunetv2_stitch.figures.heat_map import BETTER, WORSE, verdict
 from nnunetv2_stitch.fileio import atomically
 
 LISTED = 6  # more names than these are read in the table

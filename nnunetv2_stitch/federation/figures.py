@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nnunetv2_stitch.evaluation.figures.style import SERIES, new_figure, own_style, tidy, write
+from nnunetv2_stitch.figures.style import SERIES, new_figure, own_style, tidy, write
 
 
 @own_style

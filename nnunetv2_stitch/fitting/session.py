@@ -108,7 +108,7 @@ class StitchSession:
 
     def plot_matches(self) -> None:
         """The networks with their matches, in place of nnU-Net's drawing of one network."""
-        from nnunetv2_stitch.evaluation.figures import matches_by_partner
+        from nnunetv2_stitch.figures import matches_by_partner
         if self.trainer.local_rank == 0:
             matches_by_partner(layout_of(self.trainer.stitched), self.trainer.output_folder_base)
 

@@ -11,8 +11,8 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.evaluation.figures.merge_coefficients import merge_coefficients
 from nnunetv2_stitch.exchange.manifest import CARD
+from nnunetv2_stitch.figures.merge_coefficients import merge_coefficients
 from nnunetv2_stitch.fileio import read_json, write_json, write_text
 from nnunetv2_stitch.folders import folds_in
 from nnunetv2_stitch.locks import plans_locked

@@ -15,11 +15,11 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.evaluation.figures import dice_over_position, matches_by_partner
-from nnunetv2_stitch.evaluation.figures.gate_shares import gate_shares
-from nnunetv2_stitch.evaluation.figures.mixing_weights import mixing_weights
-from nnunetv2_stitch.evaluation.figures.positions_plane import positions_plane
 from nnunetv2_stitch.exchange.manifest import CARD
+from nnunetv2_stitch.figures import dice_over_position, matches_by_partner
+from nnunetv2_stitch.figures.gate_shares import gate_shares
+from nnunetv2_stitch.figures.mixing_weights import mixing_weights
+from nnunetv2_stitch.figures.positions_plane import positions_plane
 from nnunetv2_stitch.fileio import read_json, write_json, write_text
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from nnunetv2_stitch.evaluation.figures.own_over_alpha import own_over_alpha
 from nnunetv2_stitch.exchange.manifest import CARD, NO_PROMISE, cell, versions
+from nnunetv2_stitch.figures.own_over_alpha import own_over_alpha
 from nnunetv2_stitch.fileio import atomically, write_json, write_text
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
 from nnunetv2_stitch.locks import plans_locked

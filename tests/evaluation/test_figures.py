@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from nnunetv2_stitch.evaluation.figures import dice_by_party, dice_over_position, matches, overlays
-from nnunetv2_stitch.evaluation.figures.style import DPI, GREEN, SKY
+from nnunetv2_stitch.figures import dice_by_party, dice_over_position, matches, overlays
+from nnunetv2_stitch.figures.style import DPI, GREEN, SKY
 
 MODELS = ("A alone", "B alone", "plain ensemble", "stitched")
 

@@ -6,16 +6,16 @@ from matplotlib.image import imread
 
 from nnunetv2_stitch.evaluation.comparison import Comparison, Score, Settings
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
-from nnunetv2_stitch.evaluation.figures import cases as case_figure
-from nnunetv2_stitch.evaluation.figures import plane as plane_figure
-from nnunetv2_stitch.evaluation.figures.cases import case_lines, case_values, worst_cases
-from nnunetv2_stitch.evaluation.figures.heat_map import heat_map, verdict
-from nnunetv2_stitch.evaluation.figures.plane import own_versus_partner
-from nnunetv2_stitch.evaluation.figures.style import new_figure
 from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.matrix import sum_up
 from nnunetv2_stitch.evaluation.metrics import MEASURES
 from nnunetv2_stitch.evaluation.plane import plane
+from nnunetv2_stitch.figures import cases as case_figure
+from nnunetv2_stitch.figures import plane as plane_figure
+from nnunetv2_stitch.figures.cases import case_lines, case_values, worst_cases
+from nnunetv2_stitch.figures.heat_map import heat_map, verdict
+from nnunetv2_stitch.figures.plane import own_versus_partner
+from nnunetv2_stitch.figures.style import new_figure
 
 
 def comparison(models, cases=8, seed=0):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.evaluation.figures.positions_plane import positions_plane
+from nnunetv2_stitch.figures.positions_plane import positions_plane
 from nnunetv2_stitch.selection.pareto import PREFERENCES, PartyScores, find_front, mean_over_folds, prefer
 from nnunetv2_stitch.selection.sweep import Sweep
 

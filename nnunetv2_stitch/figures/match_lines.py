@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_stitch.evaluation.figures.style import BLUE, ORANGE, VERMILLION, new_figure, own_style, write
+from nnunetv2_stitch.figures.style import BLUE, ORANGE, VERMILLION, new_figure, own_style, write
 
 GAP = 1.6  # between the deepest layers of both networks, in octaves of stride
 

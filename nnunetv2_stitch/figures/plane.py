@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nnunetv2_stitch.evaluation.comparison import Comparison
-from nnunetv2_stitch.evaluation.figures.style import BLUE, GREEN, GREY, new_figure, own_style, tidy, write
 from nnunetv2_stitch.evaluation.plane import Plane, PlanePoint
+from nnunetv2_stitch.figures.style import BLUE, GREEN, GREY, new_figure, own_style, tidy, write
 
 PANEL = 4.6  # inches
 AREA = 34  # of a point, in square points; with a third axis from the first to the second of

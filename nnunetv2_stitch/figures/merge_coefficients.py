@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nnunetv2_stitch.evaluation.figures.style import GREY, SERIES, new_figure, own_style, tidy, write
+from nnunetv2_stitch.figures.style import GREY, SERIES, new_figure, own_style, tidy, write
 
 MAX_TICKS = 30  # with a coefficient per tensor there are hundreds of groups
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_stitch.evaluation.figures.style import BLUE, GREEN, GREY, VERMILLION, new_figure, own_style, tidy, write
+from nnunetv2_stitch.figures.style import BLUE, GREEN, GREY, VERMILLION, new_figure, own_style, tidy, write
 
 
 @own_style

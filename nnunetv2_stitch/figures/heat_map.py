@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from nnunetv2_stitch.evaluation.comparison import Comparison
-from nnunetv2_stitch.evaluation.figures.style import new_figure, own_style, write
 from nnunetv2_stitch.evaluation.metrics import Measure
+from nnunetv2_stitch.figures.style import new_figure, own_style, write
 
 BETTER, WORSE = "▲", "▼"
 CELL, ROW = 0.72, 0.27  # inches

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_stitch.evaluation.figures.style import (
+from nnunetv2_stitch.figures.style import (
     BLUE,
     GREY,
     MODEL_COLOURS,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nnunetv2_stitch.evaluation.figures.style import BLUE, GREY, ORANGE, new_figure, own_style, tidy, write
+from nnunetv2_stitch.figures.style import BLUE, GREY, ORANGE, new_figure, own_style, tidy, write
 
 
 @own_style

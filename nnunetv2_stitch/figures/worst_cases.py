@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_stitch.evaluation.comparison import Comparison
-from nnunetv2_stitch.evaluation.figures.cases import worst_cases
 from nnunetv2_stitch.evaluation.segmentations import ending_of, reader_for
+from nnunetv2_stitch.figures.cases import worst_cases
 from nnunetv2_stitch.fileio import read_json
 
 PLACEHOLDER = 999  # mm

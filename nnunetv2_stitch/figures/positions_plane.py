@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_stitch.evaluation.figures.style import (
+from nnunetv2_stitch.figures.style import (
     GREEN,
     GREY,
     MODEL_COLOURS,

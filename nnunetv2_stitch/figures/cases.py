@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nnunetv2_stitch.evaluation.comparison import Comparison
-from nnunetv2_stitch.evaluation.figures.style import BLUE, VERMILLION, new_figure, own_style, tidy, write
 from nnunetv2_stitch.evaluation.metrics import Measure
+from nnunetv2_stitch.figures.style import BLUE, VERMILLION, new_figure, own_style, tidy, write
 
 WORST = 3  # cases that are named
 MANY = 8  # models; with fewer, all of the scale is shown

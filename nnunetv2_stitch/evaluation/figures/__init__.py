@@ -1,7 +1,0 @@
-"""Every figure of the package: each function takes data and a path, writes a PNG and returns the path."""
-
-from nnunetv2_stitch.evaluation.figures.charts import dice_by_party, dice_over_position
-from nnunetv2_stitch.evaluation.figures.match_lines import matches, matches_by_partner
-from nnunetv2_stitch.evaluation.figures.overlay_grid import overlays
-
-__all__ = ["dice_by_party", "dice_over_position", "matches", "matches_by_partner", "overlays"]
