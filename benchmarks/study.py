@@ -40,6 +40,7 @@ FITS = {"direct": "direct", "double-batched": "stitched"}  # rows of the compari
 COLOURS = {"direct": BLUE, "double-batched": VERMILLION}
 COUNTS = (0, 1, 2, 4, 8, 16, 32)
 FOLDS_WITHOUT_BLOCKS = 5
+BASELINE_EPOCHS, BASELINE_ITERATIONS = 5, 250  # of all that is trained beside the parents, who have had as many
 
 
 def splits_of(names: list[str]) -> list[dict[str, list[str]]]:
@@ -83,7 +84,8 @@ def study_direction(root: str, host: str, partner: str, settings: DemoSettings, 
     result = compare(host, partner, folder, rows=rows, device=device, resume=True, progress=False,
                      say=lambda line: print(f"--- {line}", flush=True), configuration=CONFIGURATION, folds=folds,
                      trainer_a=settings.trainer, trainer_b=settings.trainer, plans_a=PLANS, plans_b=PLANS,
-                     epochs=settings.stitch_epochs, iterations=settings.stitch_iterations, seed=settings.seed)
+                     epochs=settings.stitch_epochs, iterations=settings.stitch_iterations, seed=settings.seed,
+                     baseline_epochs=BASELINE_EPOCHS, baseline_iterations=BASELINE_ITERATIONS)
     comparison = result.comparison
     write_comparison(comparison, folder)
     label = comparison.labels.main
