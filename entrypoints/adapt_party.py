@@ -115,7 +115,7 @@ def print_result(result) -> None:
     which = f"-d {result.dataset} -c {result.configuration} -tr {result.trainer} -p {result.plans_name} " \
             f"-f {' '.join(map(str, result.folds))}"
     predict = f"  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}"
-    gate = f"  nnUNetv2_train_stitch {result.dataset} -m_b {result.model_folder} -gate on"
+    gate = f"  nnUNetv2_train_stitch {result.dataset} -m_b {result.model_folder} -fit direct -gate on"
     print(f"\n{result.model_folder} is an ordinary nnU-Net model.")
     if result.reached:
         print(f"On your validation cases it is as good as your own model. Use it by itself, with stock nnU-Net:\n"

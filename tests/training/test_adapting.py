@@ -166,7 +166,7 @@ def test_images_are_preprocessed_as_the_partner_wants_them_and_a_label_only_the_
     assert (predict in told) == record["reached"]
     assert record["alpha"] == 0.5 and record["reached"] is not None
     assert ("it is as good as your own" if record["reached"] else "your own model is better") in told
-    assert f"nnUNetv2_train_stitch {world.host.dataset} -m_b {result} -gate on" in told
+    assert f"nnUNetv2_train_stitch {world.host.dataset} -m_b {result} -fit direct -gate on" in told
     plans = read_json(str(result / "plans.json"))
     configuration = plans["configurations"]["2d"]
     assert configuration["normalization_schemes"] == ["CTNormalization"] and plans["transpose_forward"] == [0, 2, 1]
