@@ -25,8 +25,8 @@ class Relatives:
 def train_relatives(world: worlds.World, root: Path) -> Relatives:
     """Short trainings with nnU-Net's own loop, plans of the host at both."""
     from nnunetv2_stitch.baselines.datasets import borrow_plans
-    from nnunetv2_stitch.baselines.training import train_network
     from nnunetv2_stitch.parties.model_folder import read_model_folder
+    from nnunetv2_stitch.training.stock import train_network
 
     copy = worlds.World(Path(shutil.copytree(world.root, root / "world")), world.dim)
     with environment(copy.env), worlds.thread_pools():

@@ -22,11 +22,11 @@ from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, networ
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY, DISTILLED_KEY, MADE_KEYS
-from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
-from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
-from nnunetv2_stitch.plain_training.records import below_results, relative_to_results
 from nnunetv2_stitch.stitching.network import build_parent
 from nnunetv2_stitch.stitching.plans import count_parameters, recorded_checkpoint
+from nnunetv2_stitch.training.continuing import with_earlier_folds
+from nnunetv2_stitch.training.job import TrainingJob, check_folders
+from nnunetv2_stitch.training.records import below_results, relative_to_results
 
 TRAINER = "nnUNetTrainerStitchDistilled"
 
@@ -52,7 +52,7 @@ class DistillRequest:
 
 
 @dataclass(frozen=True)
-class DistillJob(PlainJob):
+class DistillJob(TrainingJob):
     """A checked request: teacher, folds, the record and the plans to be written. `parameters` are of student and
     teacher."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.plain_training.records import DISTILLATION as KEY
+from nnunetv2_stitch.training.records import DISTILLATION as KEY
 
 #: Fields that may not change between a training and its continuation, and among folds: the flag that sets each.
 FLAGS = {"teacher": "-m", "student": "-student", "start": "-start", "weight": "-weight", "seed": "-seed",

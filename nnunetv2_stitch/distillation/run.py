@@ -12,8 +12,8 @@ from nnunetv2_stitch.distillation.prepare import TRAINER, DistillJob, DistillReq
 from nnunetv2_stitch.distillation.teacher import beyond_weights, taught_by
 from nnunetv2_stitch.distillation.unlabelled import preprocess_unlabelled
 from nnunetv2_stitch.environment import our_trainers_known
-from nnunetv2_stitch.plain_training.claims import claimed
-from nnunetv2_stitch.plain_training.job import train_fold, validate_fold
+from nnunetv2_stitch.training.claims import claimed
+from nnunetv2_stitch.training.job import train_fold, validate_fold
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from nnunetv2_stitch.distillation.record import Distillation
 from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher, require_teacher, taught_by, teach
 from nnunetv2_stitch.distillation.unlabelled import JoinedDataset, is_labelled
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.plain_training.session import PlainSession, require_digest
+from nnunetv2_stitch.training.session import TrainingSession, require_digest
 
 RECORD_FILE = "distillation.json"
 AGAIN = "run nnUNetv2_distill_stitched again, with -o_p NAME"
 
 
-class DistillSession(PlainSession):
+class DistillSession(TrainingSession):
     """State and steps of one student's training."""
 
     what = "a student"

@@ -14,14 +14,14 @@ from nnunetv2_stitch.exchange.parents import read_party
 from nnunetv2_stitch.fileio import read_json, relative_path
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.inference.find import trained_folds
-from nnunetv2_stitch.merging.members import Member, read_member
-from nnunetv2_stitch.merging.site import find_site, require_configuration
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import printable
-from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
-from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
-from nnunetv2_stitch.plain_training.records import relative_to_results
 from nnunetv2_stitch.rounds.record import FLAGS, KEY, FromMerged
+from nnunetv2_stitch.training.continuing import with_earlier_folds
+from nnunetv2_stitch.training.job import TrainingJob, check_folders
+from nnunetv2_stitch.training.member import Member, read_member
+from nnunetv2_stitch.training.records import relative_to_results
+from nnunetv2_stitch.training.site import find_site, require_configuration
 
 TRAINER = "nnUNetTrainerFromMerged"
 EPOCHS, RATE = 100, 1e-3
@@ -47,7 +47,7 @@ class FromMergedRequest:
 
 
 @dataclass(frozen=True)
-class FromMergedJob(PlainJob):
+class FromMergedJob(TrainingJob):
     """A checked request: the merged model, folds, the record and the plans to be written."""
 
     model: ModelFolder

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.plain_training.records import FROM_MERGED as KEY
-from nnunetv2_stitch.plain_training.records import below_results
+from nnunetv2_stitch.training.records import FROM_MERGED as KEY
+from nnunetv2_stitch.training.records import below_results
 
 #: Fields that may not change between a training and its continuation, and among folds: the flag that sets each.
 FLAGS = {"model": "-m", "learning_rate": "-lr", "seed": "-seed", "num_epochs": "-epochs",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from nnunetv2_stitch.environment import our_trainers_known
-from nnunetv2_stitch.plain_training.claims import claimed
-from nnunetv2_stitch.plain_training.job import train_fold, validate_fold
 from nnunetv2_stitch.rounds.prepare import TRAINER, FromMergedJob, FromMergedRequest, prepare
+from nnunetv2_stitch.training.claims import claimed
+from nnunetv2_stitch.training.job import train_fold, validate_fold
 
 
 @dataclass(frozen=True)

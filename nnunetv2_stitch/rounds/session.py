@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from nnunetv2_stitch.plain_training.session import PlainSession, require_digest
 from nnunetv2_stitch.rounds.record import FromMerged
+from nnunetv2_stitch.training.session import TrainingSession, require_digest
 
 RECORD_FILE = "from_merged.json"
 
 
-class FromMergedSession(PlainSession):
+class FromMergedSession(TrainingSession):
     """A training that begins with all weights of a merged model."""
 
     what = "a merged model"

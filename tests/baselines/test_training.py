@@ -8,10 +8,10 @@ import torch
 import world as worlds
 
 from nnunetv2_stitch.baselines.datasets import borrow_plans
-from nnunetv2_stitch.baselines.training import budget, fold_folder, train_network
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import read_model_folder
+from nnunetv2_stitch.training.stock import budget, fold_folder, train_network
 
 PLANS = "nnUNetFinetunedPlans"
 

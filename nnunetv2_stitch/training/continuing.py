@@ -11,10 +11,10 @@ from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import folds_in
 
 if TYPE_CHECKING:
-    from nnunetv2_stitch.plain_training.job import PlainJob
+    from nnunetv2_stitch.training.job import TrainingJob
 
 
-def with_earlier_folds(job: PlainJob) -> PlainJob:
+def with_earlier_folds(job: TrainingJob) -> TrainingJob:
     """The job with its record in its plans, and with what earlier commands wrote into plans of that name.
 
     Raises:
@@ -27,7 +27,7 @@ def with_earlier_folds(job: PlainJob) -> PlainJob:
     return replace(job, record=record, plans={**job.plans, "configurations": configurations})
 
 
-def _previous_plans(job: PlainJob) -> dict | None:
+def _previous_plans(job: TrainingJob) -> dict | None:
     if not os.path.isfile(job.plans_file):
         return None
     plans = read_json(job.plans_file)
@@ -37,7 +37,7 @@ def _previous_plans(job: PlainJob) -> dict | None:
     return plans
 
 
-def _merge_folds(job: PlainJob, previous: dict | None):
+def _merge_folds(job: TrainingJob, previous: dict | None):
     """The job's record, with the folds that earlier commands trained under the same name."""
     others = {k: v for k, v in (previous or {}).items() if k not in ("configurations", "plans_name")}
     if previous and others != {k: v for k, v in job.plans.items() if k not in ("configurations", "plans_name")}:

@@ -13,19 +13,19 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import Partner, read_party
 from nnunetv2_stitch.fileio import read_json, relative_path
 from nnunetv2_stitch.folders import require_plans_name
-from nnunetv2_stitch.merging.members import Member, read_member
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, find_models, select_model
 from nnunetv2_stitch.parties.untrusted_json import printable
-from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
-from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
-from nnunetv2_stitch.plain_training.records import relative_to_results
 from nnunetv2_stitch.selection.retention import TOLERANCE, require_tolerance
+from nnunetv2_stitch.training.adapt_output import RECORD
+from nnunetv2_stitch.training.adapt_plans import adapted_plans, require_raw, same_data
+from nnunetv2_stitch.training.adapt_record import FLAGS, KEY, Adaptation
+from nnunetv2_stitch.training.adapt_terms import channel_sources, output_sources
+from nnunetv2_stitch.training.continuing import with_earlier_folds
+from nnunetv2_stitch.training.job import TrainingJob, check_folders
 from nnunetv2_stitch.training.line import ALPHAS, HALFWAY, TRAINED, TRAINER
-from nnunetv2_stitch.training.output import RECORD
-from nnunetv2_stitch.training.plans import adapted_plans, require_raw, same_data
-from nnunetv2_stitch.training.record import FLAGS, KEY, Adaptation
-from nnunetv2_stitch.training.start import channel_sources, output_sources
+from nnunetv2_stitch.training.member import Member, read_member
+from nnunetv2_stitch.training.records import relative_to_results
 
 PLANS = "nnUNetAdaptedPlans"
 EPOCHS, RATE = 100, 1e-3
@@ -55,7 +55,7 @@ class AdaptRequest:
 
 
 @dataclass(frozen=True)
-class AdaptJob(PlainJob):
+class AdaptJob(TrainingJob):
     """A checked request: partner, folds, the record and the plans to be written. `host`: the host's own model, None
     where there is none, and `remarks` say so."""
 

@@ -18,14 +18,14 @@ from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import folds_in
 from nnunetv2_stitch.parties.datasets import data_digest
 from nnunetv2_stitch.parties.model_folder import FINAL
-from nnunetv2_stitch.plain_training.claims import claimed
-from nnunetv2_stitch.plain_training.job import require_data, train_fold
 from nnunetv2_stitch.provenance import Provenance
-from nnunetv2_stitch.training.choosing import CASES_FILE, FoldScores, choose, score_fold
+from nnunetv2_stitch.training.adapt_choice import CASES_FILE, FoldScores, choose, score_fold
+from nnunetv2_stitch.training.adapt_job import AdaptJob, AdaptRequest, prepare
+from nnunetv2_stitch.training.adapt_output import mean_and_error, write_adapted
+from nnunetv2_stitch.training.adapt_plans import preprocess
+from nnunetv2_stitch.training.claims import claimed
+from nnunetv2_stitch.training.job import require_data, train_fold
 from nnunetv2_stitch.training.line import ALPHAS, TRAINER
-from nnunetv2_stitch.training.output import mean_and_error, write_adapted
-from nnunetv2_stitch.training.plans import preprocess
-from nnunetv2_stitch.training.prepare import AdaptJob, AdaptRequest, prepare
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.locks import FoldLocks, plans_locked
-from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
-from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
+from nnunetv2_stitch.training.continuing import with_earlier_folds
+from nnunetv2_stitch.training.job import TrainingJob, check_folders
 
-Job = TypeVar("Job", bound=PlainJob)
+Job = TypeVar("Job", bound=TrainingJob)
 
 
 @contextmanager

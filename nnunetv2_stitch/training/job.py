@@ -14,10 +14,10 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import is_writable, read_json
 from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.parties.preprocessed import require_trainable
-from nnunetv2_stitch.plain_training.checkpoints import deploy_best
+from nnunetv2_stitch.training.checkpoints import deploy_best
 
 
-class PlainJob:
+class TrainingJob:
     """A job has `dataset`, `configuration`, `plans_name`, `folds`, `plans` to be written, and `record`, which goes into
     them under `key`. `flags`: fields of the record that may not change between a training and its
     continuation, and among folds, with the flag that sets each. `name_flag` sets the plans' name. `kind`, `whose` and
@@ -50,7 +50,7 @@ class PlainJob:
         return os.path.join(self.model_folder, f"fold_{fold}")
 
 
-def check_folders(job: PlainJob, continue_training: bool) -> None:
+def check_folders(job: TrainingJob, continue_training: bool) -> None:
     """
     Raises:
         StitchError: data are missing, folders cannot be written to, or a fold is there without `--c`.
@@ -67,14 +67,14 @@ def check_folders(job: PlainJob, continue_training: bool) -> None:
                           f"to keep it and make another, or delete it")
 
 
-def require_data(job: PlainJob) -> None:
+def require_data(job: TrainingJob) -> None:
     """Raises StitchError if nnU-Net's trainer lacks anything of the job's data."""
     require_trainable(job.preprocessed_folder, job.plans["configurations"][job.configuration]["data_identifier"],
                       job.folds, f"the images must be preprocessed here by {job.whose} plans; run nnUNetv2_preprocess "
                                  f"-d {job.dataset} -c {job.configuration}")
 
 
-def train_fold(job: PlainJob, fold: int | str, device: torch.device, continue_training: bool,
+def train_fold(job: TrainingJob, fold: int | str, device: torch.device, continue_training: bool,
                say: Callable[[str], None], doing: str):
     """The trainer after its last epoch; None where the fold was trained before. `doing` is said before."""
     folder = job.fold_folder(fold)
@@ -89,7 +89,8 @@ def train_fold(job: PlainJob, fold: int | str, device: torch.device, continue_tr
     return trainer
 
 
-def validate_fold(job: PlainJob, fold: int | str, device: torch.device, trainer, say: Callable[[str], None]) -> float:
+def validate_fold(job: TrainingJob, fold: int | str, device: torch.device, trainer,
+                  say: Callable[[str], None]) -> float:
     """nnU-Net's own validation, by the trainer that has just trained or else from the final checkpoint; its foreground
     mean of Dice."""
     summary = os.path.join(job.fold_folder(fold), "validation", "summary.json")
@@ -102,5 +103,5 @@ def validate_fold(job: PlainJob, fold: int | str, device: torch.device, trainer,
     return read_json(summary)["foreground_mean"]["Dice"]
 
 
-def _trainer(job: PlainJob, fold: int | str, continue_training: bool, device: torch.device):
+def _trainer(job: TrainingJob, fold: int | str, continue_training: bool, device: torch.device):
     return trainer_for(job.dataset, job.configuration, fold, job.trainer, job.plans_name, continue_training, device)

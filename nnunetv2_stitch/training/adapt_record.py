@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.plain_training.records import ADAPTATION as KEY
-from nnunetv2_stitch.plain_training.records import below_results
+from nnunetv2_stitch.training.records import ADAPTATION as KEY
+from nnunetv2_stitch.training.records import below_results
 
 #: Fields that may not change between a training and its continuation, and among folds: the flag that sets each.
 FLAGS = {"model": "-m_b", "learning_rate": "-lr", "seed": "-seed", "num_epochs": "-epochs",
