@@ -42,7 +42,7 @@ from nnunetv2_stitch.merging.run import FEDAVG, FISHER, GREEDY, GUIDED, UNIFORM,
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights
 from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.randomness import seed_everything
-from nnunetv2_stitch.rounds import train_from_merged
+from nnunetv2_stitch.training import train_from_merged
 from nnunetv2_stitch.training.centre import opened
 from nnunetv2_stitch.training.site import find_site
 

@@ -9,5 +9,5 @@ class nnUNetTrainerFromMerged(SessionTrainer):
     """
 
     def make_session(self):
-        from nnunetv2_stitch.rounds.session import FromMergedSession
+        from nnunetv2_stitch.training.from_merged import FromMergedSession
         return FromMergedSession(self)

@@ -1,10 +1,12 @@
-"""What the adapting trainer does beyond nnU-Net's, kept out of the trainer class so that it imports fast."""
+"""A training that begins with a partner's network in the host's terms."""
 
 from __future__ import annotations
 
 import copy
 import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -13,41 +15,35 @@ from nnunetv2_stitch.gating.features import first_convolutions
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
 from nnunetv2_stitch.graph.tracing import trace
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights
-from nnunetv2_stitch.training.adapt_record import Adaptation
 from nnunetv2_stitch.training.adapt_terms import in_terms, input_tensors
-from nnunetv2_stitch.training.session import TrainingSession, require_digest
+from nnunetv2_stitch.training.records import ADAPTATION, START_FLAGS, StartRecord
+from nnunetv2_stitch.training.session import StartSession
 
 RECORD_FILE = "adaptation.json"
 START = "checkpoint_start.pth"  # the partner in the host's terms, as it was before
 
 
-class AdaptSession(TrainingSession):
-    """A training that begins with all weights of a partner's model, in the host's terms."""
+@dataclass(frozen=True, kw_only=True)
+class Adaptation(StartRecord):
+    """A training that begins with a partner's model. `channels`: for each input channel of the host the partner's, None
+    for one that it does not know. `outputs`: for each output of the host the partner's that mean it."""
 
-    what = "an adapted partner"
+    channels: Sequence[int | None]
+    outputs: Sequence[Sequence[int]]
 
-    def __init__(self, trainer):
-        super().__init__(trainer, Adaptation.of(trainer.configuration_manager.configuration,
-                                                trainer.plans_manager.plans_name))
-        trainer.initial_lr = self.record.learning_rate
+    key, source, command = ADAPTATION, "partner", "nnUNetv2_adapt_party"
+    flags = {"model": "-m_b", **START_FLAGS, "channels": "-channel_map", "outputs": "-label_map"}
+
+
+class AdaptSession(StartSession):
+    what, record_type, record_file = "an adapted partner", Adaptation, RECORD_FILE
 
     def begin(self) -> None:
-        """Raises StitchError if the partner's model is missing, broken, or not the one that the plans name."""
-        record, trainer = self.record, self.trainer
-        entry = record.of_fold(trainer.fold)
-        self.mirroring_axes = tuple(entry["mirroring"])  # what it has never seen mirrored may not be symmetric
-        if trainer.current_epoch == 0:
-            path = record.checkpoint(trainer.fold)
-            require_digest(path, entry["sha256"], "run nnUNetv2_adapt_party again, with -o_p NAME")
-            self.start_in_terms(path)
-            self.take_signature(os.path.join(os.path.dirname(path), SIGNATURE_FILE))
-        if os.path.isfile(os.path.join(trainer.output_folder, SIGNATURE_FILE)):
+        super().begin()
+        if os.path.isfile(os.path.join(self.trainer.output_folder, SIGNATURE_FILE)):
             self.keep_first_convolution()
-        self.seed()
-        trainer.print_to_log_file(f"nnunetv2-stitch: begun with checkpoint {entry['sha256']}, seed {record.seed}, "
-                                  f"learning rate {record.learning_rate:g}")
 
-    def start_in_terms(self, path: str) -> None:
+    def start_from(self, path: str) -> None:
         """Take the partner's weights, and keep them as an ordinary checkpoint beside those to come. The network is new
         and seeded, so outputs that the partner lacks are the same for a seed."""
         trainer, record = self.trainer, self.record
@@ -61,6 +57,7 @@ class AdaptSession(TrainingSession):
                  "init_args": {"configuration": trainer.configuration_name, "fold": trainer.fold},
                  "inference_allowed_mirroring_axes": self.mirroring_axes or None}
         atomically(os.path.join(trainer.output_folder, START), lambda temporary: torch.save(saved, temporary))
+        self.take_signature(os.path.join(os.path.dirname(path), SIGNATURE_FILE))
 
     def take_signature(self, path: str) -> None:
         """The partner's images keep their signature, if it came with one: it can be read where the network sees all
@@ -76,8 +73,3 @@ class AdaptSession(TrainingSession):
             self.network.get_submodule(node.target).requires_grad_(False)
         self.trainer.print_to_log_file("nnunetv2-stitch: the first convolution is kept, so that the partner's "
                                        "signature holds")
-
-    def write_down(self) -> None:
-        told = {k: v for k, v in self.record.to_json().items() if k != "folds"}
-        self.write_record(RECORD_FILE, {**told, "model": os.path.basename(self.record.model),
-                                        **self.record.of_fold(self.trainer.fold)})

@@ -10,6 +10,7 @@ import torch
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.manifest import received_manifest
 from nnunetv2_stitch.exchange.parents import require_parent
+from nnunetv2_stitch.fileio import relative_path
 from nnunetv2_stitch.parties.checkpoint import load_parent, network_weights, sha256
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import printable
@@ -35,6 +36,11 @@ class Member:
         """No path: a record travels with the merged model."""
         return {"label": self.label, "dataset": self.model.dataset_name, "model": self.model.identifier,
                 "fold": str(self.fold), "sha256": self.sha256, "training_cases": self.cases, "licence": self.licence}
+
+    def as_start(self) -> dict:
+        """What a record keeps of the checkpoint that a fold begins with (`records.StartRecord`)."""
+        return {"fold": str(self.fold), "checkpoint": relative_path(self.path, self.model.path), "sha256": self.sha256,
+                "mirroring": list(self.mirroring)}
 
 
 def read_member(model: ModelFolder, fold: int | str, label: str) -> Member:

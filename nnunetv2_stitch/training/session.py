@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
 
@@ -15,29 +16,27 @@ from nnunetv2_stitch.nnunet_internals import restore_progress, uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.training.checkpoints import deployed, is_deployed
-from nnunetv2_stitch.training.records import without_records
+from nnunetv2_stitch.training.records import TrainingRecord, without_records
 
 
 class TrainingSession:
-    """State of one training; `trainer` is the nnU-Net trainer that it serves. `record` has a `seed`, and `num_epochs`
-    and `num_iterations_per_epoch`, which are None for nnU-Net's own.
+    """State of one training; `trainer` is the nnU-Net trainer that it serves. A class of sessions says what is trained
+    (`what`), which records it reads (`record_type`), and the file that tells of it beside the weights (`record_file`).
 
     Raises:
-        StitchError: training on several GPUs.
+        StitchError: training on several GPUs, or plans without such a record.
     """
 
-    what = "this model"
+    what: ClassVar[str]
+    record_type: ClassVar[type[TrainingRecord]]
+    record_file: ClassVar[str]
 
-    def __init__(self, trainer, record):
+    def __init__(self, trainer):
         if trainer.is_ddp:
             raise StitchError(f"{self.what} is trained on one GPU: leave out -num_gpus")
-        self.trainer, self.record = trainer, record
-        if record.num_epochs is not None:
-            trainer.num_epochs = record.num_epochs
-        if record.num_iterations_per_epoch is not None:
-            trainer.num_iterations_per_epoch = record.num_iterations_per_epoch
-            trainer.num_val_iterations_per_epoch = max(1, min(trainer.num_val_iterations_per_epoch,
-                                                              record.num_iterations_per_epoch // 5))
+        self.trainer = trainer
+        self.record = self.record_type.of(trainer.configuration_manager.configuration, trainer.plans_manager.plans_name)
+        set_budget(trainer, self.record.num_epochs, self.record.num_iterations_per_epoch)
         #: spatial axes that training may mirror along
         self.mirroring_axes: tuple[int, ...] | None = None
 
@@ -54,6 +53,15 @@ class TrainingSession:
         """Without torch.compile's wrapper, which puts a prefix before every name."""
         return uncompiled(self.trainer.network)
 
+    def require_digest(self, path: str, digest: str) -> None:
+        """Raises StitchError unless the file is still the one that the plans were made for."""
+        require_digest(path, digest, self.again)
+
+    @property
+    def again(self) -> str:
+        """What to do where files are not those that the plans were made for."""
+        return f"run {self.record.command} again, with -o_p NAME"
+
     def seed(self) -> None:
         """Seeds python, numpy and torch. Bit-equal repetition needs the CPU and nnUNet_n_proc_DA=0, because nnU-Net's
         augmentation workers race."""
@@ -64,13 +72,13 @@ class TrainingSession:
         -pretrained_weights drops."""
         load_weights(self.network, network_weights(load_checkpoint(path)), path)
 
-    def write_record(self, name: str, told: Mapping) -> None:
+    def write_record(self, told: Mapping) -> None:
         """Plans without folders of this machine for whoever gets the model; the record beside the weights."""
         trainer = self.trainer
         path = os.path.join(trainer.output_folder_base, "plans.json")
         with plans_locked(path):
             write_json(path, without_records(trainer.plans_manager.plans))
-        write_json(os.path.join(trainer.output_folder, name),
+        write_json(os.path.join(trainer.output_folder, self.record_file),
                    {**told, "num_epochs": trainer.num_epochs,
                     "num_iterations_per_epoch": trainer.num_iterations_per_epoch})
 
@@ -97,6 +105,42 @@ class TrainingSession:
             return
         load_weights(self.network, network_weights(checkpoint), path)
         restore_progress(trainer, checkpoint)
+
+
+class StartSession(TrainingSession):
+    """A training that begins with all weights of a finished model; its record is a `StartRecord`."""
+
+    def __init__(self, trainer):
+        super().__init__(trainer)
+        trainer.initial_lr = self.record.learning_rate
+
+    def begin(self) -> None:
+        """Raises StitchError if the model is missing, broken, or not the one that the plans name."""
+        record, trainer = self.record, self.trainer
+        entry = record.of_fold(trainer.fold)
+        self.mirroring_axes = tuple(entry["mirroring"])  # what it has never seen mirrored may not be symmetric
+        if trainer.current_epoch == 0:
+            path = record.checkpoint(trainer.fold)
+            self.require_digest(path, entry["sha256"])
+            self.start_from(path)
+        self.seed()
+        trainer.print_to_log_file(f"nnunetv2-stitch: begun with checkpoint {entry['sha256']}, seed {record.seed}, "
+                                  f"learning rate {record.learning_rate:g}")
+
+    def write_down(self) -> None:
+        told = {k: v for k, v in self.record.to_json().items() if k != "folds"}
+        self.write_record({**told, "model": os.path.basename(self.record.model),
+                           **self.record.of_fold(self.trainer.fold)})
+
+
+def set_budget(trainer, epochs: int | None, iterations: int | None) -> None:
+    """Epochs and iterations per epoch instead of the trainer's own, with validation that is no longer than a fifth of
+    an epoch; None leaves them."""
+    if epochs is not None:
+        trainer.num_epochs = epochs
+    if iterations is not None:
+        trainer.num_iterations_per_epoch = iterations
+        trainer.num_val_iterations_per_epoch = max(1, min(trainer.num_val_iterations_per_epoch, iterations // 5))
 
 
 def require_digest(path: str, digest: str, again: str) -> None:
