@@ -34,8 +34,8 @@ def train_relatives(world: worlds.World, root: Path) -> Relatives:
         folders = []
         for seed, dataset in enumerate((host, host, partner), start=1):
             borrow_plans(host, dataset, f"nnUNetPlansM{seed}")
-            fold = train_network(dataset.dataset_name, "2d", 0, worlds.TRAINER, f"nnUNetPlansM{seed}",
-                                 torch.device("cpu"), host.checkpoint_path(0), epochs=START_EPOCHS, iterations=STEPS,
-                                 seed=seed, progress=False)
-            folders.append(str(Path(fold).parent))
+            network = (dataset.dataset_name, "2d", 0, worlds.TRAINER, f"nnUNetPlansM{seed}")
+            train_network(*network, torch.device("cpu"), host.checkpoint_path(0), epochs=START_EPOCHS,
+                          iterations=STEPS, seed=seed)
+            folders.append(str(copy.results / network[0] / "__".join((network[3], network[4], network[1]))))
     return Relatives(copy, tuple(folders), host.checkpoint_path(0))

@@ -223,7 +223,7 @@ class RowMaker:
         for fold, start in starts.items():
             self.say(f"fold {fold}: training on {dataset}")
             train_network(dataset, self.host.configuration, fold, trainer, plans_name, self.device, start,
-                          self.epochs, self.iterations, self.seed, self.progress)
+                          self.epochs, self.iterations, self.seed)
         return self._trained(self._folder(dataset, trainer, plans_name), "{} epochs of {} iterations".format(*steps))
 
     def _federated(self) -> Answer:

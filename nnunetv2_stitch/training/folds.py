@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from nnunetv2.run.run_training import maybe_load_checkpoint
 
-from nnunetv2_stitch.devices import trainer_for
-from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.locks import FoldLocks, plans_locked
 from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.training.checkpoints import deploy_best
 from nnunetv2_stitch.training.job import TrainingJob, checked
+from nnunetv2_stitch.training.stock import train_network, validate_network
 
 Job = TypeVar("Job", bound=TrainingJob)
 Say = Callable[[str], None]
@@ -56,7 +55,7 @@ def trained(job: Job, device: torch.device, continue_training: bool, say: Say, d
     dice = {}
     with claimed(job, continue_training, say, before) as job:
         for fold in job.folds:
-            running = _train_fold(job, fold, device, continue_training, say, doing)
+            running = _train_fold(job, fold, device, say, doing)
             if validate:
                 dice[fold] = validate_fold(job, fold, device, say, running)
         yield job, dice
@@ -68,19 +67,16 @@ def train_folds(*arguments, **named) -> tuple[TrainingJob, dict[int | str, float
         return done
 
 
-def _train_fold(job: TrainingJob, fold: int | str, device: torch.device, continue_training: bool, say: Say,
-                doing: str):
+def _train_fold(job: TrainingJob, fold: int | str, device: torch.device, say: Say, doing: str):
     """The trainer after its last epoch; None where the fold was trained before."""
     folder = job.fold_folder(fold)
-    if os.path.isfile(os.path.join(folder, FINAL)):
+    done = os.path.isfile(os.path.join(folder, FINAL))
+    say(f"fold {fold}: {'trained before' if done else doing}")
+    if done:
         deploy_best(folder)  # a kill may have come between the two
-        say(f"fold {fold}: trained before")
         return None
-    say(f"fold {fold}: {doing}")
-    running = trainer_for(job.dataset, job.configuration, fold, job.trainer, job.plans_name, continue_training, device)
-    maybe_load_checkpoint(running, continue_training, False)
-    running.run_training()
-    return running
+    return train_network(job.dataset, job.configuration, fold, job.trainer, job.plans_name, device,
+                         seed=job.record.seed)
 
 
 def validate_fold(job: TrainingJob, fold: int | str, device: torch.device, say: Say = lambda line: None, running=None,
@@ -91,12 +87,5 @@ def validate_fold(job: TrainingJob, fold: int | str, device: torch.device, say: 
         running: the trainer that has just trained; None for one that reads the final checkpoint.
         trainer: name of another trainer whose model of these plans is meant.
     """
-    trainer = trainer or job.trainer
-    summary = os.path.join(job.folder_of(trainer), f"fold_{fold}", "validation", "summary.json")
-    if not os.path.isfile(summary):
-        say(f"fold {fold}: validation with nnU-Net's sliding window")
-        if running is None:
-            running = trainer_for(job.dataset, job.configuration, fold, trainer, job.plans_name, False, device)
-            maybe_load_checkpoint(running, False, True)
-        running.perform_actual_validation(False)
-    return read_json(summary)["foreground_mean"]["Dice"]
+    return validate_network(job.dataset, job.configuration, fold, trainer or job.trainer, job.plans_name, device,
+                            running, say)

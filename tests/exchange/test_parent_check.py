@@ -46,7 +46,7 @@ def batch_norm(world2d, tmp_path_factory):
     world = worlds.World(Path(shutil.copytree(world2d.root, tmp_path_factory.mktemp("bn") / "world")), 2)
     with environment(world.env), worlds.thread_pools(), contextlib.redirect_stdout(io.StringIO()):
         train_network(world.partner.dataset, "2d", 0, "nnUNetTrainerBN", "nnUNetPlans", torch.device("cpu"), epochs=1,
-                      iterations=2, progress=False)
+                      iterations=2)
     return world
 
 

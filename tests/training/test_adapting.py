@@ -224,7 +224,7 @@ def test_statistics_of_batch_norm_fit_the_weights_between_the_ends(world):
     with_batch_norm(plans)
     write_json(str(world.preprocessed / world.partner.dataset / "BatchNormPlans.json"), plans)
     train_network(world.partner.dataset, "2d", 0, "nnUNetTrainer", "BatchNormPlans", torch.device("cpu"), epochs=1,
-                  iterations=4, progress=False)
+                  iterations=4)
     partner = world.results / world.partner.dataset / "nnUNetTrainer__BatchNormPlans__2d"
     shutil.rmtree(world.model(world.host))
     result = adapt(world, partner)
