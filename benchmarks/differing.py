@@ -108,7 +108,7 @@ def make_parties(root: str, variant: Variant, settings: DemoSettings, device) ->
         if not os.path.isdir(os.path.join(root, "nnUNet_preprocessed", name, f"{PLANS}_{CONFIGURATION}")):
             plan_and_preprocess(name, settings, blocked_splits(load_party(key).names["Tr"]), adapt)
         if not os.path.isfile(os.path.join(model_folder(root, name, settings), f"fold_{FOLD}", "checkpoint_final.pth")):
-            train_parent(name, settings, device, True, settings.seed + ord(key))
+            train_parent(name, settings, device, settings.seed + ord(key))
 
 
 def change_labels(dataset: str, variant: Variant) -> None:

@@ -19,7 +19,6 @@ import torch
 from study import prepare_parents, table
 
 from nnunetv2_stitch.baselines.compare import compare
-from nnunetv2_stitch.baselines.training import budget
 from nnunetv2_stitch.demo.data import PARTIES
 from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings, environment
 from nnunetv2_stitch.distillation import distill
@@ -30,6 +29,7 @@ from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.inference.plain import plain_predictor
 from nnunetv2_stitch.parties.model_folder import read_model_folder
+from nnunetv2_stitch.training.stock import budget
 
 ROWS = ("A_alone", "B_alone", "plain_ensemble", "stitched", "distilled", "untaught")
 WITH_IMAGES = "distilled, B's images unlabelled"

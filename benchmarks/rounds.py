@@ -36,15 +36,15 @@ from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.exchange.parents import read_party
 from nnunetv2_stitch.fileio import read_json, write_json, write_text
 from nnunetv2_stitch.merging.baselines import fisher_merge, mixture, uniform
-from nnunetv2_stitch.merging.centre import opened
 from nnunetv2_stitch.merging.members import make_atlas, read_members, shared_weights
 from nnunetv2_stitch.merging.objective import CentreObjective
 from nnunetv2_stitch.merging.run import FEDAVG, FISHER, GREEDY, GUIDED, UNIFORM, MergeRequest, merge_guided
-from nnunetv2_stitch.merging.site import find_site
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights
 from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.randomness import seed_everything
-from nnunetv2_stitch.rounds import train_from_merged
+from nnunetv2_stitch.training import train_from_merged
+from nnunetv2_stitch.training.centre import opened
+from nnunetv2_stitch.training.site import find_site
 
 RECEIVED, SHARED = "Dataset900_Received", "nnUNetPlansShared"
 WAYS = (UNIFORM, GREEDY, FEDAVG, FISHER, GUIDED)

@@ -70,7 +70,7 @@ def prepare_parents(root: str, names: list[str], raw: str | None, settings: Demo
         model = os.path.join(root, "nnUNet_results", name, f"{settings.trainer}__{PLANS}__{CONFIGURATION}")
         for fold in folds:
             if not os.path.isfile(os.path.join(model, f"fold_{fold}", "checkpoint_final.pth")):
-                train_parent(name, settings, device, True, settings.seed + ord(side), fold)
+                train_parent(name, settings, device, settings.seed + ord(side), fold)
 
 
 def study_direction(root: str, host: str, partner: str, settings: DemoSettings, folds: list[int], rows,

@@ -73,7 +73,7 @@ def train_from_merged_entry() -> None:
 def main(args: argparse.Namespace) -> None:
     device = resolve_device(args.device)
     set_up_device(device)
-    from nnunetv2_stitch.rounds import train_from_merged
+    from nnunetv2_stitch.training import train_from_merged
     print_result(train_from_merged(
         args.m, args.d, device=device, continue_training=args.continue_training,
         say=lambda line: print(f"\n=== {line}", flush=True), configuration=args.configuration, folds=args.f,

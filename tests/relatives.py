@@ -25,8 +25,8 @@ class Relatives:
 def train_relatives(world: worlds.World, root: Path) -> Relatives:
     """Short trainings with nnU-Net's own loop, plans of the host at both."""
     from nnunetv2_stitch.baselines.datasets import borrow_plans
-    from nnunetv2_stitch.baselines.training import train_network
     from nnunetv2_stitch.parties.model_folder import read_model_folder
+    from nnunetv2_stitch.training.stock import train_network
 
     copy = worlds.World(Path(shutil.copytree(world.root, root / "world")), world.dim)
     with environment(copy.env), worlds.thread_pools():
@@ -34,8 +34,8 @@ def train_relatives(world: worlds.World, root: Path) -> Relatives:
         folders = []
         for seed, dataset in enumerate((host, host, partner), start=1):
             borrow_plans(host, dataset, f"nnUNetPlansM{seed}")
-            fold = train_network(dataset.dataset_name, "2d", 0, worlds.TRAINER, f"nnUNetPlansM{seed}",
-                                 torch.device("cpu"), host.checkpoint_path(0), epochs=START_EPOCHS, iterations=STEPS,
-                                 seed=seed, progress=False)
-            folders.append(str(Path(fold).parent))
+            network = (dataset.dataset_name, "2d", 0, worlds.TRAINER, f"nnUNetPlansM{seed}")
+            train_network(*network, torch.device("cpu"), host.checkpoint_path(0), epochs=START_EPOCHS,
+                          iterations=STEPS, seed=seed)
+            folders.append(str(copy.results / network[0] / "__".join((network[3], network[4], network[1]))))
     return Relatives(copy, tuple(folders), host.checkpoint_path(0))

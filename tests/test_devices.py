@@ -24,7 +24,7 @@ def test_no_other_module_sets_threads_or_cudnn_or_makes_a_trainer_by_itself():
 def test_those_that_make_a_trainer_without_nnunets_function_set_up_too():
     made = [p for p in ROOT.rglob("*.py") if re.search(r"(?<!class )\bnnUNetTrainer\(", p.read_text())
             and "class nnUNetTrainer" not in p.read_text() and p.parent.name != "trainers"]
-    assert {p.relative_to(ROOT).as_posix() for p in made} == {"federation/local.py", "merging/centre.py"}
+    assert {p.relative_to(ROOT).as_posix() for p in made} == {"federation/local.py", "training/centre.py"}
     assert all(re.search(r"set_up_(device|cudnn)\(", p.read_text()) for p in made)
 
 

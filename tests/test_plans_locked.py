@@ -14,11 +14,11 @@ from stitched_model import call, forkserver, hold, start, stitched_env
 import nnunetv2_stitch
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.plain_training.claims import claimed
-from nnunetv2_stitch.rounds import FromMergedRequest, prepare
+from nnunetv2_stitch.training.folds import claimed
+from nnunetv2_stitch.training.from_merged import FromMergedRequest, prepare
 
 #: into folders that nothing else can know of yet, and the demo's own data
-ALONE = {"exchange/install.py", "demo/parents.py", "training/plans.py"}
+ALONE = {"exchange/install.py", "demo/parents.py", "training/adapt_plans.py"}
 
 
 def locked_calls(tree: ast.AST, inside: bool = False):

@@ -1,9 +1,9 @@
 """A plain network taught by a stitched ensemble inside nnU-Net's own training loop."""
 
-from nnunetv2_stitch.plain_training.trainer import PlainTrainer
+from nnunetv2_stitch.training.trainer import SessionTrainer
 
 
-class nnUNetTrainerStitchDistilled(PlainTrainer):
+class nnUNetTrainerStitchDistilled(SessionTrainer):
     """nnU-Net's training with one more term: the teacher's probabilities of each augmented batch. The teacher is named
     by the plans that nnUNetv2_distill_stitched writes; the result is a model of nnUNetTrainer.
 

@@ -157,11 +157,11 @@ class Study:
                      for n in (self.partner, f"{self.partner}_on_{self.host}"))
 
     def retained_alpha(self, start, end) -> float:
-        from nnunetv2_stitch.merging.site import Site
         from nnunetv2_stitch.parties.model_folder import read_model_folder
         from nnunetv2_stitch.selection.retention import retained
         from nnunetv2_stitch.selection.scored_cases import ScoredCases
         from nnunetv2_stitch.training.line import case_dice, own_point
+        from nnunetv2_stitch.training.site import Site
         host = read_model_folder(self.model(self.host))
         site = Site(str(self.work / "preprocessed" / dataset_of(self.host)), dataset_of(self.host), CONFIGURATION, FOLD,
                     host.plans, host.dataset_json)

@@ -21,11 +21,11 @@ from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.pipeline.prepare import Job, examine
 from nnunetv2_stitch.provenance import Provenance, begin
+from nnunetv2_stitch.training.adapt import adapt, provenance, train_on
+from nnunetv2_stitch.training.adapt_job import EPOCHS, PLANS, RATE, AdaptJob, AdaptRequest, prepare
+from nnunetv2_stitch.training.adapt_output import RECORD
+from nnunetv2_stitch.training.adapt_session import RECORD_FILE
 from nnunetv2_stitch.training.line import ALPHAS, training_folder
-from nnunetv2_stitch.training.output import RECORD
-from nnunetv2_stitch.training.prepare import EPOCHS, PLANS, RATE, AdaptJob, AdaptRequest, prepare
-from nnunetv2_stitch.training.run import adapt, provenance, train_on
-from nnunetv2_stitch.training.session import RECORD_FILE
 
 if TYPE_CHECKING:
     from nnunetv2_stitch.baselines.making import RowMaker

@@ -16,7 +16,6 @@ from nnunetv2_stitch.baselines.rows import Answer
 from nnunetv2_stitch.baselines.soup import average_weights
 from nnunetv2_stitch.baselines.stitched import RULE_3_PROGRESS, rule_settings, weighted_shares
 from nnunetv2_stitch.baselines.trained_stitches import find_or_train, gated, guided, retained
-from nnunetv2_stitch.baselines.training import budget, fold_folder, train_network
 from nnunetv2_stitch.distillation import distill
 from nnunetv2_stitch.distillation.prepare import TRAINER as DISTILLED_TRAINER
 from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher
@@ -30,6 +29,7 @@ from nnunetv2_stitch.provenance import Provenance, begin
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.sweep import Sweep
 from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.training.stock import budget, fold_folder, train_network
 
 # Plans that baselines are trained under. They say in the name of a model folder what the model is; what it was made of
 # is told by the digest that follows.
@@ -223,7 +223,7 @@ class RowMaker:
         for fold, start in starts.items():
             self.say(f"fold {fold}: training on {dataset}")
             train_network(dataset, self.host.configuration, fold, trainer, plans_name, self.device, start,
-                          self.epochs, self.iterations, self.seed, self.progress)
+                          self.epochs, self.iterations, self.seed)
         return self._trained(self._folder(dataset, trainer, plans_name), "{} epochs of {} iterations".format(*steps))
 
     def _federated(self) -> Answer:

@@ -7,12 +7,12 @@ import os
 from nnunetv2_stitch.baselines.adapting import adapting_obstacle
 from nnunetv2_stitch.baselines.datasets import data_of, has_preprocessed, storage
 from nnunetv2_stitch.baselines.trained_stitches import retained
-from nnunetv2_stitch.baselines.training import is_installed
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.pipeline.identity import like, unlike_trained
 from nnunetv2_stitch.pipeline.prepare import Job
 from nnunetv2_stitch.selection.case_scores import CASES_FILE
+from nnunetv2_stitch.training.stock import is_installed
 
 # Rows that need no image of the host's for training.
 NO_TRAINING = ("A_alone", "B_alone", "soup")

@@ -49,33 +49,9 @@ def shrunk(plans: dict, settings: DemoSettings) -> dict:
     return plans
 
 
-def train_parent(dataset: str, settings: DemoSettings, device, resume: bool, seed: int, fold: int = FOLD) -> None:
-    """Stock training of one fold, with nnU-Net's own continuation where an interrupted one left a checkpoint."""
-    from nnunetv2.paths import nnUNet_results
-    from nnunetv2.run.run_training import run_training
-
-    from nnunetv2_stitch.randomness import seed_everything
-    folder = os.path.join(str(nnUNet_results), dataset, f"{settings.trainer}__{PLANS}__{CONFIGURATION}", f"fold_{fold}")
-    kept = usable_checkpoints(folder) if resume else []
-    finished = "checkpoint_final.pth" in kept
-    seed_everything(seed)
-    run_training(dataset, CONFIGURATION, fold, settings.trainer, PLANS, device=device,
-                 continue_training=bool(kept) and not finished, only_run_validation=finished)
-
-
-def usable_checkpoints(folder: str) -> list[str]:
-    """Names of the checkpoints in a fold's folder that can be read. A kill while nnU-Net wrote one leaves a broken
-    file, on which its continuation would fail: such files are removed."""
-    import torch
-
-    kept = []
-    for name in ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"):
-        path = os.path.join(folder, name)
-        if not os.path.isfile(path):
-            continue
-        try:
-            torch.load(path, map_location="cpu", weights_only=False)  # made by this run of the demo, so trusted
-            kept.append(name)
-        except Exception:
-            os.remove(path)
-    return kept
+def train_parent(dataset: str, settings: DemoSettings, device, seed: int, fold: int = FOLD) -> None:
+    """Stock training and validation of one fold; goes on where an earlier call was interrupted."""
+    from nnunetv2_stitch.training.stock import train_network, validate_network
+    network = (dataset, CONFIGURATION, fold, settings.trainer, PLANS, device)
+    train_network(*network, seed=seed)
+    validate_network(*network)

@@ -173,8 +173,7 @@ class _Story:
     def _train(self, key: str) -> None:
         from nnunetv2_stitch.demo.parents import train_parent
         with captured(self.log, self._epochs()):
-            train_parent(PARTIES[key].dataset, self.settings, self._device(), self.resume,
-                         self.settings.seed + ord(key))
+            train_parent(PARTIES[key].dataset, self.settings, self._device(), self.settings.seed + ord(key))
 
     def _stitch(self) -> dict:
         with captured(self.log, self._epochs(self.settings.stitch_epochs)) as tell:

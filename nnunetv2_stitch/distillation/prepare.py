@@ -9,24 +9,22 @@ from dataclasses import dataclass, replace
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_stitch.distillation.record import FLAGS, KEY, Distillation
+from nnunetv2_stitch.distillation.record import Distillation
 from nnunetv2_stitch.distillation.student import HOST, require_same_terms, student_plans
 from nnunetv2_stitch.distillation.teacher import beyond_weights, load_teacher, read_teacher, require_patch
 from nnunetv2_stitch.distillation.unlabelled import fingerprint
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.inference.find import trained_folds
 from nnunetv2_stitch.inference.images import require_images
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY, DISTILLED_KEY, MADE_KEYS
-from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
-from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
-from nnunetv2_stitch.plain_training.records import below_results, relative_to_results
 from nnunetv2_stitch.stitching.network import build_parent
 from nnunetv2_stitch.stitching.plans import count_parameters, recorded_checkpoint
+from nnunetv2_stitch.training.job import TrainingJob, check_request, checked
+from nnunetv2_stitch.training.records import below_results, relative_to_results
 
 TRAINER = "nnUNetTrainerStitchDistilled"
 
@@ -51,28 +49,17 @@ class DistillRequest:
     comparison: bool = False
 
 
-@dataclass(frozen=True)
-class DistillJob(PlainJob):
-    """A checked request: teacher, folds, the record and the plans to be written. `parameters` are of student and
-    teacher."""
+@dataclass(frozen=True, kw_only=True)
+class DistillJob(TrainingJob):
+    """A checked request, with the teacher. `parameters` are of student and teacher."""
 
     request: DistillRequest
     teacher: ModelFolder
-    dataset: str
-    configuration: str
     dataset_json: dict
-    folds: list[int | str]
-    record: Distillation
-    plans: dict
     parameters: tuple[int, int]
 
-    trainer, key, flags, name_flag = TRAINER, KEY, FLAGS, "-o_p"
-    kind = "a distilled student"
+    trainer, kind = TRAINER, "a distilled student"
     changed = "another teacher or host (sha256 or gate differs): the stitched model was made or deployed anew since"
-
-    @property
-    def plans_name(self) -> str:
-        return self.request.plans_name
 
     @property
     def whose(self) -> str:
@@ -103,8 +90,9 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
     host = _host_record(teacher)
     entries = {str(f): _fold_entry(teacher, f, host, student if start == HOST else None) for f in folds}
     record = Distillation(
-        relative_to_results(teacher.path), request.student, start, request.weight, request.seed, request.epochs,
-        request.iterations, host={k: host[k] for k in ("folder", "checkpoint")} if start == HOST else {}, folds=entries)
+        teacher=relative_to_results(teacher.path), student=request.student, start=start, weight=request.weight,
+        seed=request.seed, num_epochs=request.epochs, num_iterations_per_epoch=request.iterations,
+        host={k: host[k] for k in ("folder", "checkpoint")} if start == HOST else {}, folds=entries)
     if request.unlabelled is not None:
         ending = dataset_json["file_ending"]
         cases = require_images(request.unlabelled, ending, teacher.num_input_channels,
@@ -116,17 +104,14 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
         plans.pop(key, None)
     plans[BASELINE_KEY if request.comparison or not request.weight else DISTILLED_KEY] = True
     network, _ = load_teacher(teacher, folds[0])
-    job = DistillJob(request, teacher, dataset, configuration, dataset_json, folds, record, plans,
-                     (count_parameters(student), count_parameters(network)))
-    job = with_earlier_folds(job)
-    check_folders(job, continue_training)
-    return job
+    return checked(DistillJob(request=request, teacher=teacher, dataset=dataset, configuration=configuration,
+                              plans_name=request.plans_name, dataset_json=dataset_json, folds=folds, record=record,
+                              plans=plans, parameters=(count_parameters(student), count_parameters(network))),
+                   continue_training)
 
 
 def _check_request(request: DistillRequest) -> None:
-    require_plans_name(request.plans_name)
-    if not nnUNet_results.is_set():
-        raise StitchError("environment variable nnUNet_results is not set; set nnU-Net's three folders first")
+    check_request(request.plans_name)
     if request.start not in (None, HOST, "scratch"):
         raise StitchError(f"-start {request.start} is neither host nor scratch")
     if not 0 <= request.weight < float("inf"):

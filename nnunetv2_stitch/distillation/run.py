@@ -8,28 +8,20 @@ from dataclasses import dataclass
 
 import torch
 
-from nnunetv2_stitch.distillation.prepare import TRAINER, DistillJob, DistillRequest, prepare
+from nnunetv2_stitch.distillation.prepare import DistillJob, DistillRequest, prepare
 from nnunetv2_stitch.distillation.teacher import beyond_weights, taught_by
 from nnunetv2_stitch.distillation.unlabelled import preprocess_unlabelled
 from nnunetv2_stitch.environment import our_trainers_known
-from nnunetv2_stitch.plain_training.claims import claimed
-from nnunetv2_stitch.plain_training.job import train_fold, validate_fold
+from nnunetv2_stitch.training.folds import train_folds
+from nnunetv2_stitch.training.job import TrainingResult
 
 
-@dataclass(frozen=True)
-class DistillResult:
-    """A finished student. `validation_dice`: nnU-Net's foreground mean by fold, of the validation cases; empty where
-    nothing was validated. `parameters` are of student and teacher; `taught_by` says in words what taught."""
+@dataclass(frozen=True, kw_only=True)
+class DistillResult(TrainingResult):
+    """A finished student. `parameters` are of student and teacher; `taught_by` says in words what taught."""
 
-    model_folder: str
-    dataset: str
-    configuration: str
-    trainer: str
-    plans_name: str
-    folds: list[int | str]
     start: str
     parameters: tuple[int, int]
-    validation_dice: dict[int | str, float]
     taught_by: str
 
 
@@ -53,7 +45,6 @@ def distill(teacher: str, dataset: str | int, *, device: str | torch.device = "c
         StitchError: bad input, before anything is written; or an image without labels that cannot be read.
     """
     job = prepare(DistillRequest(teacher, dataset, **request), continue_training)
-    device = torch.device(device)
 
     def unlabelled(job: DistillJob) -> None:
         if job.request.unlabelled is not None:
@@ -61,13 +52,7 @@ def distill(teacher: str, dataset: str | int, *, device: str | torch.device = "c
                                   job.plans, job.configuration, job.dataset_json, job.record.unlabelled_sha256,
                                   progress)
 
-    dice = {}
     doing = "training the student" + ("" if job.record.weight else ", without a teacher")
-    with claimed(job, continue_training, say, unlabelled) as job:
-        for fold in job.folds:
-            trainer = train_fold(job, fold, device, continue_training, say, doing)
-            if validate:
-                dice[fold] = validate_fold(job, fold, device, trainer, say)
-    by = taught_by(beyond_weights(job.teacher), job.record.weight)
-    return DistillResult(job.model_folder, job.dataset, job.configuration, TRAINER, job.request.plans_name, job.folds,
-                         job.record.start, job.parameters, dice, by)
+    job, dice = train_folds(job, torch.device(device), continue_training, say, doing, unlabelled, validate)
+    return DistillResult.of(job, dice, start=job.record.start, parameters=job.parameters,
+                            taught_by=taught_by(beyond_weights(job.teacher), job.record.weight))

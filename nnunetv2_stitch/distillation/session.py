@@ -14,20 +14,16 @@ from nnunetv2_stitch.distillation.record import Distillation
 from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher, require_teacher, taught_by, teach
 from nnunetv2_stitch.distillation.unlabelled import JoinedDataset, is_labelled
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.plain_training.session import PlainSession, require_digest
-
-RECORD_FILE = "distillation.json"
-AGAIN = "run nnUNetv2_distill_stitched again, with -o_p NAME"
+from nnunetv2_stitch.training.session import TrainingSession
 
 
-class DistillSession(PlainSession):
+class DistillSession(TrainingSession):
     """State and steps of one student's training."""
 
-    what = "a student"
+    what, record_type, record_file = "a student", Distillation, "distillation.json"
 
     def __init__(self, trainer):
-        super().__init__(trainer, Distillation.of(trainer.configuration_manager.configuration,
-                                                  trainer.plans_manager.plans_name))
+        super().__init__(trainer)
         self.teacher: torch.nn.Module | None = None
 
     # -- set-up ---------------------------------------------------------------------------------------------------
@@ -40,13 +36,13 @@ class DistillSession(PlainSession):
         """
         record, entry = self.record, self.record.of_fold(self.trainer.fold)
         model = read_teacher(teacher_folder(record))
-        require_teacher(model, self.trainer.fold, entry, AGAIN)
+        require_teacher(model, self.trainer.fold, entry, self.again)
         teacher, self.mirroring_axes = load_teacher(model, self.trainer.fold)
         if record.weight:
             self.teacher = teacher.to(self.trainer.device)
         if record.start == "host" and self.trainer.current_epoch == 0:
             path = host_checkpoint(record.host, entry["host"])
-            require_digest(path, entry["host_sha256"], AGAIN)
+            self.require_digest(path, entry["host_sha256"])
             self.start_from(path)
         self.seed()
         self.trainer.print_to_log_file(f"nnunetv2-stitch: seed {record.seed}, start {record.start}, weight of the "
@@ -58,7 +54,7 @@ class DistillSession(PlainSession):
         beyond = {k: entry.pop(k) for k in ("gate", "adapted") if k in entry}
         told.update(teacher=os.path.basename(self.record.teacher), taught_by=taught_by(beyond, self.record.weight),
                     **beyond)
-        self.write_record(RECORD_FILE, {**told, "sha256": entry})
+        self.write_record({**told, "sha256": entry})
 
     def with_unlabelled(self, training, validation):
         """nnU-Net's two datasets, the first with the images without labels, if there are any."""

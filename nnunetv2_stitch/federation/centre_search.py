@@ -14,11 +14,11 @@ from nnunetv2_stitch.federation.buffer import PartyModel, shares
 from nnunetv2_stitch.federation.sharing import set_shared, shared_arrays
 from nnunetv2_stitch.merging.atlas import Atlas
 from nnunetv2_stitch.merging.baselines import mixture
-from nnunetv2_stitch.merging.centre import Centre
 from nnunetv2_stitch.merging.guided import FEDAVG, guided
 from nnunetv2_stitch.merging.objective import CentreObjective
 from nnunetv2_stitch.merging.search import SearchOptions
 from nnunetv2_stitch.randomness import seed_everything
+from nnunetv2_stitch.training.centre import Centre
 
 PREVIOUS = "previous global model"
 

@@ -11,8 +11,8 @@ from flwr.app import Message
 
 from nnunetv2_stitch.federation.buffer import PartyModel
 from nnunetv2_stitch.federation.sharing import unlike
-from nnunetv2_stitch.merging.members import MAX_CASES
 from nnunetv2_stitch.parties.untrusted_json import printable
+from nnunetv2_stitch.training.member import MAX_CASES
 
 ARRAYS, METRICS, CONFIG, CASES = "arrays", "metrics", "config", "num-examples"
 NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")

@@ -27,10 +27,10 @@ from nnunetv2_stitch.federation.strategy import GuidedMerging
 from nnunetv2_stitch.federation.telling import told
 from nnunetv2_stitch.fileio import atomically, write_json
 from nnunetv2_stitch.locks import FoldLocks
-from nnunetv2_stitch.merging.centre import Centre, opened
 from nnunetv2_stitch.merging.output import save_checkpoint
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
 from nnunetv2_stitch.randomness import seed_everything
+from nnunetv2_stitch.training.centre import Centre, opened
 
 RECORD_FILE = "guided_rounds.json"
 POLL_SECONDS = 0.5

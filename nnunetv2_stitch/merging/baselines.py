@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from nnunetv2_stitch.merging.atlas import Atlas
-from nnunetv2_stitch.merging.batchnorm import use_batch_statistics
 from nnunetv2_stitch.merging.objective import CentreObjective
+from nnunetv2_stitch.training.batchnorm import use_batch_statistics
 
 FISHER_FLOOR = 1e-6  # of the member's mean: parameters that no output depends on still need a weight
 

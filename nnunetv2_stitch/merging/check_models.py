@@ -8,13 +8,13 @@ from dataclasses import replace
 import torch
 
 from nnunetv2_stitch.errors import NotMergeableError, StitchError
-from nnunetv2_stitch.merging.centre import opened
 from nnunetv2_stitch.merging.check import STITCH, MergeCheck, check_merge
 from nnunetv2_stitch.merging.members import make_atlas, read_members
 from nnunetv2_stitch.merging.objective import CentreObjective
-from nnunetv2_stitch.merging.site import find_site
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.randomness import seed_everything
+from nnunetv2_stitch.training.centre import opened
+from nnunetv2_stitch.training.site import find_site
 
 
 def check_models(models: Sequence[ModelFolder], dataset: int | str, configuration: str, fold: int | str,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nnunetv2_stitch.merging.atlas import Atlas
-from nnunetv2_stitch.merging.centre import Centre
+from nnunetv2_stitch.training.centre import Centre
 
 
 def half_precision(device: torch.device):

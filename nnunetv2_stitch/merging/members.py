@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 
 from nnunetv2_stitch.bridging.terms import output_names
 from nnunetv2_stitch.errors import NotMergeableError, StitchError
-from nnunetv2_stitch.exchange.manifest import received_manifest
-from nnunetv2_stitch.exchange.parents import require_parent
 from nnunetv2_stitch.merging.atlas import Atlas, require_same_tensors
-from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
+from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import printable
 from nnunetv2_stitch.stitching.network import build_parent
-
-MAX_CASES = 10**9
-
-
-@dataclass(frozen=True)
-class Member:
-    """One fold of one model. `weights` as its checkpoint names them; `cases`: training cases, None where not said."""
-
-    label: str
-    model: ModelFolder
-    fold: int | str
-    path: str
-    sha256: str
-    weights: dict[str, torch.Tensor] = field(repr=False)
-    mirroring: tuple[int, ...] = ()
-    cases: int | None = None
-    licence: str = ""
-
-    def to_json(self) -> dict:
-        """No path: a record travels with the merged model."""
-        return {"label": self.label, "dataset": self.model.dataset_name, "model": self.model.identifier,
-                "fold": str(self.fold), "sha256": self.sha256, "training_cases": self.cases, "licence": self.licence}
+from nnunetv2_stitch.training.member import Member, read_member, tensors_of
 
 
 def read_members(models: Sequence[ModelFolder], fold: int | str) -> list[Member]:
@@ -62,25 +38,6 @@ def read_members(models: Sequence[ModelFolder], fold: int | str) -> list[Member]
     return members
 
 
-def read_member(model: ModelFolder, fold: int | str, label: str) -> Member:
-    """The model's weights of `fold`, else of `all`, else of its first fold.
-
-    Raises:
-        StitchError: a stitched model, the second stage of a cascade, or what `require_parent` refuses.
-    """
-    if model.is_stitched or model.is_cascaded:
-        what = "a stitched ensemble" if model.is_stitched else "the second stage of a cascade"
-        raise StitchError(f"{model.path} is {what}, which cannot be merged; give models of one plain network each")
-    if not model.folds:
-        raise StitchError(f"{model.path} has no fold with {model.checkpoint_name}: choose another with -chk")
-    own = fold if fold in model.folds else "all" if "all" in model.folds else model.folds[0]
-    path = model.checkpoint_path(own)
-    require_parent(model, own)
-    checkpoint, digest = load_parent(path), sha256(path)
-    return Member(label, model, own, path, digest, _tensors(checkpoint, path), _axes(checkpoint), _cases(model),
-                  _licence(model))
-
-
 def shared_weights(members: Sequence[Member]) -> list[float]:
     """FedAvg's weights: by training cases, or equal where a member does not say how many it had."""
     cases = [m.cases for m in members]
@@ -103,7 +60,7 @@ def make_atlas(members: Sequence[Member], base: str | None = None, granularity: 
 
     around = None
     if base is not None:
-        weights = _tensors(load_parent(base), base)
+        weights = tensors_of(load_parent(base), base)
         require_same_tensors({members[0].label: members[0].weights, "the base": weights})
         around = parameters(weights, base)
     return Atlas([parameters(m.weights, m.path) for m in members], around, granularity, [m.label for m in members])
@@ -125,30 +82,6 @@ def _labels(models: Sequence[ModelFolder]) -> list[str]:
     each other or from the other rows of a table."""
     names = [printable(m.dataset_name, 80) for m in models]
     return [n if names.count(n) == 1 and n.startswith("Dataset") else f"{n} ({i + 1})" for i, n in enumerate(names)]
-
-
-def _tensors(checkpoint: Mapping, path: str) -> dict[str, torch.Tensor]:
-    weights = network_weights(checkpoint)
-    wrong = next((n for n, v in weights.items() if not isinstance(v, torch.Tensor)), None)
-    if wrong is not None:
-        raise StitchError(f"{path}: {printable(wrong, 80)} is no tensor; copy the checkpoint again from its source")
-    return weights
-
-
-def _axes(checkpoint: Mapping) -> tuple[int, ...]:
-    given = checkpoint.get("inference_allowed_mirroring_axes")
-    return tuple(a for a in given if a in (0, 1, 2)) if isinstance(given, (list, tuple)) else ()
-
-
-def _cases(model: ModelFolder) -> int | None:
-    manifest = received_manifest(model)
-    said = manifest.training_cases if manifest is not None else model.dataset_json.get("numTraining")
-    return said if isinstance(said, int) and not isinstance(said, bool) and 0 < said <= MAX_CASES else None
-
-
-def _licence(model: ModelFolder) -> str:
-    manifest = received_manifest(model)
-    return manifest.licence if manifest is not None else ""
 
 
 def _require_same_network(members: Sequence[Member]) -> None:

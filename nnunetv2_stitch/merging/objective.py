@@ -10,17 +10,16 @@ import torch
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging.atlas import Atlas
-from nnunetv2_stitch.merging.batchnorm import batch_norms, measure_statistics, use_batch_statistics
-from nnunetv2_stitch.merging.centre import Centre
 from nnunetv2_stitch.merging.losses import SurrogateLoss, TaskLoss
-from nnunetv2_stitch.merging.members import Member
-from nnunetv2_stitch.merging.site import Site
 from nnunetv2_stitch.nnunet_internals import sliding_window
 from nnunetv2_stitch.parties.checkpoint import load_weights
 from nnunetv2_stitch.selection.dice import counts_by_label, foreground_dice
+from nnunetv2_stitch.training.batchnorm import FIXED_BATCHES, batch_norms, measure_statistics, use_batch_statistics
+from nnunetv2_stitch.training.centre import Centre
+from nnunetv2_stitch.training.member import Member
+from nnunetv2_stitch.training.site import Site
 
 SURROGATES = ("auto", "task", "kl")
-FIXED_BATCHES = 4  # for the line between members, for CMA-ES, Fisher information and statistics of BatchNorm
 
 
 class CentreObjective:

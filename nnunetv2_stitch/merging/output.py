@@ -17,8 +17,8 @@ from nnunetv2_stitch.fileio import read_json, write_json, write_text
 from nnunetv2_stitch.folders import folds_in
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.merging.merged_card import merged_card
-from nnunetv2_stitch.merging.site import Site
 from nnunetv2_stitch.parties.model_folder import FINAL
+from nnunetv2_stitch.training.site import Site
 
 RECORD, FIGURE = "merge.json", "merge.png"
 TRAINER = "nnUNetTrainer"

@@ -12,17 +12,18 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import read_party
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.merging.baselines import fisher_merge, greedy_soup, mixture, uniform
-from nnunetv2_stitch.merging.centre import opened
 from nnunetv2_stitch.merging.check import MergeCheck, check_merge
 from nnunetv2_stitch.merging.groups import GRANULARITIES
 from nnunetv2_stitch.merging.guided import FEDAVG, GUIDED, guided
-from nnunetv2_stitch.merging.members import Member, make_atlas, mirroring_of_all, read_members, shared_weights
+from nnunetv2_stitch.merging.members import make_atlas, mirroring_of_all, read_members, shared_weights
 from nnunetv2_stitch.merging.objective import SURROGATES, CentreObjective, require_labels
 from nnunetv2_stitch.merging.output import check_target, write_merged
 from nnunetv2_stitch.merging.search import SEARCHES, SearchOptions, require_cma
-from nnunetv2_stitch.merging.site import find_site, require_configuration
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.randomness import seed_everything
+from nnunetv2_stitch.training.centre import opened
+from nnunetv2_stitch.training.member import Member
+from nnunetv2_stitch.training.site import find_site, require_configuration
 
 UNIFORM, GREEDY, FISHER = "uniform soup", "greedy soup", "Fisher merging"
 

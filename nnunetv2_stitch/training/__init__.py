@@ -1,7 +1,17 @@
-"""Training of one network from a start: the partner adapted to the host's images."""
+"""Training of one network from a start: from scratch, from a checkpoint or from a model, with or without a teacher."""
 
-from nnunetv2_stitch.training.line import adapted_state
-from nnunetv2_stitch.training.prepare import AdaptRequest
-from nnunetv2_stitch.training.run import AdaptResult, adapt_party
+from importlib import import_module as _import_module
 
-__all__ = ["AdaptRequest", "AdaptResult", "adapt_party", "adapted_state"]
+# Imported at the first use: nnU-Net imports our trainers, and they the module beside this, whenever it looks for any.
+_MODULES = {
+    "AdaptRequest": "adapt_job", "AdaptResult": "adapt", "adapt_party": "adapt", "adapted_state": "line",
+    "FromMergedJob": "from_merged", "FromMergedRequest": "from_merged", "FromMergedResult": "from_merged",
+    "train_from_merged": "from_merged",
+}
+__all__ = [*_MODULES]  # noqa: PLE0604
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -15,10 +15,6 @@ import torch
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.merging.batchnorm import batch_norms, measure_statistics
-from nnunetv2_stitch.merging.centre import Centre, opened
-from nnunetv2_stitch.merging.objective import FIXED_BATCHES
-from nnunetv2_stitch.merging.site import Site
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, network_weights
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, read_model_folder
 from nnunetv2_stitch.parties.preprocessed import case_names, split_of_fold
@@ -26,7 +22,10 @@ from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.selection.bands import BandedDice
 from nnunetv2_stitch.selection.dice import dice_of_counts, mean_over_labels
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, score_cases
-from nnunetv2_stitch.training.session import RECORD_FILE, START
+from nnunetv2_stitch.training.adapt_session import RECORD_FILE, START
+from nnunetv2_stitch.training.batchnorm import FIXED_BATCHES, batch_norms, measure_statistics
+from nnunetv2_stitch.training.centre import Centre, opened
+from nnunetv2_stitch.training.site import Site
 
 #: 0 is the partner, 1 the partner trained on; beyond 1 the line goes on.
 ALPHAS = (*(i / 10 for i in range(11)), 1.15, 1.3)
@@ -104,7 +103,7 @@ def adapted_state(folder: str, fold: int | str, alpha: float,
 
 
 def _measured(centre: Centre, points: Sequence[tuple[State, State, float]]) -> list[dict[str, torch.Tensor]]:
-    """The states at points of lines, with statistics of BatchNorm that fit them (`merging.batchnorm`)."""
+    """The states at points of lines, with statistics of BatchNorm that fit them (`batchnorm`)."""
     states = [between(*point) for point in points]
     if not batch_norms(centre.network):
         return states

@@ -1,83 +1,149 @@
-"""What the adapting trainer does beyond nnU-Net's, kept out of the trainer class so that it imports fast."""
+"""What a trainer of ours that makes an ordinary model does beyond nnU-Net's, kept out of the trainer classes so that
+they import fast."""
 
 from __future__ import annotations
 
-import copy
 import os
-import shutil
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
 
-from nnunetv2_stitch.fileio import atomically
-from nnunetv2_stitch.gating.features import first_convolutions
-from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
-from nnunetv2_stitch.graph.tracing import trace
-from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights
-from nnunetv2_stitch.plain_training.session import PlainSession, require_digest
-from nnunetv2_stitch.training.record import Adaptation
-from nnunetv2_stitch.training.start import in_terms, input_tensors
-
-RECORD_FILE = "adaptation.json"
-START = "checkpoint_start.pth"  # the partner in the host's terms, as it was before
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import atomically, write_json
+from nnunetv2_stitch.locks import plans_locked
+from nnunetv2_stitch.nnunet_internals import restore_progress, uncompiled
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
+from nnunetv2_stitch.randomness import seed_everything
+from nnunetv2_stitch.training.checkpoints import deployed, is_deployed
+from nnunetv2_stitch.training.records import TrainingRecord, without_records
 
 
-class AdaptSession(PlainSession):
-    """A training that begins with all weights of a partner's model, in the host's terms."""
+class TrainingSession:
+    """State of one training; `trainer` is the nnU-Net trainer that it serves. A class of sessions says what is trained
+    (`what`), which records it reads (`record_type`), and the file that tells of it beside the weights (`record_file`).
 
-    what = "an adapted partner"
+    Raises:
+        StitchError: training on several GPUs, or plans without such a record.
+    """
+
+    what: ClassVar[str]
+    record_type: ClassVar[type[TrainingRecord]]
+    record_file: ClassVar[str]
 
     def __init__(self, trainer):
-        super().__init__(trainer, Adaptation.of(trainer.configuration_manager.configuration,
-                                                trainer.plans_manager.plans_name))
+        if trainer.is_ddp:
+            raise StitchError(f"{self.what} is trained on one GPU: leave out -num_gpus")
+        self.trainer = trainer
+        self.record = self.record_type.of(trainer.configuration_manager.configuration, trainer.plans_manager.plans_name)
+        set_budget(trainer, self.record.num_epochs, self.record.num_iterations_per_epoch)
+        #: spatial axes that training may mirror along
+        self.mirroring_axes: tuple[int, ...] | None = None
+
+    def begin(self) -> None:
+        """Before the first step of a training, or of its continuation."""
+        raise NotImplementedError
+
+    def write_down(self) -> None:
+        """Once the fold's folder is there."""
+        raise NotImplementedError
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """Without torch.compile's wrapper, which puts a prefix before every name."""
+        return uncompiled(self.trainer.network)
+
+    def require_digest(self, path: str, digest: str) -> None:
+        """Raises StitchError unless the file is still the one that the plans were made for."""
+        require_digest(path, digest, self.again)
+
+    @property
+    def again(self) -> str:
+        """What to do where files are not those that the plans were made for."""
+        return f"run {self.record.command} again, with -o_p NAME"
+
+    def seed(self) -> None:
+        """Seeds python, numpy and torch. Bit-equal repetition needs the CPU and nnUNet_n_proc_DA=0, because nnU-Net's
+        augmentation workers race."""
+        seed_everything(self.record.seed + self.trainer.current_epoch)
+
+    def start_from(self, path: str) -> None:
+        """Take all weights of a checkpoint, heads for deep supervision included, which nnU-Net's own
+        -pretrained_weights drops."""
+        load_weights(self.network, network_weights(load_checkpoint(path)), path)
+
+    def write_record(self, told: Mapping) -> None:
+        """Plans without folders of this machine for whoever gets the model; the record beside the weights."""
+        trainer = self.trainer
+        path = os.path.join(trainer.output_folder_base, "plans.json")
+        with plans_locked(path):
+            write_json(path, without_records(trainer.plans_manager.plans))
+        write_json(os.path.join(trainer.output_folder, self.record_file),
+                   {**told, "num_epochs": trainer.num_epochs,
+                    "num_iterations_per_epoch": trainer.num_iterations_per_epoch})
+
+    def save_checkpoint(self, filename: str, stock_save: Callable[[str], None]) -> None:
+        """The final one as it is handed on: so where it is there, the training is done."""
+        def write(temporary: str) -> None:
+            stock_save(temporary)
+            if os.path.basename(filename) == "checkpoint_final.pth":
+                torch.save(deployed(load_checkpoint(temporary)), temporary)
+
+        if self.trainer.disable_checkpointing:
+            stock_save(filename)
+        else:
+            atomically(filename, write)
+
+    def load_checkpoint(self, path: str, stock_load: Callable[[str], None]) -> None:
+        """A training checkpoint as nnU-Net does; a finished one without optimizer, for validation."""
+        trainer = self.trainer
+        if not trainer.was_initialized:
+            trainer.initialize()
+        checkpoint = load_checkpoint(path)
+        if not is_deployed(checkpoint):
+            stock_load(path)
+            return
+        load_weights(self.network, network_weights(checkpoint), path)
+        restore_progress(trainer, checkpoint)
+
+
+class StartSession(TrainingSession):
+    """A training that begins with all weights of a finished model; its record is a `StartRecord`."""
+
+    def __init__(self, trainer):
+        super().__init__(trainer)
         trainer.initial_lr = self.record.learning_rate
 
     def begin(self) -> None:
-        """Raises StitchError if the partner's model is missing, broken, or not the one that the plans name."""
+        """Raises StitchError if the model is missing, broken, or not the one that the plans name."""
         record, trainer = self.record, self.trainer
         entry = record.of_fold(trainer.fold)
         self.mirroring_axes = tuple(entry["mirroring"])  # what it has never seen mirrored may not be symmetric
         if trainer.current_epoch == 0:
             path = record.checkpoint(trainer.fold)
-            require_digest(path, entry["sha256"], "run nnUNetv2_adapt_party again, with -o_p NAME")
-            self.start_in_terms(path)
-            self.take_signature(os.path.join(os.path.dirname(path), SIGNATURE_FILE))
-        if os.path.isfile(os.path.join(trainer.output_folder, SIGNATURE_FILE)):
-            self.keep_first_convolution()
+            self.require_digest(path, entry["sha256"])
+            self.start_from(path)
         self.seed()
         trainer.print_to_log_file(f"nnunetv2-stitch: begun with checkpoint {entry['sha256']}, seed {record.seed}, "
                                   f"learning rate {record.learning_rate:g}")
 
-    def start_in_terms(self, path: str) -> None:
-        """Take the partner's weights, and keep them as an ordinary checkpoint beside those to come. The network is new
-        and seeded, so outputs that the partner lacks are the same for a seed."""
-        trainer, record = self.trainer, self.record
-        inputs = input_tensors(trainer.configuration_manager.configuration["architecture"], len(record.channels),
-                               len(record.outputs))
-        state = in_terms(network_weights(load_parent(path)), self.network.state_dict(), inputs, record.channels,
-                         record.outputs)
-        load_weights(self.network, state, path)
-        saved = {"network_weights": state, "optimizer_state": {}, "grad_scaler_state": None, "logging": {},
-                 "_best_ema": None, "current_epoch": 0, "trainer_name": "nnUNetTrainer",
-                 "init_args": {"configuration": trainer.configuration_name, "fold": trainer.fold},
-                 "inference_allowed_mirroring_axes": self.mirroring_axes or None}
-        atomically(os.path.join(trainer.output_folder, START), lambda temporary: torch.save(saved, temporary))
-
-    def take_signature(self, path: str) -> None:
-        """The partner's images keep their signature, if it came with one: it can be read where the network sees all
-        channels of the host through the partner's first convolution."""
-        if os.path.isfile(path) and None not in self.record.channels:
-            target = os.path.join(self.trainer.output_folder, SIGNATURE_FILE)
-            atomically(target, lambda temporary: shutil.copyfile(path, temporary))
-
-    def keep_first_convolution(self) -> None:
-        """What a signature was measured behind stays as it was; all else is trained."""
-        module = trace(copy.deepcopy(self.network))  # tracing changes how a network trains
-        for node in first_convolutions(module, len(self.record.channels)):
-            self.network.get_submodule(node.target).requires_grad_(False)
-        self.trainer.print_to_log_file("nnunetv2-stitch: the first convolution is kept, so that the partner's "
-                                       "signature holds")
-
     def write_down(self) -> None:
         told = {k: v for k, v in self.record.to_json().items() if k != "folds"}
-        self.write_record(RECORD_FILE, {**told, "model": os.path.basename(self.record.model),
-                                        **self.record.of_fold(self.trainer.fold)})
+        self.write_record({**told, "model": os.path.basename(self.record.model),
+                           **self.record.of_fold(self.trainer.fold)})
+
+
+def set_budget(trainer, epochs: int | None, iterations: int | None) -> None:
+    """Epochs and iterations per epoch instead of the trainer's own, with validation that is no longer than a fifth of
+    an epoch; None leaves them."""
+    if epochs is not None:
+        trainer.num_epochs = epochs
+    if iterations is not None:
+        trainer.num_iterations_per_epoch = iterations
+        trainer.num_val_iterations_per_epoch = max(1, min(trainer.num_val_iterations_per_epoch, iterations // 5))
+
+
+def require_digest(path: str, digest: str, again: str) -> None:
+    """Raises StitchError unless the file is still the one that plans were made for; `again`: what to do then."""
+    if sha256(path) != digest:
+        raise StitchError(f"{path} is not the checkpoint that the plans were made for (sha256 differs); {again}")

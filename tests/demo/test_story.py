@@ -7,7 +7,7 @@ import pytest
 
 from nnunetv2_stitch.demo import story
 from nnunetv2_stitch.demo.capture import captured
-from nnunetv2_stitch.demo.parents import shrunk, usable_checkpoints
+from nnunetv2_stitch.demo.parents import shrunk
 from nnunetv2_stitch.demo.settings import DemoSettings
 from nnunetv2_stitch.demo.story import STATE_FILE, check_folder, run_demo
 from nnunetv2_stitch.environment import environment_set
@@ -144,14 +144,6 @@ def test_plans_are_made_small_and_otherwise_kept():
     assert small["batch_size"] == 5 and small["patch_size"] == [128, 112]
     assert arguments["n_stages"] == 3 and arguments["strides"] == [[1, 1], [2, 2], [2, 2]]
     assert arguments["n_conv_per_stage_decoder"] == [2, 2] and arguments["conv_bias"] is True
-
-
-def test_broken_checkpoints_are_removed(tmp_path):
-    import torch
-    torch.save({"epoch": 1}, tmp_path / "checkpoint_best.pth")
-    (tmp_path / "checkpoint_final.pth").write_bytes((tmp_path / "checkpoint_best.pth").read_bytes()[:100])
-    assert usable_checkpoints(str(tmp_path)) == ["checkpoint_best.pth"]
-    assert os.listdir(tmp_path) == ["checkpoint_best.pth"]
 
 
 def test_state_of_another_program_is_refused(tmp_path):

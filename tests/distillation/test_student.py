@@ -8,13 +8,13 @@ from distill_steps import teacher_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_stitch.distillation import DistillRequest, prepare
-from nnunetv2_stitch.distillation.record import KEY
 from nnunetv2_stitch.distillation.student import host_plans
 from nnunetv2_stitch.distillation.teacher import read_teacher, require_patch
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.graph import trace
 from nnunetv2_stitch.stitching.network import build_parent
+from nnunetv2_stitch.training.records import DISTILLATION as KEY
 
 
 def request(world, **arguments):

@@ -11,7 +11,7 @@ from partner_site import command, refused
 from nnunetv2_stitch.entrypoints import adapt_party
 from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.training.prepare import AdaptRequest, prepare
+from nnunetv2_stitch.training.adapt_job import AdaptRequest, prepare
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_channel_that_only_the_host_has_is_normalised_as_nnunet_plans_it(given
     with pytest.raises(Exception, match="its images are not in nnUNet_raw"):
         prepare(AdaptRequest(1, Partner(model=str(given["model"]))))
     from nnunetv2_stitch.parties.model_folder import read_model_folder
-    from nnunetv2_stitch.training.plans import adapted_plans
+    from nnunetv2_stitch.training.adapt_plans import adapted_plans
     dataset_json = read_json(str(given["host"] / "dataset.json"))
     plans = adapted_plans(read_model_folder(str(given["model"])), str(given["host"]), dataset_json, [None, 0], "X")
     assert plans["configurations"]["2d"]["normalization_schemes"][0] == "CTNormalization"

@@ -11,11 +11,11 @@ from partner_site import command, refused
 from nnunetv2_stitch.entrypoints import train_party
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.merging.members import read_member
-from nnunetv2_stitch.merging.site import find_site
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import read_model_folder
-from nnunetv2_stitch.rounds import FromMergedRequest, prepare
+from nnunetv2_stitch.training.from_merged import FromMergedRequest, prepare
+from nnunetv2_stitch.training.member import read_member
+from nnunetv2_stitch.training.site import find_site
 
 
 @pytest.fixture

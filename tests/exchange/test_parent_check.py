@@ -42,11 +42,11 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def batch_norm(world2d, tmp_path_factory):
     """A copy of the world in which stock nnU-Net has trained the partner's network with nnUNetTrainerBN, too."""
-    from nnunetv2_stitch.baselines.training import train_network
+    from nnunetv2_stitch.training.stock import train_network
     world = worlds.World(Path(shutil.copytree(world2d.root, tmp_path_factory.mktemp("bn") / "world")), 2)
     with environment(world.env), worlds.thread_pools(), contextlib.redirect_stdout(io.StringIO()):
         train_network(world.partner.dataset, "2d", 0, "nnUNetTrainerBN", "nnUNetPlans", torch.device("cpu"), epochs=1,
-                      iterations=2, progress=False)
+                      iterations=2)
     return world
 
 

@@ -21,9 +21,9 @@ from nnunetv2_stitch.federation.local import LocalTrainer, Schedule, newest_stat
 from nnunetv2_stitch.federation.settings import RoundsSettings, check_search, own_site
 from nnunetv2_stitch.federation.sharing import shared_arrays
 from nnunetv2_stitch.federation.state import WEIGHTS_FILE, State, read_state, write_state
-from nnunetv2_stitch.merging.centre import opened
 from nnunetv2_stitch.merging.guided import FEDAVG, GUIDED, choose
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
+from nnunetv2_stitch.training.centre import opened
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from torch import nn
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging import output
-from nnunetv2_stitch.merging.batchnorm import batch_norms, measure_statistics, use_batch_statistics
-from nnunetv2_stitch.merging.site import Site
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.training.batchnorm import batch_norms, measure_statistics, use_batch_statistics
+from nnunetv2_stitch.training.site import Site
 
 RECORD = {"chosen": "guided", "scored_by": "Dice", "remarks": ["One | remark."], "granularity": "stage", "fold": "0",
           "table": [{"model": "A", "kind": "member", "score": 0.5}], "groups": ["encoder 0", "heads"],

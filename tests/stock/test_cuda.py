@@ -62,7 +62,7 @@ def test_direct_matching_finds_on_a_gpu_what_it_finds_on_a_cpu(world):
 
 def test_students_and_merged_models_train_on_a_gpu(stitched_world):
     from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
-    from nnunetv2_stitch.rounds import train_from_merged
+    from nnunetv2_stitch.training import train_from_merged
     world = stitched_world
     student = short(world, device="cuda", validate=True)
     assert all(torch.isfinite(v).all() for v in weights(student.model_folder).values())

@@ -18,7 +18,6 @@ from other_terms import ct, heads_swapped, transposed, turned
 from partner_site import command
 from stitched_model import SHORT, read_segmentations, stock_alone, stock_prediction, tree
 
-from nnunetv2_stitch.baselines.training import train_network
 from nnunetv2_stitch.distillation import distill
 from nnunetv2_stitch.entrypoints import adapt_party as adapt_entry
 from nnunetv2_stitch.errors import StitchError
@@ -29,6 +28,7 @@ from nnunetv2_stitch.parties.model_folder import find_models, read_model_folder
 from nnunetv2_stitch.pipeline import Request, train_stitch
 from nnunetv2_stitch.pipeline import prepare as prepare_stitching
 from nnunetv2_stitch.training import adapt_party, adapted_state
+from nnunetv2_stitch.training.stock import train_network
 
 pytestmark = pytest.mark.slow
 
@@ -224,7 +224,7 @@ def test_statistics_of_batch_norm_fit_the_weights_between_the_ends(world):
     with_batch_norm(plans)
     write_json(str(world.preprocessed / world.partner.dataset / "BatchNormPlans.json"), plans)
     train_network(world.partner.dataset, "2d", 0, "nnUNetTrainer", "BatchNormPlans", torch.device("cpu"), epochs=1,
-                  iterations=4, progress=False)
+                  iterations=4)
     partner = world.results / world.partner.dataset / "nnUNetTrainer__BatchNormPlans__2d"
     shutil.rmtree(world.model(world.host))
     result = adapt(world, partner)

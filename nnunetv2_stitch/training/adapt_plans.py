@@ -18,10 +18,10 @@ from nnunetv2_stitch.bridging.terms import normalisations
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.folders import files_in
-from nnunetv2_stitch.merging.site import NO_PLANS
 from nnunetv2_stitch.parties.preprocessed import FINGERPRINT
 from nnunetv2_stitch.parties.reading import ADAPTED_KEY, MADE_KEYS, ModelFolder
-from nnunetv2_stitch.plain_training.records import without_records
+from nnunetv2_stitch.training.records import without_records
+from nnunetv2_stitch.training.site import NO_PLANS
 
 RESAMPLING = tuple(f"resampling_fn_{what}{more}" for what in ("data", "seg") for more in ("", "_kwargs"))
 

@@ -11,15 +11,15 @@ import torch
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.merging.site import Site
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.datasets import stored_contents
 from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.selection.retention import Retention, is_as_good, retained
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, digest_of
+from nnunetv2_stitch.training.adapt_job import AdaptJob
+from nnunetv2_stitch.training.adapt_session import START
 from nnunetv2_stitch.training.line import ALPHAS, case_dice, own_point, read_ends, validation_cases
-from nnunetv2_stitch.training.prepare import AdaptJob
-from nnunetv2_stitch.training.session import START
+from nnunetv2_stitch.training.site import Site
 
 CASES_FILE = "adapt_cases.json"  # local: Dice of single cases, which are not named
 

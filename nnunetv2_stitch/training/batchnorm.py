@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+FIXED_BATCHES = 4  # for statistics of BatchNorm, and whatever else is measured on the same batches of training data
+
 
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:
     """InstanceNorm, nnU-Net's default, has no running statistics and is not among them."""

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunetv2_stitch.bridging.terms import output_names
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import Partner, read_party
-from nnunetv2_stitch.fileio import read_json, relative_path
-from nnunetv2_stitch.folders import require_plans_name
-from nnunetv2_stitch.merging.members import Member, read_member
+from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, find_models, select_model
 from nnunetv2_stitch.parties.untrusted_json import printable
-from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
-from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
-from nnunetv2_stitch.plain_training.records import relative_to_results
 from nnunetv2_stitch.selection.retention import TOLERANCE, require_tolerance
+from nnunetv2_stitch.training.adapt_output import RECORD
+from nnunetv2_stitch.training.adapt_plans import adapted_plans, require_raw, same_data
+from nnunetv2_stitch.training.adapt_session import Adaptation
+from nnunetv2_stitch.training.adapt_terms import channel_sources, output_sources
+from nnunetv2_stitch.training.job import TrainingJob, check_request, checked
 from nnunetv2_stitch.training.line import ALPHAS, HALFWAY, TRAINED, TRAINER
-from nnunetv2_stitch.training.output import RECORD
-from nnunetv2_stitch.training.plans import adapted_plans, require_raw, same_data
-from nnunetv2_stitch.training.record import FLAGS, KEY, Adaptation
-from nnunetv2_stitch.training.start import channel_sources, output_sources
+from nnunetv2_stitch.training.member import read_member
+from nnunetv2_stitch.training.records import relative_to_results
 
 PLANS = "nnUNetAdaptedPlans"
 EPOCHS, RATE = 100, 1e-3
@@ -54,29 +52,19 @@ class AdaptRequest:
     host: ModelFolder | None = None
 
 
-@dataclass(frozen=True)
-class AdaptJob(PlainJob):
-    """A checked request: partner, folds, the record and the plans to be written. `host`: the host's own model, None
-    where there is none, and `remarks` say so."""
+@dataclass(frozen=True, kw_only=True)
+class AdaptJob(TrainingJob):
+    """A checked request, with the partner. `host`: the host's own model, None where there is none, and `remarks` say
+    so."""
 
     request: AdaptRequest
     partner: ModelFolder
     host: ModelFolder | None
-    dataset: str
-    configuration: str
     dataset_json: dict
-    folds: list[int | str]
-    record: Adaptation
-    plans: dict
-    remarks: list[str] = field(default_factory=list)
 
-    trainer, key, flags, name_flag = TRAINED, KEY, FLAGS, "-o_p"
+    trainer = TRAINED
     kind, whose = "an adapted partner", "the partner's"
     changed = "another checkpoint of the partner (sha256 differs)"
-
-    @property
-    def plans_name(self) -> str:
-        return self.request.plans_name
 
     @property
     def waits_for_data(self) -> bool:
@@ -86,8 +74,7 @@ class AdaptJob(PlainJob):
     @property
     def result_folder(self) -> str:
         """The ordinary model folder with the chosen point of the line."""
-        return os.path.join(os.path.dirname(self.model_folder),
-                            f"{TRAINER}__{self.plans_name}__{self.configuration}")
+        return self.folder_of(TRAINER)
 
 
 def prepare(request: AdaptRequest, continue_training: bool = False) -> AdaptJob:
@@ -97,15 +84,11 @@ def prepare(request: AdaptRequest, continue_training: bool = False) -> AdaptJob:
     Raises:
         StitchError: anything that stands in the way, in one line.
     """
-    require_plans_name(request.plans_name)
+    check_request(request.plans_name, request.rate)
     require_tolerance(request.tolerance)
     if request.alpha is not None and request.alpha not in ALPHAS:
         raise StitchError(f"-alpha {request.alpha:g} is none of the points that are measured: "
                           f"{', '.join(f'{a:g}' for a in ALPHAS)}")
-    if not nnUNet_results.is_set():
-        raise StitchError("environment variable nnUNet_results is not set; set nnU-Net's three folders first")
-    if not 0 < request.rate < float("inf"):
-        raise StitchError(f"-lr {request.rate} is not a number above 0")
     partner = _find_partner(request)
     configuration = partner.configuration
     if request.configuration not in (None, configuration):
@@ -125,7 +108,7 @@ def prepare(request: AdaptRequest, continue_training: bool = False) -> AdaptJob:
         wanted = fold if request.partner.fold is None else request.partner.fold
         if request.partner.fold is not None:
             partner.checkpoint_path(wanted)  # says which there are
-        entries[str(fold)] = _entry(read_member(partner, wanted, printable(partner.dataset_name, 80)))
+        entries[str(fold)] = read_member(partner, wanted, printable(partner.dataset_name, 80)).as_start()
     plans = adapted_plans(partner, folder, dataset_json, channels, request.plans_name)
     there = same_data(replace(own, plans=plans))
     if there is None:
@@ -138,11 +121,12 @@ def prepare(request: AdaptRequest, continue_training: bool = False) -> AdaptJob:
     if others and partner.dataset_name == own.dataset_name:
         remarks.append(f"Folds begin with fold {', '.join(others)} of a model of the same dataset, which may have been "
                        f"trained on their validation cases.")
-    record = Adaptation(relative_to_results(partner.path), request.rate, request.seed, request.epochs,
-                        request.iterations, channels, outputs, entries)
-    job = AdaptJob(request, partner, host, own.dataset_name, configuration, dataset_json, folds, record, plans, remarks)
-    job = with_earlier_folds(job)
-    check_folders(job, continue_training)
+    record = Adaptation(model=relative_to_results(partner.path), learning_rate=request.rate, seed=request.seed,
+                        num_epochs=request.epochs, num_iterations_per_epoch=request.iterations, channels=channels,
+                        outputs=outputs, folds=entries)
+    job = checked(AdaptJob(request=request, partner=partner, host=host, dataset=own.dataset_name,
+                           configuration=configuration, plans_name=request.plans_name, dataset_json=dataset_json,
+                           folds=folds, record=record, plans=plans, remarks=remarks), continue_training)
     if os.path.isdir(job.result_folder) and not os.path.isfile(os.path.join(job.result_folder, RECORD)):
         raise StitchError(f"{job.result_folder} is there and was not made by this command ({RECORD} is missing); "
                           f"choose another name with -o_p, or move it away")
@@ -173,8 +157,3 @@ def _own_model(request: AdaptRequest, own: ModelFolder) -> tuple[ModelFolder | N
         return None, [f"{model.path} answers with other labels than the dataset has, so alpha is chosen without the "
                       f"host's own model."]
     return model, []
-
-
-def _entry(member: Member) -> dict:
-    return {"fold": str(member.fold), "checkpoint": relative_path(member.path, member.model.path),
-            "sha256": member.sha256, "mirroring": list(member.mirroring)}

@@ -10,8 +10,8 @@ import torch
 from nnunetv2_stitch.fileio import atomically
 from nnunetv2_stitch.fitting.session import STITCH_TRAINER_KEY
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
-from nnunetv2_stitch.plain_training.records import without_records
 from nnunetv2_stitch.selection.deploy import plain
+from nnunetv2_stitch.training.records import without_records
 
 
 def is_deployed(checkpoint: Mapping) -> bool:

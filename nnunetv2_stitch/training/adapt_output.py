@@ -18,8 +18,8 @@ from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.parties.preprocessed import FINGERPRINT
 from nnunetv2_stitch.parties.reading import channel_names
-from nnunetv2_stitch.plain_training.records import without_records
 from nnunetv2_stitch.training.line import adapted_state
+from nnunetv2_stitch.training.records import without_records
 
 RECORD, FIGURE = "adapt.json", "adapt.png"
 

@@ -2,54 +2,40 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from nnunetv2.run.run_training import maybe_load_checkpoint
 
-from nnunetv2_stitch.devices import trainer_for
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.exchange.manifest import received_manifest
 from nnunetv2_stitch.exchange.parents import Partner
-from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import folds_in
 from nnunetv2_stitch.parties.datasets import data_digest
 from nnunetv2_stitch.parties.model_folder import FINAL
-from nnunetv2_stitch.plain_training.claims import claimed
-from nnunetv2_stitch.plain_training.job import require_data, train_fold
 from nnunetv2_stitch.provenance import Provenance
-from nnunetv2_stitch.training.choosing import CASES_FILE, FoldScores, choose, score_fold
+from nnunetv2_stitch.training.adapt_choice import CASES_FILE, FoldScores, choose, score_fold
+from nnunetv2_stitch.training.adapt_job import AdaptJob, AdaptRequest, prepare
+from nnunetv2_stitch.training.adapt_output import mean_and_error, write_adapted
+from nnunetv2_stitch.training.adapt_plans import preprocess
+from nnunetv2_stitch.training.folds import train_folds, trained, validate_fold
+from nnunetv2_stitch.training.job import TrainingResult, require_data
 from nnunetv2_stitch.training.line import ALPHAS, TRAINER
-from nnunetv2_stitch.training.output import mean_and_error, write_adapted
-from nnunetv2_stitch.training.plans import preprocess
-from nnunetv2_stitch.training.prepare import AdaptJob, AdaptRequest, prepare
 
 
-@dataclass(frozen=True)
-class AdaptResult:
+@dataclass(frozen=True, kw_only=True)
+class AdaptResult(TrainingResult):
     """An adapted partner. `model_folder`: the ordinary model at `alpha`; `training_folder`: the one that was trained,
     with both ends of the line. `reached`: whether it is as good as the host's own model on the host's validation cases,
     None where there is none. `folds`: all that are adapted. `mean`: own Dice by alpha; `host_alone`: that of the host's
-    own model, None where there is none. `validation_dice`: nnU-Net's foreground mean by fold, empty where nothing was
-    validated. `remarks`: what the user must know, a line each."""
+    own model, None where there is none."""
 
-    model_folder: str
     training_folder: str
-    dataset: str
-    configuration: str
-    trainer: str
-    plans_name: str
-    folds: list[int | str]
     alpha: float
     reason: str
     reached: bool | None
     mean: dict[float, float | None]
     host_alone: float | None
-    validation_dice: dict[int | str, float]
-    remarks: list[str]
     files: list[str]
 
 
@@ -84,8 +70,8 @@ def adapt(job: AdaptJob, device: torch.device, continue_training: bool = False, 
     """As `adapt_party`, of a job that is prepared."""
     for line in job.remarks:
         say(line)
-    with _trained_on(job, device, continue_training, progress, say,
-                     "training the partner on with the host's images") as job:
+    with trained(job, device, continue_training, say, "training the partner on with the host's images",
+                 _preprocessed(progress, say)) as (job, _):
         # One alpha for all folds; of several commands the last one to end finds the scores of all others.
         done = set(folds_in(job.model_folder, CASES_FILE)) & set(folds_in(job.model_folder, FINAL))
         folds = sorted(done.union(job.folds), key=str)
@@ -93,11 +79,12 @@ def adapt(job: AdaptJob, device: torch.device, continue_training: bool = False, 
         record = adaptation_record(job, scores)
         say(f"alpha {record['alpha']:g}: {record['reason']}")
         files = write_adapted(job.result_folder, job.model_folder, job.plans, job.dataset_json, folds, record, device)
-        dice = {f: _validate(job, f, device, say) for f in folds} if validate else {}
-    return AdaptResult(job.result_folder, job.model_folder, job.dataset, job.configuration, TRAINER, job.plans_name,
-                       folds, record["alpha"], record["reason"], record["reached"],
-                       dict(zip(record["alphas"], record["mean"])), record["host_alone"]["mean"], dice,
-                       record["remarks"], files)
+        dice = {f: validate_fold(job, f, device, say, trainer=TRAINER) for f in folds} if validate else {}
+    return AdaptResult.of(
+        job, dice, model_folder=job.result_folder, training_folder=job.model_folder, trainer=TRAINER, folds=folds,
+        alpha=record["alpha"], reason=record["reason"], reached=record["reached"],
+        mean=dict(zip(record["alphas"], record["mean"])), host_alone=record["host_alone"]["mean"],
+        remarks=record["remarks"], files=files)
 
 
 @our_trainers_known()
@@ -105,24 +92,17 @@ def train_on(job: AdaptJob, device: torch.device, continue_training: bool = Fals
              say: Callable[[str], None] = lambda line: None, doing: str = "training on") -> str:
     """The training alone: no point of the line is tried or written. Returns the folder with both ends; it is an
     ordinary model folder of what came out, alpha 1."""
-    with _trained_on(job, device, continue_training, progress, say, doing) as job:
-        return job.model_folder
+    return train_folds(job, device, continue_training, say, doing, _preprocessed(progress, say))[0].model_folder
 
 
-@contextmanager
-def _trained_on(job: AdaptJob, device: torch.device, continue_training: bool, progress: bool,
-                say: Callable[[str], None], doing: str) -> Iterator[AdaptJob]:
-    """Within the context the job's folds are trained, and this command's alone."""
+def _preprocessed(progress: bool, say: Callable[[str], None]) -> Callable[[AdaptJob], None]:
     def data(job: AdaptJob) -> None:
         if job.waits_for_data:
             say(f"preprocessing the images of {job.dataset} as the partner's plans say")
             preprocess(job.preprocessed_folder, job.plans, job.configuration, progress)
             require_data(job)
 
-    with claimed(job, continue_training, say, data) as job:
-        for fold in job.folds:
-            train_fold(job, fold, device, continue_training, say, doing)
-        yield job
+    return data
 
 
 def provenance(job: AdaptJob, folds: Sequence[int | str], hosts: Mapping[str, str | None]) -> Provenance:
@@ -159,14 +139,3 @@ def adaptation_record(job: AdaptJob, scores: Sequence[FoldScores]) -> dict:
         "plans_name": job.plans_name, "remarks": remarks,
         **{k: getattr(job.record, k) for k in ("learning_rate", "seed", "num_epochs", "num_iterations_per_epoch")},
         **made_from.to_json()}
-
-
-def _validate(job: AdaptJob, fold: int | str, device: torch.device, say: Callable[[str], None]) -> float:
-    """nnU-Net's own validation, by its own trainer; its foreground mean of Dice."""
-    summary = os.path.join(job.result_folder, f"fold_{fold}", "validation", "summary.json")
-    if not os.path.isfile(summary):
-        say(f"fold {fold}: validation with nnU-Net's sliding window")
-        trainer = trainer_for(job.dataset, job.configuration, fold, TRAINER, job.plans_name, False, device)
-        maybe_load_checkpoint(trainer, False, True)
-        trainer.perform_actual_validation(False)
-    return read_json(summary)["foreground_mean"]["Dice"]

@@ -4,7 +4,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
-class PlainTrainer(nnUNetTrainer):
+class SessionTrainer(nnUNetTrainer):
     """nnU-Net's training, which begins with what the session says and ends in a model of nnUNetTrainer."""
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
@@ -14,7 +14,7 @@ class PlainTrainer(nnUNetTrainer):
         self.session = self.make_session()
 
     def make_session(self):
-        """The `PlainSession` of this training."""
+        """The `TrainingSession` of this training."""
         raise NotImplementedError
 
     def initialize(self) -> None:
@@ -37,7 +37,7 @@ class PlainTrainer(nnUNetTrainer):
 
     def on_train_end(self) -> None:
         super().on_train_end()
-        from nnunetv2_stitch.plain_training.checkpoints import deploy_best
+        from nnunetv2_stitch.training.checkpoints import deploy_best
         deploy_best(self.output_folder)
 
     def save_checkpoint(self, filename: str) -> None:

@@ -11,10 +11,10 @@ from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import folds_in
 
 if TYPE_CHECKING:
-    from nnunetv2_stitch.plain_training.job import PlainJob
+    from nnunetv2_stitch.training.job import TrainingJob
 
 
-def with_earlier_folds(job: PlainJob) -> PlainJob:
+def with_earlier_folds(job: TrainingJob) -> TrainingJob:
     """The job with its record in its plans, and with what earlier commands wrote into plans of that name.
 
     Raises:
@@ -27,36 +27,36 @@ def with_earlier_folds(job: PlainJob) -> PlainJob:
     return replace(job, record=record, plans={**job.plans, "configurations": configurations})
 
 
-def _previous_plans(job: PlainJob) -> dict | None:
+def _previous_plans(job: TrainingJob) -> dict | None:
     if not os.path.isfile(job.plans_file):
         return None
     plans = read_json(job.plans_file)
     if any(job.key not in c for c in plans["configurations"].values()):
         raise StitchError(f"{job.plans_file} holds other plans, not of {job.kind}; choose another name with "
-                          f"{job.name_flag}")
+                          "-o_p")
     return plans
 
 
-def _merge_folds(job: PlainJob, previous: dict | None):
+def _merge_folds(job: TrainingJob, previous: dict | None):
     """The job's record, with the folds that earlier commands trained under the same name."""
     others = {k: v for k, v in (previous or {}).items() if k not in ("configurations", "plans_name")}
     if previous and others != {k: v for k, v in job.plans.items() if k not in ("configurations", "plans_name")}:
-        raise StitchError(f"{job.plans_file} was made from other plans; choose another name with {job.name_flag}")
+        raise StitchError(f"{job.plans_file} was made from other plans; choose another name with -o_p")
     if job.configuration not in (previous or {}).get("configurations", {}):
         return job.record
     if not os.path.isdir(job.model_folder) or not (begun := folds_in(job.model_folder)):
         return job.record
     old = type(job.record).of(previous["configurations"][job.configuration], job.plans_name)
-    for name, flag in job.flags.items():
+    for name, flag in job.record.flags.items():
         before, now = getattr(old, name), getattr(job.record, name)
         moved = flag in ("-m", "-m_b") and any(old.folds.get(f) == entry for f, entry in job.record.folds.items())
         if before != now and not moved:  # a model is known by its sha256, wherever it lies by now
             said = "other images" if name.endswith("sha256") else f"{'its default' if before is None else before}"
             raise StitchError(f"{job.fold_folder(begun[0])} was begun with {flag} {said}; go on with the same, or use "
-                              f"{job.name_flag} NAME for another model")
+                              "-o_p NAME for another model")
     own = {str(f): job.record.folds[str(f)] for f in job.folds}
     for fold, entry in own.items():
         if os.path.isdir(job.fold_folder(fold)) and old.folds.get(fold, entry) != entry:
-            raise StitchError(f"{job.fold_folder(fold)} was begun with {job.changed}; use {job.name_flag} NAME for "
+            raise StitchError(f"{job.fold_folder(fold)} was begun with {job.changed}; use -o_p NAME for "
                               f"another model")
     return replace(job.record, folds={**old.folds, **own})

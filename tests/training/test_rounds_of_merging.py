@@ -13,7 +13,7 @@ from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, sha256
 from nnunetv2_stitch.parties.model_folder import read_model_folder
-from nnunetv2_stitch.rounds import train_from_merged
+from nnunetv2_stitch.training import train_from_merged
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ import torch
 import world as worlds
 
 from nnunetv2_stitch.baselines.datasets import borrow_plans
-from nnunetv2_stitch.baselines.training import budget, fold_folder, train_network
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import read_model_folder
+from nnunetv2_stitch.training.stock import budget, fold_folder, train_network, usable_checkpoints
 
 PLANS = "nnUNetFinetunedPlans"
 
@@ -25,8 +25,9 @@ def parties(world2d, copy_world, nnunet_env, thread_pools):
 
 
 def train(host, start=None, **arguments):
-    arguments = {"epochs": 1, "iterations": 2, "progress": False, **arguments}
-    return train_network(host.dataset_name, "2d", 0, worlds.TRAINER, PLANS, torch.device("cpu"), start, **arguments)
+    arguments = {"epochs": 1, "iterations": 2, **arguments}
+    train_network(host.dataset_name, "2d", 0, worlds.TRAINER, PLANS, torch.device("cpu"), start, **arguments)
+    return fold_folder(host.dataset_name, worlds.TRAINER, PLANS, "2d", 0)
 
 
 def weights(folder, name="checkpoint_final.pth") -> dict:
@@ -94,6 +95,13 @@ def test_weights_of_another_network_are_refused(parties):
     _, host, _ = parties
     with pytest.raises(StitchError, match="tensor .* is of shape"):
         train(host, host.checkpoint_path(0))
+
+
+def test_broken_checkpoints_are_removed(tmp_path):
+    torch.save({"epoch": 1}, tmp_path / "checkpoint_best.pth")
+    (tmp_path / "checkpoint_final.pth").write_bytes((tmp_path / "checkpoint_best.pth").read_bytes()[:100])
+    assert usable_checkpoints(str(tmp_path)) == ["checkpoint_best.pth"]
+    assert os.listdir(tmp_path) == ["checkpoint_best.pth"]
 
 
 def test_budget_leaves_no_trace(parties):

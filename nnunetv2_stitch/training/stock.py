@@ -1,4 +1,4 @@
-"""Ordinary nnU-Net trainings that a comparison needs: from scratch, or on from a finished model."""
+"""One fold in nnU-Net's own loop, by any trainer class: from scratch, from a checkpoint, or gone on with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import io
 import os
 import tempfile
+import zipfile
+from collections.abc import Callable
 
 import torch
 from nnunetv2.paths import nnUNet_results
@@ -13,14 +15,17 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 
 from nnunetv2_stitch.devices import trainer_for
 from nnunetv2_stitch.environment import environment_set
+from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
+from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.randomness import seed_everything
+from nnunetv2_stitch.training.session import set_budget
 
 
 def train_network(dataset: str, configuration: str, fold: int | str, trainer: str, plans_name: str,
                   device: torch.device, start: str | None = None, epochs: int | None = None,
-                  iterations: int | None = None, seed: int = 12345, progress: bool = True) -> str:
+                  iterations: int | None = None, seed: int = 12345):
     """Train one fold with nnU-Net's own loop, trainer and schedule; goes on where an earlier call was interrupted.
 
     What is there under `plans_name` is taken for what is asked for: a name must say what is made from what, as that of
@@ -34,30 +39,45 @@ def train_network(dataset: str, configuration: str, fold: int | str, trainer: st
         seed: of Python, numpy and torch, set before the network is made.
 
     Returns:
-        The fold's folder, with `checkpoint_final.pth`.
+        The trainer after its last epoch; None where the fold was trained before. The final checkpoint is in
+        `fold_folder(...)`.
 
     Raises:
         StitchError: the weights do not fit the network.
     """
-    folder = fold_folder(dataset, trainer, plans_name, configuration, fold)
-    if os.path.isfile(os.path.join(folder, "checkpoint_final.pth")):
-        return folder
-    _forget_broken(folder)
-    resumed = any(os.path.isfile(os.path.join(folder, f"checkpoint_{n}.pth")) for n in ("latest", "best"))
+    kept = usable_checkpoints(fold_folder(dataset, trainer, plans_name, configuration, fold))
+    if FINAL in kept:
+        return None
     seed_everything(seed)
-    running = trainer_for(dataset, configuration, fold, trainer, plans_name, resumed, device)
-    running.num_epochs = epochs or running.num_epochs
-    if iterations:
-        running.num_iterations_per_epoch = iterations
-        running.num_val_iterations_per_epoch = max(1, min(running.num_val_iterations_per_epoch, iterations // 5))
-    running.disable_progress_bar = not progress
+    running = trainer_for(dataset, configuration, fold, trainer, plans_name, bool(kept), device)
+    set_budget(running, epochs, iterations)
     running.initialize()
-    if resumed:
+    if kept:
         maybe_load_checkpoint(running, True, False)
     elif start is not None:
         load_weights(uncompiled(running.network), network_weights(load_checkpoint(start)), start)
     running.run_training()
-    return folder
+    return running
+
+
+def validate_network(dataset: str, configuration: str, fold: int | str, trainer: str, plans_name: str,
+                     device: torch.device, running=None, say: Callable[[str], None] = lambda line: None) -> float:
+    """nnU-Net's own validation of a finished training, and its foreground mean of Dice; only read where it was done
+    before.
+
+    Args:
+        dataset, configuration, fold, trainer, plans_name: as nnUNetv2_train takes them.
+        running: the trainer that has just trained; None for one that reads the final checkpoint.
+        say: receives a line where there is work to do.
+    """
+    summary = os.path.join(fold_folder(dataset, trainer, plans_name, configuration, fold), "validation", "summary.json")
+    if not os.path.isfile(summary):
+        say(f"fold {fold}: validation with nnU-Net's sliding window")
+        if running is None:
+            running = trainer_for(dataset, configuration, fold, trainer, plans_name, False, device)
+            maybe_load_checkpoint(running, False, True)
+        running.perform_actual_validation(False)
+    return read_json(summary)["foreground_mean"]["Dice"]
 
 
 def fold_folder(dataset: str, trainer: str, plans_name: str, configuration: str, fold: int | str) -> str:
@@ -85,12 +105,18 @@ def budget(trainer: str, plans: dict, configuration: str, dataset_json: dict) ->
     return made.num_epochs, made.num_iterations_per_epoch
 
 
-def _forget_broken(folder: str) -> None:
-    """A kill while nnU-Net wrote a checkpoint leaves a file on which its continuation would fail."""
-    for name in ("checkpoint_latest.pth", "checkpoint_best.pth"):
+def usable_checkpoints(folder: str) -> list[str]:
+    """Names of the whole checkpoints in a fold's folder. A kill while nnU-Net wrote one leaves a file without its end,
+    on which its continuation would fail: such files are removed."""
+    kept = []
+    for name in (FINAL, "checkpoint_latest.pth", "checkpoint_best.pth"):
         path = os.path.join(folder, name)
-        try:
-            if os.path.isfile(path):
-                load_checkpoint(path)
-        except Exception:
+        if not os.path.isfile(path):
+            continue
+        with open(path, "rb") as file:
+            whole = zipfile.is_zipfile(file)
+        if whole:
+            kept.append(name)
+        else:
             os.remove(path)
+    return kept

@@ -14,10 +14,10 @@ from nnunetv2_stitch.bridging.terms import normalisations, output_names
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import files_in
-from nnunetv2_stitch.merging.members import Member
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import ModelFolder
-from nnunetv2_stitch.plain_training.records import without_records
+from nnunetv2_stitch.training.member import Member
+from nnunetv2_stitch.training.records import without_records
 
 NO_PLANS = ("dataset.json", "dataset_fingerprint.json", "splits_final.json")
 

@@ -15,9 +15,9 @@ from torch import nn
 from nnunetv2_stitch.devices import set_up_cudnn
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.merging.site import Site
 from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
 from nnunetv2_stitch.selection.party_cases import Case
+from nnunetv2_stitch.training.site import Site
 
 
 class Centre:

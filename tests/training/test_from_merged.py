@@ -13,7 +13,7 @@ from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, sha256
-from nnunetv2_stitch.rounds import train_from_merged
+from nnunetv2_stitch.training import train_from_merged
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,130 @@
+"""A merged model back at a party: trained on there with all its weights, for the next merge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nnunetv2_stitch.bridging.terms import output_names
+from nnunetv2_stitch.environment import our_trainers_known
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.exchange.parents import read_party
+from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.inference.find import trained_folds
+from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
+from nnunetv2_stitch.parties.untrusted_json import printable
+from nnunetv2_stitch.training.folds import train_folds
+from nnunetv2_stitch.training.job import TrainingJob, TrainingResult, check_request, checked
+from nnunetv2_stitch.training.member import read_member
+from nnunetv2_stitch.training.records import FROM_MERGED, START_FLAGS, StartRecord, relative_to_results
+from nnunetv2_stitch.training.session import StartSession
+from nnunetv2_stitch.training.site import find_site, require_configuration
+
+EPOCHS, RATE = 100, 1e-3
+
+
+class FromMerged(StartRecord):
+    """A training that begins with a merged model."""
+
+    key, source, command = FROM_MERGED, "merged model", "nnUNetv2_train_party"
+    flags = {"model": "-m", **START_FLAGS}
+
+
+@dataclass(frozen=True)
+class FromMergedRequest:
+    """What the user asked for, one field per flag of nnUNetv2_train_party. `model`: folder or zip.
+    `configuration` and `folds`: None for the model's. `plans_name`: what the plans written are called. `data_plans`:
+    plans that the data were preprocessed with, None for the model's. `iterations`: None for nnU-Net's."""
+
+    model: str
+    dataset: str | int
+    configuration: str | None = None
+    folds: Sequence[int | str] | None = None
+    plans_name: str = "nnUNetFromMergedPlans"
+    data_plans: str | None = None
+    epochs: int = EPOCHS
+    iterations: int | None = None
+    rate: float = RATE
+    checkpoint_name: str = FINAL
+    seed: int = 12345
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromMergedJob(TrainingJob):
+    """A checked request, with the merged model."""
+
+    model: ModelFolder
+
+    trainer = "nnUNetTrainerFromMerged"
+    kind, whose = "a training from a merged model", "the party's"
+    changed = "another checkpoint of the merged model (sha256 differs): it has been made anew since"
+
+
+class FromMergedResult(TrainingResult):
+    """A merged model, trained on."""
+
+
+class FromMergedSession(StartSession):
+    what, record_type, record_file = "a merged model", FromMerged, "from_merged.json"
+
+
+def prepare(request: FromMergedRequest, continue_training: bool = False) -> FromMergedJob:
+    """Find the merged model and the party's data, and check that they go together. Writes nothing but, where the model
+    is a zip, the model itself (see `read_party`): training, and its continuation, read it there.
+
+    Raises:
+        StitchError: anything that stands in the way, in one line.
+    """
+    check_request(request.plans_name, request.rate)
+    model = read_party(request.model, request.checkpoint_name)
+    configuration = request.configuration or model.configuration
+    require_configuration(configuration, [model])
+    folds = list(request.folds or trained_folds(model.path, None, model.checkpoint_name))
+    begins: dict[str, dict] = {}
+    for fold in folds:
+        member = read_member(model, fold, printable(model.dataset_name, 80))
+        begins[str(fold)] = member.as_start()
+        site = find_site(request.dataset, configuration, fold, [member], request.plans_name, request.data_plans,
+                         "the party's")
+    if not site.same_labels:
+        path = os.path.join(site.folder, "dataset.json")
+        raise StitchError(f"{path}: labels are {', '.join(read_json(path)['labels'])}, which are not those of "
+                          f"{model.path} ({', '.join(output_names(model))}); a model is trained on only where labels "
+                          f"are the same")
+    remarks = [f"Fold {ours} begins with fold {entry['fold']} of the merged model, which may have been trained on "
+               f"validation cases of fold {ours}: its validation would then be too good."
+               for ours, entry in begins.items() if entry["fold"] != ours]
+    record = FromMerged(model=relative_to_results(model.path), learning_rate=request.rate, seed=request.seed,
+                        num_epochs=request.epochs, num_iterations_per_epoch=request.iterations, folds=begins)
+    return checked(FromMergedJob(model=model, dataset=site.dataset_name, configuration=configuration,
+                                 plans_name=request.plans_name, folds=folds, record=record, plans=site.plans,
+                                 remarks=remarks), continue_training)
+
+
+@our_trainers_known()
+def train_from_merged(model: str, dataset: str | int, *, device: str | torch.device = "cuda",
+                      continue_training: bool = False, validate: bool = True,
+                      say: Callable[[str], None] = lambda line: None, **request) -> FromMergedResult:
+    """Train on from a merged model, or from any other model, with all its weights, on a party's own images.
+
+    Args:
+        model: the model as it was sent: a folder or a zip.
+        dataset: the party's, by id or name, preprocessed here with the model's plans.
+        device: where to compute.
+        continue_training: go on after an interruption; folds and epochs that are done are kept.
+        validate: predict each fold's validation cases, as nnU-Net does at the end of a training.
+        say: receives one line per step.
+        **request: the other fields of `FromMergedRequest`.
+
+    Raises:
+        StitchError: bad input, before anything is written.
+    """
+    job = prepare(FromMergedRequest(model, dataset, **request), continue_training)
+    for line in job.remarks:
+        say(line)
+    job, dice = train_folds(job, torch.device(device), continue_training, say, "training on from the merged model",
+                            validate=validate)
+    return FromMergedResult.of(job, dice)

@@ -1,0 +1,122 @@
+"""A checked training of ours: what is trained, where it reads and writes, and what came out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import is_writable
+from nnunetv2_stitch.folders import require_plans_name
+from nnunetv2_stitch.parties.preprocessed import require_trainable
+from nnunetv2_stitch.training.continuing import with_earlier_folds
+from nnunetv2_stitch.training.records import TrainingRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """A checked request. `plans` are to be written, with `record` in them. `remarks`: what the user must know, a line
+    each.
+
+    A class of jobs names its nnU-Net `trainer`. `kind`, `whose` and `changed` are for messages: what is made, whose
+    plans its data are preprocessed by, and what is wrong where a fold was begun with other files.
+    """
+
+    dataset: str
+    configuration: str
+    plans_name: str
+    folds: list[int | str]
+    record: TrainingRecord
+    plans: dict
+    remarks: list[str] = field(default_factory=list)
+
+    waits_for_data = False  # the job itself preprocesses the images, and has not done so yet
+    trainer: ClassVar[str]
+    kind: ClassVar[str]
+    whose: ClassVar[str]
+    changed: ClassVar[str]
+
+    @property
+    def key(self) -> str:
+        return self.record.key
+
+    @property
+    def preprocessed_folder(self) -> str:
+        return os.path.join(str(nnUNet_preprocessed), self.dataset)
+
+    @property
+    def plans_file(self) -> str:
+        return os.path.join(self.preprocessed_folder, f"{self.plans_name}.json")
+
+    @property
+    def model_folder(self) -> str:
+        return self.folder_of(self.trainer)
+
+    def folder_of(self, trainer: str) -> str:
+        """Model folder of any trainer with these plans."""
+        return os.path.join(str(nnUNet_results), self.dataset, f"{trainer}__{self.plans_name}__{self.configuration}")
+
+    def fold_folder(self, fold: int | str) -> str:
+        return os.path.join(self.model_folder, f"fold_{fold}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """A finished training. `validation_dice`: nnU-Net's foreground mean by fold, of the validation cases; empty where
+    nothing was validated. `remarks`: what the user must know, a line each."""
+
+    model_folder: str
+    dataset: str
+    configuration: str
+    trainer: str
+    plans_name: str
+    folds: list[int | str]
+    validation_dice: dict[int | str, float]
+    remarks: list[str]
+
+    @classmethod
+    def of(cls, job: TrainingJob, validation_dice: dict[int | str, float], **more):
+        """`more`: fields of a subclass, and what differs from the job's."""
+        return cls(**{"model_folder": job.model_folder, "dataset": job.dataset, "configuration": job.configuration,
+                      "trainer": job.trainer, "plans_name": job.plans_name, "folds": job.folds,
+                      "validation_dice": validation_dice, "remarks": job.remarks, **more})
+
+
+def check_request(plans_name: str, rate: float | None = None) -> None:
+    """Raises StitchError for what no training can do with."""
+    require_plans_name(plans_name)
+    if not nnUNet_results.is_set():
+        raise StitchError("environment variable nnUNet_results is not set; set nnU-Net's three folders first")
+    if rate is not None and not 0 < rate < float("inf"):
+        raise StitchError(f"-lr {rate} is not a number above 0")
+
+
+def checked(job: TrainingJob, continue_training: bool) -> TrainingJob:
+    """The job with what earlier commands have done under its name.
+
+    Raises:
+        StitchError: that does not go with the job; data are missing, folders cannot be written to, or a fold is there
+            without `--c`.
+    """
+    job = with_earlier_folds(job)
+    if not job.waits_for_data:
+        require_data(job)
+    results = os.path.dirname(os.path.dirname(job.model_folder))
+    for folder in (job.preprocessed_folder, results):
+        if not is_writable(folder):
+            raise StitchError(f"no permission to write into {folder}; change its permissions or the nnU-Net folders")
+    started = [f for f in job.folds if os.path.isdir(job.fold_folder(f))]
+    if started and not continue_training:
+        raise StitchError(f"{job.model_folder} already holds fold {started[0]}; add --c to go on, -o_p NAME to keep it "
+                          f"and make another, or delete it")
+    return job
+
+
+def require_data(job: TrainingJob) -> None:
+    """Raises StitchError if nnU-Net's trainer lacks anything of the job's data."""
+    require_trainable(job.preprocessed_folder, job.plans["configurations"][job.configuration]["data_identifier"],
+                      job.folds, f"the images must be preprocessed here by {job.whose} plans; run nnUNetv2_preprocess "
+                                 f"-d {job.dataset} -c {job.configuration}")

@@ -1,0 +1,94 @@
+"""What a training was asked to be. It travels in its plans, so that stock nnUNetv2_train does the same."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar
+
+from nnunetv2.paths import nnUNet_results
+
+from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.fileio import found_again, recorded
+
+#: keys of a configuration
+DISTILLATION, FROM_MERGED, ADAPTATION = RECORDS = ("distillation", "from_merged", "adaptation")
+BUDGET_FLAGS = {"seed": "-seed", "num_epochs": "-epochs", "num_iterations_per_epoch": "-iterations"}
+START_FLAGS = {"learning_rate": "-lr", **BUDGET_FLAGS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    """How one network is trained. `num_epochs`, `num_iterations_per_epoch`: None for nnU-Net's own. `folds`: by fold,
+    what it begins with or is taught by.
+
+    A class of records says under which `key` of a configuration they are, what they name (`source`), which `command`
+    writes them, and by `flags` which fields may not change between a training and its continuation, and among folds,
+    with the flag that sets each.
+    """
+
+    seed: int = 12345
+    num_epochs: int | None = None
+    num_iterations_per_epoch: int | None = None
+    folds: Mapping[str, Mapping] = field(default_factory=dict)
+
+    key: ClassVar[str]
+    source: ClassVar[str]
+    command: ClassVar[str]
+    flags: ClassVar[Mapping[str, str]]
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, configuration: Mapping, plans_name: str) -> TrainingRecord:
+        """From a configuration of plans.
+
+        Raises:
+            StitchError: these plans hold no such record.
+        """
+        if cls.key not in configuration:
+            raise StitchError(f"plans {plans_name} name no {cls.source}; run {cls.command} first")
+        return cls(**configuration[cls.key])
+
+    def of_fold(self, fold: int | str) -> Mapping:
+        """Raises StitchError if the plans name nothing for this fold."""
+        if str(fold) not in self.folds:
+            raise StitchError(f"the plans name no {self.source} for fold {fold}, only for folds "
+                              f"{', '.join(self.folds)}; run {self.command} with -f {fold}")
+        return self.folds[str(fold)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRecord(TrainingRecord):
+    """A training that begins with a finished model. `model`: its folder, relative to nnUNet_results where it lies
+    inside. `folds`: by the new fold, the model's `fold`, the `checkpoint`'s path below `model`, its `sha256`, and the
+    axes along which it may be mirrored (`mirroring`)."""
+
+    model: str
+    learning_rate: float
+
+    def checkpoint(self, fold: int | str) -> str:
+        """Path of the checkpoint that the fold begins with."""
+        return os.path.join(below_results(self.model), *self.of_fold(fold)["checkpoint"].split("/"))
+
+
+def without_records(plans: Mapping) -> dict:
+    """Plans as they go out with a model: of a plain network, without folders of this machine."""
+    plans = copy.deepcopy(dict(plans))
+    for configuration in plans["configurations"].values():
+        for key in RECORDS:
+            configuration.pop(key, None)
+    return plans
+
+
+def relative_to_results(path: str) -> str:
+    """How a record names a model folder: relative to nnUNet_results where it lies inside, else absolute."""
+    return recorded(path, str(nnUNet_results))
+
+
+def below_results(record: str) -> str:
+    """The folder that such a record names."""
+    return found_again(record, str(nnUNet_results))
