@@ -19,7 +19,8 @@ from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
-from nnunetv2_stitch.pipeline.prepare import Job, examine
+from nnunetv2_stitch.pipeline.job import Job
+from nnunetv2_stitch.pipeline.prepare import examine
 from nnunetv2_stitch.provenance import Provenance, begin
 from nnunetv2_stitch.training.line import ALPHAS, training_folder
 from nnunetv2_stitch.training.output import RECORD

@@ -25,7 +25,7 @@ from nnunetv2_stitch.merging.output import RECORD
 from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, read_model_folder
-from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.provenance import Provenance, begin
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.sweep import Sweep

@@ -23,6 +23,7 @@ from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups, 
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.nnunet_internals import restore_progress, set_up_for_group
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.checkpoint_writing import is_deployed
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
 from nnunetv2_stitch.stitching.plans import layout_of, load_parents
@@ -31,7 +32,6 @@ from nnunetv2_stitch.stitching.setting import Setting
 STITCHES_FILE = "stitches_all.safetensors"
 DIRECT_FILE = "direct_matching.json"
 SAVERS = ("checkpoint_segments", "positions_per_pass", "half_targets")  # of memory
-STITCH_TRAINER_KEY = "stitch_trainer_name"  # in deployed checkpoints only, whose trainer_name is nnUNetTrainer
 
 
 class StitchSession:
@@ -57,6 +57,7 @@ class StitchSession:
         self.setting = self.fixed_setting or Setting.from_json(planned)
         self.matching: DirectMatching | None = None
         self.mirroring_axes: tuple[int, ...] | None = None
+        self.deploys = True  # False: whoever started the training deploys
         self.compared: set[int] | None = None  # positions of this step, None for all
         self.steps = 0
         self.cuts: dict[tuple[int, ...], list[int]] = {}
@@ -228,7 +229,7 @@ class StitchSession:
         if not trainer.was_initialized:
             trainer.initialize()
         checkpoint = load_checkpoint(path)
-        if STITCH_TRAINER_KEY not in checkpoint:
+        if not is_deployed(checkpoint):
             stock_load(path)
             return
         network = trainer.stitched

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-from typing import TYPE_CHECKING
 
 from nnunetv2.paths import nnUNet_results
 
@@ -13,14 +12,11 @@ from nnunetv2_stitch.fileio import is_writable, read_json, write_json
 from nnunetv2_stitch.folders import FOLD, folds_in
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.preprocessed import folds_without_foreground, require_trainable
+from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.selection.dice import NothingToScore
 from nnunetv2_stitch.selection.rules import GUIDED
 from nnunetv2_stitch.stitching.network import CLASS_PATH
 from nnunetv2_stitch.stitching.plans import recorded_checkpoint
-
-if TYPE_CHECKING:
-    from nnunetv2_stitch.pipeline.prepare import Job
-
 
 BUDGET = {"num_epochs": ("-epochs", "epochs"), "num_iterations_per_epoch": ("-iterations", "iterations"),
           "seed": ("-seed", "seed"), "positions_per_pass": ("-positions_per_pass", "positions_per_pass")}

@@ -19,7 +19,7 @@ from nnunetv2_stitch.gating.measuring import signature_of
 from nnunetv2_stitch.gating.signature import LEVELS, Signature, read_signature
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.reading import FINAL
-from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.selection.bands import BandedDice
 from nnunetv2_stitch.selection.deploy import GATE
 from nnunetv2_stitch.selection.dice import dice_of_counts, mean_dice

@@ -10,7 +10,7 @@ from dataclasses import replace
 from nnunetv2_stitch.fitting.session import SAVERS
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import FINAL
-from nnunetv2_stitch.pipeline.prepare import TRAINERS, Job
+from nnunetv2_stitch.pipeline.job import TRAINERS, Job
 from nnunetv2_stitch.pipeline.run import stitches_are_trained
 from nnunetv2_stitch.provenance import Provenance
 

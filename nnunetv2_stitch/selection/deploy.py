@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
-import numpy as np
-import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.fileio import atomically, read_json, write_json
-from nnunetv2_stitch.fitting.session import STITCH_TRAINER_KEY, STITCHES_FILE
+from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.checkpoint_writing import deployed, write_checkpoint
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, encode_setting
 from nnunetv2_stitch.stitching.plans import load_parents, supernet_from_plans
 from nnunetv2_stitch.stitching.setting import Setting
@@ -55,31 +53,13 @@ def deploy_fold(network: StitchedEnsemble, fold_folder: str, setting: Setting) -
     network.require_plans()
     final, best = (os.path.join(fold_folder, f"checkpoint_{name}.pth") for name in ("final", "best"))
     weights = network.deployed(setting).state_dict()
-    _rewrite(final, {"network_weights": weights, "optimizer_state": {}, "grad_scaler_state": None})
+    write_checkpoint(final, deployed(load_checkpoint(final), network_weights=weights))
     if os.path.isfile(best):
-        kept = {k: v for k, v in load_checkpoint(best)["network_weights"].items() if not k.startswith(GATE)}
+        checkpoint = load_checkpoint(best)
+        kept = {k: v for k, v in checkpoint["network_weights"].items() if not k.startswith(GATE)}
         gate = {k: v for k, v in weights.items() if k.startswith(GATE)}
-        _rewrite(best, {"network_weights": {**kept, **gate, SETTING_KEY: encode_setting(setting)},
-                        "optimizer_state": {}, "grad_scaler_state": None})
-
-
-def _rewrite(path: str, changes: dict) -> None:
-    checkpoint = load_checkpoint(path)
-    checkpoint.setdefault(STITCH_TRAINER_KEY, checkpoint["trainer_name"])
-    checkpoint.update(changes, trainer_name="nnUNetTrainer")
-    checkpoint = {k: v if k == "network_weights" else plain(v) for k, v in checkpoint.items()}
-    atomically(path, lambda temporary: torch.save(checkpoint, temporary))
-
-
-def plain(value):
-    """Numpy values as python ones, so that the file loads with `weights_only=True` and no allowed globals."""
-    if isinstance(value, Mapping):
-        return {plain(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(plain(v) for v in value)
-    if isinstance(value, np.generic):
-        return value.item()
-    return value.tolist() if isinstance(value, np.ndarray) else value
+        kept = {**kept, **gate, SETTING_KEY: encode_setting(setting)}
+        write_checkpoint(best, deployed(checkpoint, network_weights=kept))
 
 
 def write_setting(plans_files: list[str], configuration: str, setting: Setting, gate: dict | None = None) -> None:

@@ -6,13 +6,12 @@ import copy
 import os
 import shutil
 
-import torch
-
 from nnunetv2_stitch.fileio import atomically
 from nnunetv2_stitch.gating.features import first_convolutions
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
 from nnunetv2_stitch.graph.tracing import trace
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights
+from nnunetv2_stitch.parties.checkpoint_writing import untrained, write_checkpoint
 from nnunetv2_stitch.plain_training.session import PlainSession, require_digest
 from nnunetv2_stitch.training.record import Adaptation
 from nnunetv2_stitch.training.start import in_terms, input_tensors
@@ -56,11 +55,8 @@ class AdaptSession(PlainSession):
         state = in_terms(network_weights(load_parent(path)), self.network.state_dict(), inputs, record.channels,
                          record.outputs)
         load_weights(self.network, state, path)
-        saved = {"network_weights": state, "optimizer_state": {}, "grad_scaler_state": None, "logging": {},
-                 "_best_ema": None, "current_epoch": 0, "trainer_name": "nnUNetTrainer",
-                 "init_args": {"configuration": trainer.configuration_name, "fold": trainer.fold},
-                 "inference_allowed_mirroring_axes": self.mirroring_axes or None}
-        atomically(os.path.join(trainer.output_folder, START), lambda temporary: torch.save(saved, temporary))
+        write_checkpoint(os.path.join(trainer.output_folder, START),
+                         untrained(state, trainer.configuration_name, trainer.fold, self.mirroring_axes or None))
 
     def take_signature(self, path: str) -> None:
         """The partner's images keep their signature, if it came with one: it can be read where the network sees all
