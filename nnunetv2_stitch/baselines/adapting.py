@@ -93,9 +93,9 @@ def _named(job: Job, request: AdaptRequest, kind: str, parent: int) -> tuple[Ada
     Raises:
         StitchError: what nnUNetv2_adapt_party refuses.
     """
-    parents = job.configuration["stitching"]["parents"]
+    parents = job.stitching.parents
     models = (job.host, job.partner)
-    digests = [{str(f): parents[p]["folds"][str(f)]["sha256"] for f in job.folds} for p in (parent, 0)]
+    digests = [{str(f): parents[p].sha256(f) for f in job.folds} for p in (parent, 0)]
     record = Provenance(kind, {
         "parents": digests, "data": data_of(job.host),
         "preprocessing": models[parent].configuration_manager.configuration,

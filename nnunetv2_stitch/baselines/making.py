@@ -267,8 +267,8 @@ class RowMaker:
 
     def _sha256(self, parent: int) -> dict[str, str]:
         """Of one parent's checkpoints, by the host's fold; 0 is the host."""
-        folds = self.job.configuration["stitching"]["parents"][parent]["folds"]
-        return {str(f): folds[str(f)]["sha256"] for f in self.folds}
+        record = self.job.stitching.parents[parent]
+        return {str(f): record.sha256(f) for f in self.folds}
 
     def _trained(self, folder: str, detail: str = "") -> Answer:
         """A row that was trained here answers with the checkpoint that the parents' rows answer with, if it is there:

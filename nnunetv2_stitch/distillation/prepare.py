@@ -26,7 +26,7 @@ from nnunetv2_stitch.plain_training.continuing import with_earlier_folds
 from nnunetv2_stitch.plain_training.job import PlainJob, check_folders
 from nnunetv2_stitch.plain_training.records import below_results, relative_to_results
 from nnunetv2_stitch.stitching.network import build_parent
-from nnunetv2_stitch.stitching.plans import count_parameters, recorded_checkpoint
+from nnunetv2_stitch.stitching.plans import ParentRecord, Stitching, count_parameters, recorded_checkpoint
 
 TRAINER = "nnUNetTrainerStitchDistilled"
 
@@ -104,7 +104,8 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
     entries = {str(f): _fold_entry(teacher, f, host, student if start == HOST else None) for f in folds}
     record = Distillation(
         relative_to_results(teacher.path), request.student, start, request.weight, request.seed, request.epochs,
-        request.iterations, host={k: host[k] for k in ("folder", "checkpoint")} if start == HOST else {}, folds=entries)
+        request.iterations, folds=entries,
+        host={"folder": host.folder, "checkpoint": host.checkpoint} if start == HOST else {})
     if request.unlabelled is not None:
         ending = dataset_json["file_ending"]
         cases = require_images(request.unlabelled, ending, teacher.num_input_channels,
@@ -139,37 +140,36 @@ def _parents(teacher: ModelFolder) -> list[dict]:
     return teacher.configuration_manager.network_arch_init_kwargs["parents"]
 
 
-def _host_record(teacher: ModelFolder) -> dict:
-    try:
-        return teacher.configuration_manager.configuration["stitching"]["parents"][0]
-    except (KeyError, IndexError, TypeError):
+def _host_record(teacher: ModelFolder) -> ParentRecord:
+    found = Stitching.find(teacher.configuration_manager.configuration)
+    if found is None or not found.parents:
         raise StitchError(f"{teacher.path}/plans.json does not say which model the host is; was it made by "
-                          f"nnUNetv2_train_stitch?") from None
+                          f"nnUNetv2_train_stitch?")
+    return found.parents[0]
 
 
-def _fold_entry(teacher: ModelFolder, fold: int | str, host: dict, student) -> dict:
+def _fold_entry(teacher: ModelFolder, fold: int | str, host: ParentRecord, student) -> dict:
     """What a fold is taught by and begins with; both are read once, so that a broken file is found now."""
     load_teacher(teacher, fold)
     entry = {"teacher": sha256(teacher.checkpoint_path(fold)), **beyond_weights(teacher)}
     if student is None:
         return entry
-    named = host["folds"].get(str(fold))
-    if named is None:
+    if str(fold) not in host.folds:
         raise StitchError(f"{teacher.path}/plans.json names no fold of the host for fold {fold}; use -start scratch")
-    path = host_checkpoint(host, named["fold"])
+    path = host.path(fold, str(nnUNet_results))
     if not os.path.isfile(path):
         raise StitchError(f"{path}, the host's model that the student is to start from, does not exist; put it back, "
                           f"or use -start scratch")
     load_weights(student, network_weights(load_parent(path)), path)
-    if sha256(path) != named["sha256"]:
+    if sha256(path) != host.sha256(fold):
         raise StitchError(f"{path} is not the host's model that was stitched (sha256 differs); put that one back, or "
                           f"use -start scratch")
-    return {**entry, "host": named["fold"], "host_sha256": named["sha256"]}
+    return {**entry, "host": host.folds[str(fold)]["fold"], "host_sha256": host.sha256(fold)}
 
 
 def host_checkpoint(host: dict, fold: int | str) -> str:
     """`host`: folder and checkpoint name, as the plans record them."""
-    return recorded_checkpoint(host, fold, str(nnUNet_results))
+    return recorded_checkpoint(host["folder"], host["checkpoint"], fold, str(nnUNet_results))
 
 
 def teacher_folder(record: Distillation) -> str:

@@ -15,7 +15,7 @@ from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
 from nnunetv2_stitch.selection.retention import TOLERANCE
-from nnunetv2_stitch.stitching.plans import Layout
+from nnunetv2_stitch.stitching.plans import Layout, Stitching
 
 TRAINERS = {"double_batched": "nnUNetTrainerStitch", "direct": "nnUNetTrainerStitchDirect",
             "task": "nnUNetTrainerStitchTask"}
@@ -102,8 +102,13 @@ class Job:
         return self.plans["configurations"][self.host.configuration]
 
     @property
+    def stitching(self) -> Stitching:
+        """What is ours alone in that configuration."""
+        return Stitching.of(self.configuration)
+
+    @property
     def seed(self) -> int:
-        return self.configuration["stitching"]["training"]["seed"]
+        return self.stitching.training.seed
 
     @property
     def trainer(self) -> str:

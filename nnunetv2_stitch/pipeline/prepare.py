@@ -80,14 +80,14 @@ def examine(request: Request, unpack_into: str | None = None) -> Job:
                         request.checkpoint_segments, setting.to_json() if fixed else None,
                         request.positions_per_pass, request.half_targets)
     plans = stitched_plans(host, partners, layout, request.plans_name, setting,
-                           None if len(positions) == len(layout.matches) else positions, training, records, bridges)
+                           None if len(positions) == len(layout.matches) else positions, training, records, bridges,
+                           data_digest(os.path.join(str(nnUNet_preprocessed), host.dataset_name),
+                                       host.configuration_manager.data_identifier))
     for key in MADE_KEYS:  # the host's own, not this model's
         plans.pop(key, None)
     if request.comparison:
         plans[BASELINE_KEY] = True
     configuration = plans["configurations"][host.configuration]
-    configuration["stitching"]["data"] = data_digest(os.path.join(str(nnUNet_preprocessed), host.dataset_name),
-                                                     host.configuration_manager.data_identifier)
     with torch.device("meta"):
         network = supernet_from_plans(configuration, host.num_input_channels, host.num_outputs)
     return Job(request, host, partners, reports, layout, folds, partner_folds, plans, positions, fixed,

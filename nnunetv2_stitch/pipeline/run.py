@@ -27,6 +27,7 @@ from nnunetv2_stitch.pipeline.prepare import prepare
 from nnunetv2_stitch.pipeline.reporting import StitchResult, recorded_dice, report, result_of
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.rules import GUIDED
+from nnunetv2_stitch.stitching.plans import Stitching
 
 
 @reading_once()
@@ -113,8 +114,8 @@ def _fold_run(job: Job, fold: int | str, **options) -> FoldRun:
 
 
 def _other_folds(job: Job) -> list[int | str]:
-    record = read_json(job.plans_file)["configurations"][job.host.configuration]["stitching"]["parents"][0]
-    folds = [f if f == "all" else int(f) for f in record["folds"]]
+    host, *_ = Stitching.of(read_json(job.plans_file)["configurations"][job.host.configuration]).parents
+    folds = [f if f == "all" else int(f) for f in host.folds]
     return sorted((f for f in folds if f not in job.folds), key=str)
 
 

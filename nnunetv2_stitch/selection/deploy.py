@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -13,7 +14,7 @@ from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.checkpoint_writing import deployed, write_checkpoint
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, encode_setting
-from nnunetv2_stitch.stitching.plans import load_parents, supernet_from_plans
+from nnunetv2_stitch.stitching.plans import Stitching, load_parents, supernet_from_plans
 from nnunetv2_stitch.stitching.setting import Setting
 
 GATE = "gate."  # what the statistics of a gate begin with in the weights
@@ -65,17 +66,19 @@ def deploy_fold(network: StitchedEnsemble, fold_folder: str, setting: Setting) -
 def write_setting(plans_files: list[str], configuration: str, setting: Setting, gate: dict | None = None) -> None:
     """Put the chosen setting, and the gate if there is one, into plans files, so that the network is built as it is
     deployed. The first file names all folds; the others, written by the training of one fold, may lack some."""
-    named = None
+    complete = None
     for path in plans_files:
         plans = read_json(path)
-        stitched = plans["configurations"][configuration]
-        named = named or stitched["stitching"]["parents"]
-        for record, complete in zip(stitched["stitching"]["parents"], named):
-            record["folds"] = {**complete["folds"], **record["folds"]}
-        arguments = stitched["architecture"]["arch_kwargs"]
+        configured = plans["configurations"][configuration]
+        stitching = Stitching.of(configured)
+        complete = complete or stitching
+        parents = tuple(replace(own, folds={**whole.folds, **own.folds})
+                        for own, whole in zip(stitching.parents, complete.parents))
+        training = replace(stitching.training, setting=setting.to_json())
+        replace(stitching, training=training, parents=parents).put_into(configured)
+        arguments = configured["architecture"]["arch_kwargs"]
         arguments["setting"] = setting.to_json()
         arguments.pop("gate", None)
         if gate is not None:
             arguments["gate"] = gate
-        stitched["stitching"]["training"]["setting"] = setting.to_json()
         write_json(path, plans)
