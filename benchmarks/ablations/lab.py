@@ -25,7 +25,7 @@ from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss
 from nnunetv2_stitch.parties.model_folder import ModelFolder
-from nnunetv2_stitch.pipeline.prepare import Request, prepare
+from nnunetv2_stitch.pipeline import Request, prepare
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.selection.scoring import SettingScorer, labelled_test_cases
 from nnunetv2_stitch.stitching.network import StitchedEnsemble

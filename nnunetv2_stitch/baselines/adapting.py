@@ -19,7 +19,8 @@ from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
-from nnunetv2_stitch.pipeline.prepare import Job, examine
+from nnunetv2_stitch.pipeline.job import Job
+from nnunetv2_stitch.pipeline.prepare import examine
 from nnunetv2_stitch.provenance import Provenance, begin
 from nnunetv2_stitch.training.adapt import adapt, provenance, train_on
 from nnunetv2_stitch.training.adapt_job import EPOCHS, PLANS, RATE, AdaptJob, AdaptRequest, prepare
@@ -92,9 +93,9 @@ def _named(job: Job, request: AdaptRequest, kind: str, parent: int) -> tuple[Ada
     Raises:
         StitchError: what nnUNetv2_adapt_party refuses.
     """
-    parents = job.configuration["stitching"]["parents"]
+    parents = job.stitching.parents
     models = (job.host, job.partner)
-    digests = [{str(f): parents[p]["folds"][str(f)]["sha256"] for f in job.folds} for p in (parent, 0)]
+    digests = [{str(f): parents[p].sha256(f) for f in job.folds} for p in (parent, 0)]
     record = Provenance(kind, {
         "parents": digests, "data": data_of(job.host),
         "preprocessing": models[parent].configuration_manager.configuration,

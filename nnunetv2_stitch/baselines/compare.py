@@ -21,7 +21,8 @@ from nnunetv2_stitch.evaluation.matrix import evaluate
 from nnunetv2_stitch.evaluation.predicting import files_to_predict, load_predictor
 from nnunetv2_stitch.folders import names_in
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
-from nnunetv2_stitch.pipeline.prepare import Job, Request, examine
+from nnunetv2_stitch.pipeline.job import Job, Request
+from nnunetv2_stitch.pipeline.prepare import examine
 
 HOST_ROW = ROWS[0].key
 

@@ -24,7 +24,7 @@ from nnunetv2_stitch.merging.output import RECORD
 from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, read_model_folder
-from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.provenance import Provenance, begin
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.sweep import Sweep
@@ -267,8 +267,8 @@ class RowMaker:
 
     def _sha256(self, parent: int) -> dict[str, str]:
         """Of one parent's checkpoints, by the host's fold; 0 is the host."""
-        folds = self.job.configuration["stitching"]["parents"][parent]["folds"]
-        return {str(f): folds[str(f)]["sha256"] for f in self.folds}
+        record = self.job.stitching.parents[parent]
+        return {str(f): record.sha256(f) for f in self.folds}
 
     def _trained(self, folder: str, detail: str = "") -> Answer:
         """A row that was trained here answers with the checkpoint that the parents' rows answer with, if it is there:

@@ -10,7 +10,7 @@ from nnunetv2_stitch.baselines.trained_stitches import retained
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.pipeline.identity import like, unlike_trained
-from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.selection.case_scores import CASES_FILE
 from nnunetv2_stitch.training.stock import is_installed
 

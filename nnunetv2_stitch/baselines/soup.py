@@ -6,16 +6,15 @@ from __future__ import annotations
 import os
 import shutil
 
-import torch
 from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.fileio import atomically, write_json
+from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_parent, network_weights
+from nnunetv2_stitch.parties.checkpoint_writing import stock, write_checkpoint
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY
-from nnunetv2_stitch.selection.deploy import plain
 
 NAMES = ("plans.json", "dataset.json", "dataset_fingerprint.json")
 
@@ -45,11 +44,8 @@ def average_weights(host: ModelFolder, partner: ModelFolder, folds: dict[int | s
                 shapes = " and ".join(str(tuple(w[name].shape)) if name in w else "missing" for w in (mine, theirs))
                 raise StitchError(f"weights cannot be averaged: {name} is {shapes} in the two networks")
         mean = {k: (v.float() + theirs[k].float()).div(2).to(v.dtype) for k, v in mine.items()}
-        checkpoint = {k: plain(v) for k, v in checkpoint.items() if k != "network_weights"}
-        checkpoint.update(network_weights=mean, optimizer_state={}, grad_scaler_state=None,
-                          trainer_name="nnUNetTrainer")
-        atomically(os.path.join(folder, f"fold_{fold}", "checkpoint_final.pth"),
-                   lambda temporary, c=checkpoint: torch.save(c, temporary))
+        write_checkpoint(os.path.join(folder, f"fold_{fold}", "checkpoint_final.pth"),
+                         stock(checkpoint, network_weights=mean))
     for name in NAMES:
         if os.path.isfile(os.path.join(host.path, name)):
             shutil.copyfile(os.path.join(host.path, name), os.path.join(folder, name))

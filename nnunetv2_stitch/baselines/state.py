@@ -16,7 +16,7 @@ from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.folders import files_in, names_in
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.pipeline.identity import stitches_record
-from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.provenance import Provenance
 
 STATE_FILE = "compare_state.json"

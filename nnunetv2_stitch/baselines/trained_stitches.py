@@ -20,9 +20,9 @@ from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.preprocessed import FINGERPRINT
 from nnunetv2_stitch.parties.reading import BASELINE_KEY
-from nnunetv2_stitch.pipeline.deployment import SELECTION_FILE
 from nnunetv2_stitch.pipeline.identity import like, stitches_record, unlike_trained
-from nnunetv2_stitch.pipeline.prepare import TRAINERS, Job
+from nnunetv2_stitch.pipeline.job import TRAINERS, Job
+from nnunetv2_stitch.pipeline.reporting import SELECTION_FILE
 from nnunetv2_stitch.pipeline.run import stitches_are_trained, train_stitch
 from nnunetv2_stitch.provenance import Provenance, begin
 from nnunetv2_stitch.selection.case_scores import CaseScores, choose_by_retention

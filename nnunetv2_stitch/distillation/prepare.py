@@ -22,7 +22,7 @@ from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY, DISTILLED_KEY, MADE_KEYS
 from nnunetv2_stitch.stitching.network import build_parent
-from nnunetv2_stitch.stitching.plans import count_parameters, recorded_checkpoint
+from nnunetv2_stitch.stitching.plans import ParentRecord, Stitching, count_parameters, recorded_checkpoint
 from nnunetv2_stitch.training.job import TrainingJob, check_request, checked
 from nnunetv2_stitch.training.records import below_results, relative_to_results
 
@@ -92,7 +92,7 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
     record = Distillation(
         teacher=relative_to_results(teacher.path), student=request.student, start=start, weight=request.weight,
         seed=request.seed, num_epochs=request.epochs, num_iterations_per_epoch=request.iterations,
-        host={k: host[k] for k in ("folder", "checkpoint")} if start == HOST else {}, folds=entries)
+        host={"folder": host.folder, "checkpoint": host.checkpoint} if start == HOST else {}, folds=entries)
     if request.unlabelled is not None:
         ending = dataset_json["file_ending"]
         cases = require_images(request.unlabelled, ending, teacher.num_input_channels,
@@ -124,37 +124,36 @@ def _parents(teacher: ModelFolder) -> list[dict]:
     return teacher.configuration_manager.network_arch_init_kwargs["parents"]
 
 
-def _host_record(teacher: ModelFolder) -> dict:
-    try:
-        return teacher.configuration_manager.configuration["stitching"]["parents"][0]
-    except (KeyError, IndexError, TypeError):
+def _host_record(teacher: ModelFolder) -> ParentRecord:
+    found = Stitching.find(teacher.configuration_manager.configuration)
+    if found is None or not found.parents:
         raise StitchError(f"{teacher.path}/plans.json does not say which model the host is; was it made by "
-                          f"nnUNetv2_train_stitch?") from None
+                          f"nnUNetv2_train_stitch?")
+    return found.parents[0]
 
 
-def _fold_entry(teacher: ModelFolder, fold: int | str, host: dict, student) -> dict:
+def _fold_entry(teacher: ModelFolder, fold: int | str, host: ParentRecord, student) -> dict:
     """What a fold is taught by and begins with; both are read once, so that a broken file is found now."""
     load_teacher(teacher, fold)
     entry = {"teacher": sha256(teacher.checkpoint_path(fold)), **beyond_weights(teacher)}
     if student is None:
         return entry
-    named = host["folds"].get(str(fold))
-    if named is None:
+    if str(fold) not in host.folds:
         raise StitchError(f"{teacher.path}/plans.json names no fold of the host for fold {fold}; use -start scratch")
-    path = host_checkpoint(host, named["fold"])
+    path = host.path(fold, str(nnUNet_results))
     if not os.path.isfile(path):
         raise StitchError(f"{path}, the host's model that the student is to start from, does not exist; put it back, "
                           f"or use -start scratch")
     load_weights(student, network_weights(load_parent(path)), path)
-    if sha256(path) != named["sha256"]:
+    if sha256(path) != host.sha256(fold):
         raise StitchError(f"{path} is not the host's model that was stitched (sha256 differs); put that one back, or "
                           f"use -start scratch")
-    return {**entry, "host": named["fold"], "host_sha256": named["sha256"]}
+    return {**entry, "host": host.folds[str(fold)]["fold"], "host_sha256": host.sha256(fold)}
 
 
 def host_checkpoint(host: dict, fold: int | str) -> str:
     """`host`: folder and checkpoint name, as the plans record them."""
-    return recorded_checkpoint(host, fold, str(nnUNet_results))
+    return recorded_checkpoint(host["folder"], host["checkpoint"], fold, str(nnUNet_results))
 
 
 def teacher_folder(record: Distillation) -> str:

@@ -12,6 +12,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.reading import channel_names
+from nnunetv2_stitch.stitching.plans import STITCHING_KEY
 
 HOST = "host"
 
@@ -26,7 +27,7 @@ def host_plans(teacher: ModelFolder) -> dict:
     plans = copy.deepcopy(teacher.plans)
     configuration = copy.deepcopy(teacher.configuration_manager.configuration)
     configuration["architecture"] = architecture_of_host(configuration)
-    configuration.pop("stitching", None)
+    configuration.pop(STITCHING_KEY, None)
     plans["configurations"] = {teacher.configuration: configuration}
     return plans
 

@@ -13,6 +13,7 @@ from nnunetv2_stitch.inference.find import stitched_configuration
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import ModelFolder, read_model_folder
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble
+from nnunetv2_stitch.stitching.plans import Stitching
 from nnunetv2_stitch.stitching.setting import party_names
 from nnunetv2_stitch.training.session import require_digest
 
@@ -55,9 +56,9 @@ def load_teacher(model: ModelFolder, fold: int | str) -> tuple[StitchedEnsemble,
 def beyond_weights(model: ModelFolder) -> dict[str, Any]:
     """What a teacher is and its checkpoint does not say: the options of its `gate`, and which of its parties are
     `adapted`. Without what it has not."""
-    configuration = model.configuration_manager.configuration
-    parents = configuration.get("stitching", {}).get("parents", [])
-    adapted = [name for name, p in zip(party_names(max(2, len(parents))), parents) if p.get("adapted")]
+    found = Stitching.find(model.configuration_manager.configuration)
+    parents = found.parents if found else ()
+    adapted = [name for name, p in zip(party_names(max(2, len(parents))), parents) if p.adapted]
     gate = model.configuration_manager.network_arch_init_kwargs.get("gate")
     return {**({"gate": gate} if gate else {}), **({"adapted": adapted} if adapted else {})}
 

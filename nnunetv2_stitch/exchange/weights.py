@@ -3,7 +3,6 @@ nothing but what prediction and stitching read."""
 
 from __future__ import annotations
 
-import io
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from nnunetv2_stitch.exchange.manifest import mirroring_axes
 from nnunetv2_stitch.exchange.model_check import STOCK
 from nnunetv2_stitch.exchange.zips import MAX_MEMBERS, index_size
 from nnunetv2_stitch.parties.checkpoint import first_names, load_checkpoint, load_weights, network_weights
+from nnunetv2_stitch.parties.checkpoint_writing import checkpoint_bytes
 from nnunetv2_stitch.parties.reading import ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import is_whole, printable, without_warnings
 
@@ -159,6 +159,4 @@ def clean_checkpoint(model: ModelFolder, fold: int | str, weights: Mapping[str, 
         "trainer_name": STOCK,
         "inference_allowed_mirroring_axes": axes,
     }
-    buffer = io.BytesIO()  # and not a file, whose name torch would write into the zip that a checkpoint is
-    torch.save(fields, buffer)
-    return buffer.getvalue()
+    return checkpoint_bytes(fields)

@@ -25,10 +25,10 @@ from nnunetv2_stitch.federation.sharing import set_shared, shared_arrays
 from nnunetv2_stitch.federation.state import WEIGHTS_FILE, State, read_state, write_state
 from nnunetv2_stitch.federation.strategy import GuidedMerging
 from nnunetv2_stitch.federation.telling import told
-from nnunetv2_stitch.fileio import atomically, write_json
+from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.locks import FoldLocks
-from nnunetv2_stitch.merging.output import save_checkpoint
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
+from nnunetv2_stitch.parties.checkpoint_writing import untrained, write_checkpoint
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.training.centre import Centre, opened
 
@@ -81,7 +81,8 @@ def _train(grid: Grid, settings: RoundsSettings, folder: str, fold_folder: str) 
         set_shared(centre.network, state.weights, "the centre")
         tensors = {k: v.detach().cpu().clone() for k, v in centre.network.state_dict().items()}
         mirroring = centre.trainer.inference_allowed_mirroring_axes
-    atomically(os.path.join(fold_folder, FINAL), lambda temporary: save_checkpoint(temporary, site, tensors, mirroring))
+    write_checkpoint(os.path.join(fold_folder, FINAL),
+                     untrained(tensors, site.configuration, site.fold, mirroring))
     write_files_beside(dataset_folder(settings.centre), party_files(settings.centre)[0], folder)
     progress_curve(state.history, os.path.join(fold_folder, CURVE_FILE))
     write_json(os.path.join(fold_folder, RECORD_FILE), {  # last: it says that all is there

@@ -23,15 +23,15 @@ from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups, 
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.nnunet_internals import restore_progress, set_up_for_group
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.checkpoint_writing import is_deployed
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
-from nnunetv2_stitch.stitching.plans import layout_of, load_parents
+from nnunetv2_stitch.stitching.plans import Stitching, layout_of, load_parents
 from nnunetv2_stitch.stitching.setting import Setting
 
 STITCHES_FILE = "stitches_all.safetensors"
 DIRECT_FILE = "direct_matching.json"
 SAVERS = ("checkpoint_segments", "positions_per_pass", "half_targets")  # of memory
-STITCH_TRAINER_KEY = "stitch_trainer_name"  # in deployed checkpoints only, whose trainer_name is nnUNetTrainer
 
 
 class StitchSession:
@@ -40,23 +40,25 @@ class StitchSession:
     def __init__(self, trainer):
         self.trainer = trainer
         self.configuration = trainer.configuration_manager.configuration
-        if "stitching" not in self.configuration:
+        found = Stitching.find(self.configuration)
+        if found is None:
             raise StitchError(f"plans {trainer.plans_manager.plans_name} describe no stitched ensemble for "
                               f"{trainer.configuration_name}; run nnUNetv2_train_stitch DATASET_A DATASET_B first")
-        training = self.configuration["stitching"]["training"]
+        training = found.training
         for name in ("num_epochs", "num_iterations_per_epoch"):
-            if training.get(name) is not None:
-                setattr(trainer, name, training[name])
+            if getattr(training, name) is not None:
+                setattr(trainer, name, getattr(training, name))
         for name in SAVERS:
-            setattr(trainer, name, training.get(name) or getattr(trainer, name))
-        self.rng_seed = int(training.get("seed", 12345))
+            setattr(trainer, name, getattr(training, name) or getattr(trainer, name))
+        self.rng_seed = int(training.seed)
         self.rng = random.Random(self.rng_seed)
-        self.fixed_setting = Setting.from_json(training["setting"]) if training.get("setting") else None
+        self.fixed_setting = Setting.from_json(training.setting) if training.setting else None
         # What validation and prediction use once the position is known.
         planned = self.configuration["architecture"]["arch_kwargs"]["setting"]
         self.setting = self.fixed_setting or Setting.from_json(planned)
         self.matching: DirectMatching | None = None
         self.mirroring_axes: tuple[int, ...] | None = None
+        self.deploys = True  # False: whoever started the training deploys
         self.compared: set[int] | None = None  # positions of this step, None for all
         self.steps = 0
         self.cuts: dict[tuple[int, ...], list[int]] = {}
@@ -228,7 +230,7 @@ class StitchSession:
         if not trainer.was_initialized:
             trainer.initialize()
         checkpoint = load_checkpoint(path)
-        if STITCH_TRAINER_KEY not in checkpoint:
+        if not is_deployed(checkpoint):
             stock_load(path)
             return
         network = trainer.stitched

@@ -24,6 +24,7 @@ from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.selection.deploy import load_supernet
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting, encode_setting
+from nnunetv2_stitch.stitching.plans import Stitching
 from nnunetv2_stitch.stitching.setting import Setting
 
 
@@ -193,8 +194,8 @@ class StitchedPredictor(ImagePredictor):
     def save_shares(self, output_folder: str) -> None:
         """Write what share each party had in the cases predicted last into `shares.json` there; see `write_shares`."""
         if self.uncompiled.is_gated:
-            parents = self.configuration_manager.configuration.get("stitching", {}).get("parents", [])
-            names = [p.get("name") or p["dataset"] for p in parents] or list(self.uncompiled.parties)
+            found = Stitching.find(self.configuration_manager.configuration)
+            names = [p.shown for p in found.parents] if found else list(self.uncompiled.parties)
             ending = len(self.dataset_json["file_ending"]) + 5
             cases = [os.path.basename(files[0])[:-ending] for files in self.inputs]
             write_shares(output_folder, dict(zip(self.uncompiled.parties, names)), dict(zip(cases, self.case_shares)))

@@ -17,11 +17,11 @@ from nnunetv2_stitch.fileio import read_json, write_json, write_text
 from nnunetv2_stitch.folders import folds_in
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.merging.merged_card import merged_card
+from nnunetv2_stitch.parties.checkpoint_writing import TRAINER, untrained, write_checkpoint
 from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.training.site import Site
 
 RECORD, FIGURE = "merge.json", "merge.png"
-TRAINER = "nnUNetTrainer"
 
 
 def check_target(site: Site) -> str:
@@ -71,7 +71,7 @@ def write_merged(folder: str, site: Site, state: Mapping[str, torch.Tensor], rec
     made = not os.path.isdir(folder)
     try:
         os.makedirs(unfinished)
-        save_checkpoint(os.path.join(unfinished, FINAL), site, state, mirroring)
+        write_checkpoint(os.path.join(unfinished, FINAL), untrained(state, site.configuration, site.fold, mirroring))
         write_json(os.path.join(unfinished, RECORD), record)
         merge_coefficients(record, os.path.join(unfinished, FIGURE))
         plans_file = os.path.join(folder, "plans.json")
@@ -91,13 +91,3 @@ def write_merged(folder: str, site: Site, state: Mapping[str, torch.Tensor], rec
             raise StitchError(f"no permission to write {fold}; choose a folder that you may write to") from error
         raise
     return [os.path.join(fold, n) for n in (FINAL, RECORD, FIGURE)] + [os.path.join(folder, CARD)]
-
-
-def save_checkpoint(path: str, site: Site, state: Mapping[str, torch.Tensor],
-                    mirroring: tuple[int, ...] | None) -> None:
-    """A checkpoint of the stock trainer: the network is described by the plans alone, so it can be built wherever
-    nnU-Net is."""
-    torch.save({"network_weights": dict(state), "optimizer_state": {}, "grad_scaler_state": None, "logging": {},
-                "_best_ema": None, "current_epoch": 0,
-                "init_args": {"configuration": site.configuration, "fold": site.fold},
-                "trainer_name": TRAINER, "inference_allowed_mirroring_axes": mirroring}, path)

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.locks import FoldLocks, locked, plans_locked
 from nnunetv2_stitch.pipeline.continuing import as_begun, check_folders, note_places, previous_plans, require_same_data
-from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.pipeline.job import Job
 
 
 class Claim(FoldLocks):

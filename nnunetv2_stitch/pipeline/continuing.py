@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import replace
 
 from nnunetv2.paths import nnUNet_results
 
@@ -13,14 +14,11 @@ from nnunetv2_stitch.fileio import is_writable, read_json, write_json
 from nnunetv2_stitch.folders import FOLD, folds_in
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.preprocessed import folds_without_foreground, require_trainable
+from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.selection.dice import NothingToScore
 from nnunetv2_stitch.selection.rules import GUIDED
 from nnunetv2_stitch.stitching.network import CLASS_PATH
-from nnunetv2_stitch.stitching.plans import recorded_checkpoint
-
-if TYPE_CHECKING:
-    from nnunetv2_stitch.pipeline.prepare import Job
-
+from nnunetv2_stitch.stitching.plans import ParentRecord, Stitching
 
 BUDGET = {"num_epochs": ("-epochs", "epochs"), "num_iterations_per_epoch": ("-iterations", "iterations"),
           "seed": ("-seed", "seed"), "positions_per_pass": ("-positions_per_pass", "positions_per_pass")}
@@ -86,25 +84,28 @@ def foreground_remarks(job: Job) -> list[str]:
 
 def as_begun(job: Job, previous: dict | None) -> None:
     """What was not asked for is, in the job's plans, as the folds that are there were begun with."""
-    before, new = _begun(job, previous), job.configuration["stitching"]["training"]
-    new.update({key: before["training"][key] for key, (_, field) in BUDGET.items()
-                if before and key in before["training"] and getattr(job.request, field) is None})
+    before, new = _begun(job, previous), job.stitching
+    if before:
+        kept = {key: getattr(before.training, key) for key, (_, field) in BUDGET.items()
+                if getattr(job.request, field) is None}
+        replace(new, training=replace(new.training, **kept)).put_into(job.configuration)
 
 
 def _go_on_as_begun(job: Job, previous: dict | None) -> None:
     """One plans file describes all folds of a model, so they have one length and one seed, however far they are."""
-    before, new = _begun(job, previous), job.configuration["stitching"]["training"]
-    for key, (flag, _) in BUDGET.items():
-        if before and key in before["training"] and before["training"][key] != new[key]:
-            old, now = ("its default" if v is None else v for v in (before["training"][key], new[key]))
+    before, new = _begun(job, previous), job.stitching
+    for key, (flag, _) in BUDGET.items() if before else ():
+        old, now = (getattr(found.training, key) for found in (before, new))
+        if old != now:
+            old, now = ("its default" if v is None else v for v in (old, now))
             raise StitchError(f"{_first_fold(job)} was begun with {flag} {old}, not {now}; go on with the same, or use "
                               f"-o_p NAME for another model")
 
 
 def require_same_data(job: Job, previous: dict | None) -> None:
     """Raises StitchError where folds under the same name were begun with other data than are there now."""
-    before, now = (c.get("data") for c in (_begun(job, previous) or {}, job.configuration["stitching"]))
-    if before and now and before != now:
+    before, now = _begun(job, previous), job.stitching.data
+    if before and before.data and now and before.data != now:
         raise StitchError(f"{_first_fold(job)} was begun with other preprocessed data, folds or labels than "
                           f"{job.preprocessed_folder} holds now; put those back, or use -o_p NAME for another model")
 
@@ -113,14 +114,14 @@ def _first_fold(job: Job) -> str:
     return os.path.join(job.model_folder, f"fold_{folds_in(job.model_folder)[0]}")
 
 
-def _begun(job: Job, previous: dict | None) -> dict | None:
+def _begun(job: Job, previous: dict | None) -> Stitching | None:
     """The record of stitching that the folds in the job's model folder were begun with; None where there is none."""
     if not os.path.isdir(job.model_folder) or not folds_in(job.model_folder):
         return None
     beside = os.path.join(job.model_folder, "plans.json")  # not there yet where a fold was killed at its start
     plans = read_json(beside) if os.path.isfile(beside) else previous or {}
-    found = plans.get("configurations", {}).get(job.host.configuration, {}).get("stitching", {})
-    return found if found.get("training", {}).get("trainer") == job.trainer else None
+    found = Stitching.find(plans.get("configurations", {}).get(job.host.configuration, {}))
+    return found if found and found.training.trainer == job.trainer else None
 
 
 def _keep_other_folds(job: Job, previous: dict | None) -> None:
@@ -137,40 +138,42 @@ def _keep_other_folds(job: Job, previous: dict | None) -> None:
     old, new = (p.get("configurations", {}).get(name) for p in (previous or {}, job.plans))
     if old is None:
         return
-    for ours, theirs in zip(new["stitching"]["parents"], old["stitching"]["parents"]):
-        _require_found_again(ours, theirs)
-    if _identity(old) != _identity(new):
+    ours, theirs = job.stitching, Stitching.of(old)
+    before = [_found_again(own, then) for own, then in zip(ours.parents, theirs.parents)]
+    if len(theirs.parents) != len(ours.parents) or _identity(old, before) != _identity(new, ours.parents):
         raise StitchError(f"{job.plans_file} was made for other parents, positions or checkpoints, and "
                           f"{os.path.dirname(trained[0])} was trained with it; give the same arguments as then, "
                           f"or -o_p NAME for another model")
     folds = {os.path.basename(path)[len("fold_"):] for path in trained}
-    for ours, theirs in zip(new["stitching"]["parents"], old["stitching"]["parents"]):
-        for fold in folds & theirs["folds"].keys():
-            entry = theirs["folds"][fold]
-            if ours["folds"].setdefault(fold, entry) != entry:
-                raise StitchError(f"fold {fold} was stitched with fold {entry['fold']} of {ours['dataset']}, which is "
+    kept = [{f: then.folds[f] for f in folds & then.folds.keys()} for then in before]
+    for own, entries in zip(ours.parents, kept):
+        for fold, entry in entries.items():
+            if own.folds.get(fold, entry) != entry:
+                raise StitchError(f"fold {fold} was stitched with fold {entry['fold']} of {own.dataset}, which is "
                                   f"not what it would be stitched with now (fold or sha256 differs); give the same "
                                   f"-f_b and -m_b as then, or -o_p NAME for another model")
+    replace(ours, parents=tuple(replace(own, folds={**own.folds, **entries})
+                                for own, entries in zip(ours.parents, kept))).put_into(new)
 
 
-def _require_found_again(ours: dict, theirs: dict) -> None:
+def _found_again(ours: ParentRecord, theirs: ParentRecord) -> ParentRecord:
     """A parent that has moved since is known by its sha256. Where it is gone from its recorded place and lies at ours,
-    the record takes over what it is called there.
+    its record says what it is called there.
 
     Raises:
         StitchError: it is gone, and some of its folds that were stitched are not at the place given now.
     """
     results = str(nnUNet_results)
-    before, now = ({fold: recorded_checkpoint(record, entry["fold"], results)
-                    for fold, entry in theirs["folds"].items()} for record in (theirs, ours))
+    moved = theirs.at(ours)
+    before, now = ({fold: record.path(fold, results) for fold in theirs.folds} for record in (theirs, moved))
     if before == now or all(map(os.path.isfile, before.values())):
-        return
-    for fold, entry in theirs["folds"].items():
-        if not os.path.isfile(now[fold]) or sha256(now[fold]) != entry["sha256"]:
+        return theirs
+    for fold in theirs.folds:
+        if not os.path.isfile(now[fold]) or sha256(now[fold]) != theirs.sha256(fold):
             raise StitchError(f"fold {fold} was stitched with {before[fold]}, which is not there any more, and "
                               f"{now[fold]} is another checkpoint or missing; give the folder's present place with "
                               f"-m_a or -m_b, or use -o_p NAME for another model")
-    theirs.update({k: v for k, v in ours.items() if k != "folds"})
+    return moved
 
 
 def note_places(job: Job) -> None:
@@ -179,18 +182,17 @@ def note_places(job: Job) -> None:
         if not os.path.isfile(path):
             continue
         plans = read_json(path)
-        stitched = plans["configurations"].get(job.host.configuration, {}).get("stitching", {"parents": []})
-        places = [{**record, **{k: v for k, v in own.items() if k != "folds"}} for record, own in
-                  zip(stitched["parents"], job.configuration["stitching"]["parents"])]
-        if places != stitched["parents"]:
-            stitched["parents"] = places
+        configuration = plans["configurations"].get(job.host.configuration, {})
+        stitched = Stitching.find(configuration)
+        places = stitched and tuple(record.at(own) for record, own in zip(stitched.parents, job.stitching.parents))
+        if stitched and places != stitched.parents:
+            replace(stitched, parents=places).put_into(configuration)
             write_json(path, plans)
 
 
-def _identity(configuration: dict) -> tuple:
+def _identity(configuration: dict, parents: Sequence[ParentRecord]) -> tuple:
     """What must not change between a training and its continuation, and among folds."""
     arguments = configuration["architecture"]["arch_kwargs"]
-    parents = configuration["stitching"]["parents"]
     return (arguments["parents"], [(m["host"], m.get("party", "partner"), m["partner"]) for m in arguments["matches"]],
             arguments["positions"], arguments.get("bridges"),
-            [(p["dataset"], p["trainer"], p["plans"], p["checkpoint"]) for p in parents])
+            [(p.dataset, p.trainer, p.plans, p.checkpoint) for p in parents])

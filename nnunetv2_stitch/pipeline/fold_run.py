@@ -25,7 +25,8 @@ UNEXPECTED, BAD_INPUT = 1, 2  # exit codes of the commands
 
 @dataclass(frozen=True)
 class FoldRun:
-    """What the trainer of one fold is to do; all that another process needs to know of it."""
+    """What the trainer of one fold is to do; all that another process needs to know of it. `deploy`: at the end of the
+    training, as under stock nnUNetv2_train; otherwise whoever runs it chooses and deploys."""
 
     dataset: str
     configuration: str
@@ -36,11 +37,13 @@ class FoldRun:
     continue_training: bool = False
     save_probabilities: bool = False
     progress: bool = True
+    deploy: bool = True
 
     def carry_out(self, device: torch.device) -> None:
         trainer = trainer_for(self.dataset, self.configuration, self.fold, self.trainer, self.plans_name,
                               self.continue_training, device)
         trainer.disable_progress_bar = not self.progress
+        trainer.session.deploys = self.deploy
         maybe_load_checkpoint(trainer, self.continue_training, self.validate)
         if self.validate:
             trainer.perform_actual_validation(self.save_probabilities)

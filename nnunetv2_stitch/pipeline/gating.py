@@ -19,14 +19,14 @@ from nnunetv2_stitch.gating.measuring import signature_of
 from nnunetv2_stitch.gating.signature import LEVELS, Signature, read_signature
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.reading import FINAL
-from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.selection.bands import BandedDice
 from nnunetv2_stitch.selection.deploy import GATE
 from nnunetv2_stitch.selection.dice import dice_of_counts, mean_dice
 from nnunetv2_stitch.selection.retention import TOLERANCE, retained
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
-from nnunetv2_stitch.stitching.plans import recorded_checkpoint
+from nnunetv2_stitch.stitching.plans import Stitching
 from nnunetv2_stitch.stitching.setting import Setting
 
 GATE_FIGURE = "gate_shares.png"
@@ -109,11 +109,10 @@ def find_gate(job: Job, settings: Mapping[int | str, Setting], device: torch.dev
 
 def _signatures(job: Job, plans: dict, fold: int | str) -> list[Signature | None]:
     """The partners', of the folds that were stitched."""
-    records = plans["configurations"][job.host.configuration]["stitching"]["parents"][1:]
+    records = Stitching.of(plans["configurations"][job.host.configuration]).parents[1:]
     with torch.device("meta"):
         sizes = _with_gate(job, plans, GateOptions((False,) * len(records), UNKNOWN[0])).gated.sizes
-    folders = [os.path.dirname(recorded_checkpoint(r, r["folds"][str(fold)]["fold"], str(nnUNet_results)))
-               for r in records]
+    folders = [os.path.dirname(r.path(fold, str(nnUNet_results))) for r in records]
     return [read_signature(folder, size) for folder, size in zip(folders, sizes)]
 
 

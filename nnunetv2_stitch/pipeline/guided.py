@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from nnunetv2_stitch.guiding import Guided, guide_fold
-from nnunetv2_stitch.pipeline.prepare import Job
+from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.selection.dice import NothingToScore
 from nnunetv2_stitch.selection.rules import choose_each
 from nnunetv2_stitch.selection.sweep import Sweep

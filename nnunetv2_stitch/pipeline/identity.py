@@ -10,9 +10,10 @@ from dataclasses import replace
 from nnunetv2_stitch.fitting.session import SAVERS
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import FINAL
-from nnunetv2_stitch.pipeline.prepare import TRAINERS, Job
+from nnunetv2_stitch.pipeline.job import TRAINERS, Job
 from nnunetv2_stitch.pipeline.run import stitches_are_trained
 from nnunetv2_stitch.provenance import Provenance
+from nnunetv2_stitch.stitching.plans import STITCHING_KEY, Stitching
 
 #: in the stitched plans -> in messages
 TRAINING = {"trainer": "way of fitting", "num_epochs": "epochs", "num_iterations_per_epoch": "iterations",
@@ -28,16 +29,16 @@ def stitches_record(configuration: Mapping, folds: Sequence[int | str], trainer:
         trainer: instead of the one that the plans name.
     """
     rest = copy.deepcopy(dict(configuration))
-    network, stitching = rest.pop("architecture")["arch_kwargs"], rest.pop("stitching")
+    network, stitching = rest.pop("architecture")["arch_kwargs"], Stitching.of(rest)
+    del rest[STITCHING_KEY]
     network.pop("gate", None)
-    setting, training = network.pop("setting"), {**stitching["training"]}
-    training["trainer"] = trainer or training["trainer"]
+    setting, training = network.pop("setting"), stitching.training
+    training = replace(training, trainer=trainer or training.trainer)
     made_from = {"folds": list(folds),
-                 "parents": [{str(f): parent["folds"].get(str(f), {}).get("sha256") for f in folds}
-                             for parent in stitching["parents"]],
-                 "data": stitching.get("data"), **{said: training.get(k) for k, said in TRAINING.items()},
+                 "parents": [{str(f): parent.sha256(f) for f in folds} for parent in stitching.parents],
+                 "data": stitching.data, **{said: getattr(training, k) for k, said in TRAINING.items()},
                  "networks, layers or positions": network, "preprocessing": rest}
-    if training["trainer"] == TRAINERS["task"]:  # its loss is that of the answer
+    if training.trainer == TRAINERS["task"]:  # its loss is that of the answer
         made_from["way of averaging"] = setting["combine"]
     return Provenance("stitches", made_from)
 

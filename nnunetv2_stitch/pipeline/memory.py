@@ -17,7 +17,7 @@ from nnunetv2_stitch.graph import layer_nodes, trace
 from nnunetv2_stitch.nnunet_internals import sliding_window_slicers
 from nnunetv2_stitch.selection.bands import Bands, bytes_per_answer, room_for_sums
 from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
-from nnunetv2_stitch.stitching.plans import supernet_from_plans
+from nnunetv2_stitch.stitching.plans import Stitching, supernet_from_plans
 from nnunetv2_stitch.stitching.setting import Setting
 
 FLOAT = torch.float32
@@ -65,10 +65,10 @@ def estimate_memory(configuration: Mapping, input_channels: int, num_classes: in
     with torch.device("meta"):
         network = supernet_from_plans(configuration, input_channels, num_classes)
     network.apply_setting(all_average(network))
-    training = configuration["stitching"]["training"]
+    training = Stitching.of(configuration).training
     image = (input_channels, *configuration["patch_size"])
     shape = (configuration["batch_size"], *image)
-    asked = training["checkpoint_segments"], training.get("positions_per_pass"), training.get("half_targets", False)
+    asked = training.checkpoint_segments, training.positions_per_pass, training.half_targets
     auto = AUTO, None, False
     others = {"-checkpoint_segments auto": network} if asked != auto else {}
     if (blocks := block_positions(network)) and len(blocks) < len(network.positions):

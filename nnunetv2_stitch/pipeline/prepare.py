@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 
 from nnunetv2_stitch.bridging.bridge import Bridge
-from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
-from nnunetv2_stitch.bridging.report import Report, require_bridge
+from nnunetv2_stitch.bridging.report import require_bridge
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.manifest import received_manifest
-from nnunetv2_stitch.exchange.parents import Partner, find_parties, require_different, require_parents
+from nnunetv2_stitch.exchange.parents import find_parties, require_different, require_parents
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.parties.datasets import data_digest
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.reading import BASELINE_KEY, MADE_KEYS
 from nnunetv2_stitch.pipeline.continuing import as_begun, check_earlier_folds, check_folders, previous_plans
-from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
-from nnunetv2_stitch.selection.retention import TOLERANCE, require_tolerance
+from nnunetv2_stitch.pipeline.job import TRAINERS, Job, Request
+from nnunetv2_stitch.selection.retention import require_tolerance
 from nnunetv2_stitch.selection.rules import GUIDED, RETAIN, RULES, position_at_progress
 from nnunetv2_stitch.stitching.plans import (
     Layout,
@@ -34,111 +31,6 @@ from nnunetv2_stitch.stitching.plans import (
     supernet_from_plans,
 )
 from nnunetv2_stitch.stitching.setting import Setting, in_ranges
-
-TRAINERS = {"double_batched": "nnUNetTrainerStitch", "direct": "nnUNetTrainerStitchDirect",
-            "task": "nnUNetTrainerStitchTask"}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for, one field per flag of nnUNetv2_train_stitch. None means: choose sensibly. `more` are the
-    partners beside B. `checkpoint_name` is that of all parents but those with one of their own: `checkpoint_a`,
-    `checkpoint_b`, `Partner.checkpoint_name`. `comparison` marks what is only trained for a comparison."""
-
-    dataset_a: str | int | None
-    dataset_b: str | int | None
-    model_a: str | None = None
-    model_b: str | None = None
-    configuration: str | None = None
-    folds: Sequence[int | str] | None = None
-    trainer_a: str | None = None
-    trainer_b: str | None = None
-    plans_a: str | None = None
-    plans_b: str | None = None
-    fold_b: int | str | None = None
-    checkpoint_name: str = "checkpoint_final.pth"
-    checkpoint_a: str | None = None
-    checkpoint_b: str | None = None
-    fit: str = "double_batched"
-    positions: str | Sequence[int] = "all"
-    rule: str = "2"
-    tolerance: float = TOLERANCE
-    search_steps: int = 100
-    position: int | float | Sequence[int] | None = None
-    output: str = "ensemble"
-    combine: str = "probabilities"
-    gate: bool = False
-    epochs: int | None = None
-    iterations: int | None = None
-    plans_name: str = "nnUNetStitchPlans"
-    seed: int | None = None
-    checkpoint_segments: int | str = 1
-    positions_per_pass: int | None = None
-    half_targets: bool = False
-    names: NameMaps = NO_MAPS
-    more: Sequence[Partner] = ()
-    comparison: bool = False
-
-    @property
-    def partners(self) -> tuple[Partner, ...]:
-        return (Partner(self.dataset_b, self.model_b, self.trainer_b, self.plans_b, self.fold_b, self.names,
-                        self.checkpoint_b), *self.more)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A checked request: all parties, the layout, the folds and the plans to be written. `partner_folds` are by the
-    fold of the host, one dict per partner, as `partners` and `reports`; `parameters` are by name of the parent."""
-
-    request: Request
-    host: ModelFolder
-    partners: list[ModelFolder]
-    reports: list[Report]
-    layout: Layout
-    folds: list[int | str]
-    partner_folds: list[dict[int | str, int | str]]
-    plans: dict
-    positions: list[int]
-    fixed_positions: list[int]
-    parameters: dict[str, int]
-    stitch_parameters: int
-
-    @property
-    def partner(self) -> ModelFolder:
-        """The first, or only one."""
-        return self.partners[0]
-
-    @cached_property
-    def memory(self) -> MemoryEstimate:
-        """Takes seconds to a minute, so only where it is asked for."""
-        return estimate_memory(self.configuration, self.host.num_input_channels, self.host.num_outputs,
-                               self.fixed_positions)
-
-    @property
-    def configuration(self) -> dict:
-        """The stitched one of the plans."""
-        return self.plans["configurations"][self.host.configuration]
-
-    @property
-    def seed(self) -> int:
-        return self.configuration["stitching"]["training"]["seed"]
-
-    @property
-    def trainer(self) -> str:
-        return TRAINERS[self.request.fit]
-
-    @property
-    def model_folder(self) -> str:
-        return os.path.join(str(nnUNet_results), self.host.dataset_name,
-                            f"{self.trainer}__{self.request.plans_name}__{self.host.configuration}")
-
-    @property
-    def preprocessed_folder(self) -> str:
-        return os.path.join(str(nnUNet_preprocessed), self.host.dataset_name)
-
-    @property
-    def plans_file(self) -> str:
-        return os.path.join(self.preprocessed_folder, f"{self.request.plans_name}.json")
 
 
 def prepare(request: Request, continue_training: bool = False, dry_run: bool = False,
@@ -188,14 +80,14 @@ def examine(request: Request, unpack_into: str | None = None) -> Job:
                         request.checkpoint_segments, setting.to_json() if fixed else None,
                         request.positions_per_pass, request.half_targets)
     plans = stitched_plans(host, partners, layout, request.plans_name, setting,
-                           None if len(positions) == len(layout.matches) else positions, training, records, bridges)
+                           None if len(positions) == len(layout.matches) else positions, training, records, bridges,
+                           data_digest(os.path.join(str(nnUNet_preprocessed), host.dataset_name),
+                                       host.configuration_manager.data_identifier))
     for key in MADE_KEYS:  # the host's own, not this model's
         plans.pop(key, None)
     if request.comparison:
         plans[BASELINE_KEY] = True
     configuration = plans["configurations"][host.configuration]
-    configuration["stitching"]["data"] = data_digest(os.path.join(str(nnUNet_preprocessed), host.dataset_name),
-                                                     host.configuration_manager.data_identifier)
     with torch.device("meta"):
         network = supernet_from_plans(configuration, host.num_input_channels, host.num_outputs)
     return Job(request, host, partners, reports, layout, folds, partner_folds, plans, positions, fixed,

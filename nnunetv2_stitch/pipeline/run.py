@@ -16,13 +16,18 @@ from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.once import reading_once
+from nnunetv2_stitch.pipeline.choosing import choose, read_sweeps
 from nnunetv2_stitch.pipeline.claims import Claim
 from nnunetv2_stitch.pipeline.continuing import foreground_remarks
-from nnunetv2_stitch.pipeline.deployment import StitchResult, deployed_gate, deployed_setting, select_and_deploy
+from nnunetv2_stitch.pipeline.deployment import deploy, deployed, deployed_gate, deployed_setting
 from nnunetv2_stitch.pipeline.fold_run import FoldRun, carry_out, require_processes
-from nnunetv2_stitch.pipeline.prepare import Job, Request, prepare
+from nnunetv2_stitch.pipeline.job import Job, Request
+from nnunetv2_stitch.pipeline.measuring import measure
+from nnunetv2_stitch.pipeline.prepare import prepare
+from nnunetv2_stitch.pipeline.reporting import StitchResult, recorded_dice, report, result_of
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.rules import GUIDED
+from nnunetv2_stitch.stitching.plans import Stitching
 
 
 @reading_once()
@@ -79,14 +84,22 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
                     say(f"fold {fold}: stitches are trained")
                 else:
                     say(f"fold {fold}: training the stitches ({job.request.fit})")
-                    carry_out(_fold_run(job, fold, continue_training=continue_training, progress=progress), device,
-                              num_gpus)
+                    carry_out(_fold_run(job, fold, continue_training=continue_training, progress=progress,
+                                        deploy=False), device, num_gpus)
             # One choice for all folds of the model, also those that earlier commands trained.
             job = replace(job, folds=[*job.folds, *claim.take_free(f for f in _other_folds(job)
                                                                    if _fold_is_done(job, f))])
         claim.note_places()
         with claim.choosing():
-            result = select_and_deploy(job, device, not only_validation, sweeps, prefer, say)
+            found = read_sweeps(job)
+            if only_validation:
+                chosen = deployed(job)
+                result = result_of(job, chosen, measure(job, found, chosen, device, known=recorded_dice(job)))
+            else:
+                chosen = choose(job, found, device, sweeps, prefer, say)
+                measured = measure(job, found, chosen, device, say)
+                deploy(job, chosen, measured.gate)
+                result = report(job, found, chosen, measured)
         for fold in job.folds:
             summary = os.path.join(job.model_folder, f"fold_{fold}", "validation", "summary.json")
             if only_validation or save_probabilities or not _validated(job, fold, summary):
@@ -101,8 +114,8 @@ def _fold_run(job: Job, fold: int | str, **options) -> FoldRun:
 
 
 def _other_folds(job: Job) -> list[int | str]:
-    record = read_json(job.plans_file)["configurations"][job.host.configuration]["stitching"]["parents"][0]
-    folds = [f if f == "all" else int(f) for f in record["folds"]]
+    host, *_ = Stitching.of(read_json(job.plans_file)["configurations"][job.host.configuration]).parents
+    folds = [f if f == "all" else int(f) for f in host.folds]
     return sorted((f for f in folds if f not in job.folds), key=str)
 
 

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.exchange.manifest import NO_PROMISE, cell, versions
 from nnunetv2_stitch.parties.reading import channel_names
+from nnunetv2_stitch.stitching.plans import Stitching
 
 
 def stitched_card(plans: Mapping, configuration: str, dataset_json: Mapping, table: Sequence[Mapping],
                   remarks: Sequence[str]) -> str:
     """Markdown, from the stitched `plans` and the table of validation Dice per fold."""
     stitched = plans["configurations"][configuration]
-    arguments, parents = stitched["architecture"]["arch_kwargs"], stitched["stitching"]["parents"]
-    lines = [f"# {cell(parents[0]['dataset'])}, stitched with {cell(', '.join(p['dataset'] for p in parents[1:]))}", "",
+    arguments, parents = stitched["architecture"]["arch_kwargs"], Stitching.of(stitched).parents
+    lines = [f"# {cell(parents[0].dataset)}, stitched with {cell(', '.join(p.dataset for p in parents[1:]))}", "",
              "A stitched ensemble of trained nnU-Nets (arXiv 2512.17592): an ordinary nnU-Net model of the first, "
              "whose plans, preprocessing and labels it has.", "", "| | |", "|---|---|"]
     labels = ", ".join(f"{k} = {v}" for k, v in dataset_json["labels"].items())
@@ -27,11 +28,11 @@ def stitched_card(plans: Mapping, configuration: str, dataset_json: Mapping, tab
     lines += ["", "## Parents", "", "| party | model | fold | licence | sha256 of the checkpoint |",
               "|---|---|---|---|---|"]
     for parent in parents:
-        adapted = ", trained on with the host's images" if parent.get("adapted") else ""
-        model = cell(f"{parent['trainer']}, {parent['plans']}, {parent['configuration']}{adapted}")
-        licence = cell(parent.get("licence") or "not said: ask before you pass this model on")
-        lines += [f"| {cell(parent.get('name') or parent['dataset'])} | {model} | {entry['fold']} | {licence} | "
-                  f"{entry['sha256']} |" for entry in parent["folds"].values()]
+        adapted = ", trained on with the host's images" if parent.adapted else ""
+        model = cell(f"{parent.trainer}, {parent.plans}, {parent.configuration}{adapted}")
+        licence = cell(parent.licence or "not said: ask before you pass this model on")
+        lines += [f"| {cell(parent.shown)} | {model} | {entry['fold']} | {licence} | {entry['sha256']} |"
+                  for entry in parent.folds.values()]
     lines += ["", "## Dice on the host's validation cases", "", "On the preprocessed grid, without mirroring. A is the "
               "host, then come its partners in the order above.", "", markdown_table(list(table)), "", *remarks,
               *([""] if remarks else []),

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from dataclasses import replace
 
-import numpy as np
-import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.fileio import atomically, read_json, write_json
-from nnunetv2_stitch.fitting.session import STITCH_TRAINER_KEY, STITCHES_FILE
+from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.checkpoint_writing import deployed, write_checkpoint
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, encode_setting
-from nnunetv2_stitch.stitching.plans import load_parents, supernet_from_plans
+from nnunetv2_stitch.stitching.plans import Stitching, load_parents, supernet_from_plans
 from nnunetv2_stitch.stitching.setting import Setting
 
 GATE = "gate."  # what the statistics of a gate begin with in the weights
@@ -55,47 +54,31 @@ def deploy_fold(network: StitchedEnsemble, fold_folder: str, setting: Setting) -
     network.require_plans()
     final, best = (os.path.join(fold_folder, f"checkpoint_{name}.pth") for name in ("final", "best"))
     weights = network.deployed(setting).state_dict()
-    _rewrite(final, {"network_weights": weights, "optimizer_state": {}, "grad_scaler_state": None})
+    write_checkpoint(final, deployed(load_checkpoint(final), network_weights=weights))
     if os.path.isfile(best):
-        kept = {k: v for k, v in load_checkpoint(best)["network_weights"].items() if not k.startswith(GATE)}
+        checkpoint = load_checkpoint(best)
+        kept = {k: v for k, v in checkpoint["network_weights"].items() if not k.startswith(GATE)}
         gate = {k: v for k, v in weights.items() if k.startswith(GATE)}
-        _rewrite(best, {"network_weights": {**kept, **gate, SETTING_KEY: encode_setting(setting)},
-                        "optimizer_state": {}, "grad_scaler_state": None})
-
-
-def _rewrite(path: str, changes: dict) -> None:
-    checkpoint = load_checkpoint(path)
-    checkpoint.setdefault(STITCH_TRAINER_KEY, checkpoint["trainer_name"])
-    checkpoint.update(changes, trainer_name="nnUNetTrainer")
-    checkpoint = {k: v if k == "network_weights" else plain(v) for k, v in checkpoint.items()}
-    atomically(path, lambda temporary: torch.save(checkpoint, temporary))
-
-
-def plain(value):
-    """Numpy values as python ones, so that the file loads with `weights_only=True` and no allowed globals."""
-    if isinstance(value, Mapping):
-        return {plain(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(plain(v) for v in value)
-    if isinstance(value, np.generic):
-        return value.item()
-    return value.tolist() if isinstance(value, np.ndarray) else value
+        kept = {**kept, **gate, SETTING_KEY: encode_setting(setting)}
+        write_checkpoint(best, deployed(checkpoint, network_weights=kept))
 
 
 def write_setting(plans_files: list[str], configuration: str, setting: Setting, gate: dict | None = None) -> None:
     """Put the chosen setting, and the gate if there is one, into plans files, so that the network is built as it is
     deployed. The first file names all folds; the others, written by the training of one fold, may lack some."""
-    named = None
+    complete = None
     for path in plans_files:
         plans = read_json(path)
-        stitched = plans["configurations"][configuration]
-        named = named or stitched["stitching"]["parents"]
-        for record, complete in zip(stitched["stitching"]["parents"], named):
-            record["folds"] = {**complete["folds"], **record["folds"]}
-        arguments = stitched["architecture"]["arch_kwargs"]
+        configured = plans["configurations"][configuration]
+        stitching = Stitching.of(configured)
+        complete = complete or stitching
+        parents = tuple(replace(own, folds={**whole.folds, **own.folds})
+                        for own, whole in zip(stitching.parents, complete.parents))
+        training = replace(stitching.training, setting=setting.to_json())
+        replace(stitching, training=training, parents=parents).put_into(configured)
+        arguments = configured["architecture"]["arch_kwargs"]
         arguments["setting"] = setting.to_json()
         arguments.pop("gate", None)
         if gate is not None:
             arguments["gate"] = gate
-        stitched["stitching"]["training"]["setting"] = setting.to_json()
         write_json(path, plans)

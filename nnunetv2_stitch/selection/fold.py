@@ -1,4 +1,4 @@
-"""The end of one fold's training: sweep all positions on its validation cases, choose, deploy."""
+"""The end of one fold's training: sweep all positions on its validation cases; under stock nnU-Net also deploy."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SWEEP_FILE = "sweep.json"
 
 
 def finish_fold(trainer) -> None:
-    """Sweep and deploy the fold of a stitch trainer. The setting is the one fixed in the plans or else the fold's
-    best position with each partner (rule 1), or the plain ensemble where nothing can be chosen by;
-    nnUNetv2_train_stitch chooses again once all folds are there."""
+    """Keep the stitches of a stitch trainer's fold and sweep it. Where the trainer deploys by itself, which
+    nnUNetv2_train_stitch does once all folds are there, deploy it as well: under the setting that the plans fix, else
+    at the fold's best position with each partner (rule 1), or as the plain ensemble where nothing can be chosen by."""
     from safetensors.torch import save_file
     network, folder = trainer.stitched, trainer.output_folder
     if trainer.local_rank == 0:
@@ -33,19 +33,19 @@ def finish_fold(trainer) -> None:
         atomically(os.path.join(folder, STITCHES_FILE), lambda path: save_file(stitches, path))
     sweep, cases, kept = sweep_fold(trainer)
     session = trainer.session
-    if session.fixed_setting is None:
-        best = ()
-        if sweep.scorable:
-            best = choose_each([sweep], "1")[sweep.fold]
-        else:
-            why = NothingToScore(f"the validation cases of fold {sweep.fold}", "choose a position with -rule 3")
-            trainer.print_to_log_file(f"WARNING: {why}. Until then the plain ensemble without stitches is deployed.")
+    if not sweep.scorable and session.fixed_setting is None:
+        why = NothingToScore(f"the validation cases of fold {sweep.fold}", "choose a position with -rule 3")
+        until = " Until then the plain ensemble without stitches is deployed." if session.deploys else ""
+        trainer.print_to_log_file(f"WARNING: {why}.{until}")
+    if session.deploys and session.fixed_setting is None:
+        best = choose_each([sweep], "1")[sweep.fold] if sweep.scorable else ()
         session.setting = Setting.average_at(*best, output=session.setting.output, combine=session.setting.combine)
     if trainer.local_rank == 0:
         write_json(os.path.join(folder, CASES_FILE), cases.to_json())
         write_json(os.path.join(folder, SWEEP_FILE), sweep.to_json())
         kept.remove()
-        deploy_fold(network, folder, session.setting)
+        if session.deploys:
+            deploy_fold(network, folder, session.setting)
     barrier()
 
 

@@ -26,6 +26,7 @@ from nnunetv2_stitch.selection.party_terms import PartyTerms, party_terms
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, digest_of, score_cases
 from nnunetv2_stitch.selection.sweep import PositionSweep, Sweep
 from nnunetv2_stitch.selection.sweeps_file import PartySweeps
+from nnunetv2_stitch.stitching.plans import STITCHING_KEY, ParentRecord, Stitching
 from nnunetv2_stitch.stitching.setting import in_ranges, party_names
 
 
@@ -92,16 +93,9 @@ def forget(keep: str) -> None:
 
 def _stitched_model(folder: str) -> ModelFolder:
     model = read_model_folder(folder)
-    stitching = model.configuration_manager.configuration.get("stitching")
-    if not model.is_stitched or not stitching:
+    if not model.is_stitched or not model.configuration_manager.configuration.get(STITCHING_KEY):
         raise StitchError(f"{folder} is no stitched model; give the folder that nnUNetv2_train_stitch made")
-    try:
-        for record in stitching["parents"]:
-            str(record["dataset"]), [entry["fold"] for entry in record["folds"].values()]
-        complete = len(stitching["parents"]) == len(stitched_arguments(model)["parents"]) > 1
-    except (TypeError, KeyError, ValueError, AttributeError):
-        complete = False
-    if not complete:
+    if not len(_records(model)) == len(stitched_arguments(model).get("parents", ())) > 1:
         raise StitchError(f"{folder}/plans.json does not name all parents; copy it again from its source")
     return model
 
@@ -119,12 +113,12 @@ def stitched_arguments(model: ModelFolder) -> dict:
     return model.configuration_manager.configuration["architecture"]["arch_kwargs"]
 
 
-def _records(model: ModelFolder) -> list[dict]:
-    return model.configuration_manager.configuration["stitching"]["parents"]
+def _records(model: ModelFolder) -> tuple[ParentRecord, ...]:
+    return Stitching.of(model.configuration_manager.configuration).parents
 
 
 def _party(model: ModelFolder, dataset_name: str, say: Callable[[str], None]) -> str:
-    known = [r["dataset"] for r in _records(model)]
+    known = [r.dataset for r in _records(model)]
     names = party_names(len(known))
     if known.count(dataset_name) == 1:
         return names[known.index(dataset_name)]
@@ -142,10 +136,10 @@ def _cases(model: ModelFolder, data: RawDataset, party: str, fold: int | str, te
     if party not in names:
         raise StitchError(f"-party {party}: the model's parties are {', '.join(names)}")
     record = _records(model)[names.index(party)]
-    if str(fold) not in record["folds"]:
-        raise StitchError(f"{model.path}/plans.json does not say which fold of {record['dataset']} fold {fold} was "
+    if str(fold) not in record.folds:
+        raise StitchError(f"{model.path}/plans.json does not say which fold of {record.dataset} fold {fold} was "
                           f"stitched with; copy the model folder again, or take other folds with -f")
-    own = record["folds"][str(fold)]["fold"]
+    own = record.folds[str(fold)]["fold"]
     if not test_cases and own != "all" and data.splits_file:
         cases = validation_files(data, own)
         where = f"validation cases of fold {own}"

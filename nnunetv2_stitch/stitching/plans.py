@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -69,9 +70,13 @@ def lay_out(host: ModelFolder, partners: Sequence[ModelFolder], positions: str =
     return Layout(nodes, matches)
 
 
+STITCHING_KEY = "stitching"  # of a configuration: what is ours alone in plans
+
+
 @dataclass(frozen=True)
 class Training:
-    """How stitches are fitted; travels in the plans, so that stock nnUNetv2_train uses the same."""
+    """How stitches are fitted; travels in the plans, so that stock nnUNetv2_train uses the same. None: the trainer's
+    own. `setting` is the one that the request fixes, later the one that is deployed."""
 
     trainer: str
     num_epochs: int | None = None
@@ -82,14 +87,12 @@ class Training:
     positions_per_pass: int | None = None
     half_targets: bool = False
 
-    def to_json(self) -> dict:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class ParentRecord:
-    """Where a parent's weights come from; `folds` maps the stitched fold to the parent's fold and sha256. `name` and
-    `licence` are the sender's, where the model came as an export. `adapted`: it was trained on with a host's images."""
+    """Where a parent's weights come from; `folds` maps the stitched fold to the parent's `fold` and its `sha256`.
+    `name` and `licence` are the sender's, where the model came as an export. `adapted`: it was trained on with a host's
+    images."""
 
     dataset: str
     trainer: str
@@ -97,10 +100,74 @@ class ParentRecord:
     configuration: str
     checkpoint: str
     folder: str
-    folds: dict[str, dict] = field(default_factory=dict)
+    folds: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     name: str = ""
     licence: str = ""
     adapted: bool = False
+
+    @property
+    def shown(self) -> str:
+        """What its sender calls it, else its dataset."""
+        return self.name or self.dataset
+
+    def sha256(self, fold: int | str) -> str | None:
+        """Of the checkpoint that a stitched fold has; None where that fold is not stitched."""
+        return self.folds.get(str(fold), {}).get("sha256")
+
+    def path(self, fold: int | str, results: str) -> str:
+        """The checkpoint that a stitched fold has."""
+        return recorded_checkpoint(self.folder, self.checkpoint, self.folds[str(fold)]["fold"], results)
+
+    def at(self, other: ParentRecord) -> ParentRecord:
+        """As another record names and finds it, with this one's folds."""
+        return replace(other, folds=self.folds)
+
+
+@dataclass(frozen=True)
+class Stitching:
+    """What is ours alone in a configuration of plans: how its stitches are trained, between which parents, the host
+    first, and a digest of the host's preprocessed `data`, None where that is not known."""
+
+    training: Training
+    parents: tuple[ParentRecord, ...]
+    data: str | None = None
+
+    @classmethod
+    def of(cls, configuration: Mapping) -> Stitching:
+        """Of a configuration of plans; fields that this version does not know are passed over.
+
+        Raises:
+            StitchError: there is none, or it is not readable.
+        """
+        found = cls.find(configuration)
+        if found is None:
+            raise StitchError("these plans do not say what was stitched; run nnUNetv2_train_stitch first")
+        return found
+
+    @classmethod
+    def find(cls, configuration: Mapping) -> Stitching | None:
+        """As `of`; None where there is none."""
+        said = configuration.get(STITCHING_KEY)
+        if not said:
+            return None
+        try:
+            found = cls(_read(Training, said["training"]), tuple(_read(ParentRecord, p) for p in said["parents"]),
+                        said.get("data"))
+            for parent in found.parents:
+                [(str(fold), entry["fold"]) for fold, entry in parent.folds.items()]
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise StitchError(f"plans.json does not say readably what was stitched ({type(error).__name__}: {error}); "
+                              f"copy it again from its source") from error
+        return found
+
+    def put_into(self, configuration: dict) -> None:
+        """Write it into a configuration of plans, which is changed."""
+        configuration[STITCHING_KEY] = {"training": asdict(self.training), "parents": [asdict(p) for p in self.parents],
+                                        "data": self.data}
+
+
+def _read(kind: type, said: Mapping) -> Any:
+    return kind(**{f.name: said[f.name] for f in fields(kind) if f.name in said})
 
 
 def record_parent(party: ModelFolder, results: str, folds: dict[int | str, int | str],
@@ -115,14 +182,15 @@ def record_parent(party: ModelFolder, results: str, folds: dict[int | str, int |
     )
 
 
-def recorded_checkpoint(record: Mapping, fold: int | str, results: str) -> str:
-    """Where a parent's checkpoint lies: `record` is a `ParentRecord` as plans hold it, `fold` the parent's."""
-    return os.path.join(found_again(record["folder"], results), f"fold_{fold}", record["checkpoint"])
+def recorded_checkpoint(folder: str, checkpoint: str, fold: int | str, results: str) -> str:
+    """Where a parent's checkpoint lies: `folder` as a record names it, `fold` the parent's."""
+    return os.path.join(found_again(folder, results), f"fold_{fold}", checkpoint)
 
 
 def stitched_plans(host: ModelFolder, partners: Sequence[ModelFolder], layout: Layout, plans_name: str,
                    setting: Setting, positions: Sequence[int] | None, training: Training,
-                   parents: Sequence[ParentRecord], bridges: Sequence[Bridge | None] = ()) -> dict:
+                   parents: Sequence[ParentRecord], bridges: Sequence[Bridge | None] = (),
+                   data: str | None = None) -> dict:
     """Plans with one stitched configuration.
 
     `data_identifier` stays the host's, so that the host's preprocessed data are reused.
@@ -144,7 +212,7 @@ def stitched_plans(host: ModelFolder, partners: Sequence[ModelFolder], layout: L
         },
         "_kw_requires_import": [],
     }
-    configuration["stitching"] = {"training": training.to_json(), "parents": [asdict(p) for p in parents]}
+    Stitching(training, tuple(parents), data).put_into(configuration)
     plans["configurations"][host.configuration] = configuration
     return plans
 
@@ -175,19 +243,18 @@ def load_parents(network: StitchedEnsemble, configuration: dict, fold: int | str
         StitchError: a missing, changed or unreadable checkpoint, or weights that do not fit.
     """
     allowed = []
-    for party, spec, record in zip(network.parties, network.parents, configuration["stitching"]["parents"]):
-        entry = record["folds"].get(str(fold))
-        if entry is None:
+    for party, spec, record in zip(network.parties, network.parents, Stitching.of(configuration).parents):
+        if str(fold) not in record.folds:
             raise StitchError(f"the plans name no {party} weights for fold {fold}, only for folds "
-                              f"{', '.join(record['folds'])}; run nnUNetv2_train_stitch with -f {fold}")
-        path = recorded_checkpoint(record, entry["fold"], results)
+                              f"{', '.join(record.folds)}; run nnUNetv2_train_stitch with -f {fold}")
+        path = record.path(fold, results)
         if not os.path.isfile(path):
             raise StitchError(f"{path}, the {party} that was stitched, does not exist; if it was moved, run "
                               f"nnUNetv2_train_stitch with --select and -m_{'a' if party == 'host' else 'b'} and its "
                               f"present place, or put it back")
         checkpoint = load_parent(path)
         weights = network_weights(checkpoint)
-        if sha256(path) != entry["sha256"]:
+        if sha256(path) != record.sha256(fold):
             raise StitchError(f"{path} is not the checkpoint that the plans were made for (sha256 differs); "
                               f"run nnUNetv2_train_stitch again")
         with torch.device("meta"):

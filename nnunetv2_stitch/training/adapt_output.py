@@ -11,10 +11,11 @@ import torch
 
 from nnunetv2_stitch.exchange.manifest import CARD, NO_PROMISE, cell, versions
 from nnunetv2_stitch.figures.own_over_alpha import own_over_alpha
-from nnunetv2_stitch.fileio import atomically, write_json, write_text
+from nnunetv2_stitch.fileio import write_json, write_text
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.checkpoint_writing import write_checkpoint
 from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.parties.preprocessed import FINGERPRINT
 from nnunetv2_stitch.parties.reading import channel_names
@@ -64,7 +65,7 @@ def write_adapted(folder: str, trained: str, plans: dict, dataset_json: dict, fo
                 continue
             shutil.rmtree(os.path.join(target, "validation"), ignore_errors=True)
             checkpoint = {**end, "network_weights": state, "optimizer_state": unused_optimizer(end["network_weights"])}
-            atomically(path, lambda temporary, c=checkpoint: torch.save(c, temporary))
+            write_checkpoint(path, checkpoint)
         write_text(os.path.join(folder, CARD), adapted_card(dataset_json, record))
         own_over_alpha(record, os.path.join(folder, FIGURE))
         write_json(before, record)

@@ -8,13 +8,12 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from nnunetv2_stitch.fileio import atomically
 from nnunetv2_stitch.gating.features import first_convolutions
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
 from nnunetv2_stitch.graph.tracing import trace
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights
+from nnunetv2_stitch.parties.checkpoint_writing import untrained, write_checkpoint
 from nnunetv2_stitch.training.adapt_terms import in_terms, input_tensors
 from nnunetv2_stitch.training.records import ADAPTATION, START_FLAGS, StartRecord
 from nnunetv2_stitch.training.session import StartSession
@@ -52,11 +51,8 @@ class AdaptSession(StartSession):
         state = in_terms(network_weights(load_parent(path)), self.network.state_dict(), inputs, record.channels,
                          record.outputs)
         load_weights(self.network, state, path)
-        saved = {"network_weights": state, "optimizer_state": {}, "grad_scaler_state": None, "logging": {},
-                 "_best_ema": None, "current_epoch": 0, "trainer_name": "nnUNetTrainer",
-                 "init_args": {"configuration": trainer.configuration_name, "fold": trainer.fold},
-                 "inference_allowed_mirroring_axes": self.mirroring_axes or None}
-        atomically(os.path.join(trainer.output_folder, START), lambda temporary: torch.save(saved, temporary))
+        write_checkpoint(os.path.join(trainer.output_folder, START),
+                         untrained(state, trainer.configuration_name, trainer.fold, self.mirroring_axes or None))
         self.take_signature(os.path.join(os.path.dirname(path), SIGNATURE_FILE))
 
     def take_signature(self, path: str) -> None:

@@ -14,8 +14,9 @@ from nnunetv2_stitch.fileio import atomically, write_json
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.nnunet_internals import restore_progress, uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
+from nnunetv2_stitch.parties.checkpoint_writing import is_deployed, write_checkpoint
 from nnunetv2_stitch.randomness import seed_everything
-from nnunetv2_stitch.training.checkpoints import deployed, is_deployed
+from nnunetv2_stitch.training.checkpoints import handed_on
 from nnunetv2_stitch.training.records import TrainingRecord, without_records
 
 
@@ -87,7 +88,7 @@ class TrainingSession:
         def write(temporary: str) -> None:
             stock_save(temporary)
             if os.path.basename(filename) == "checkpoint_final.pth":
-                torch.save(deployed(load_checkpoint(temporary)), temporary)
+                write_checkpoint(temporary, handed_on(load_checkpoint(temporary)))
 
         if self.trainer.disable_checkpointing:
             stock_save(filename)

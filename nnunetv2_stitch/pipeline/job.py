@@ -1,0 +1,128 @@
+"""What is asked for (Request), and what it comes to once it is checked (Job)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+
+from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
+from nnunetv2_stitch.bridging.report import Report
+from nnunetv2_stitch.exchange.parents import Partner
+from nnunetv2_stitch.parties.model_folder import ModelFolder
+from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
+from nnunetv2_stitch.selection.retention import TOLERANCE
+from nnunetv2_stitch.stitching.plans import Layout, Stitching
+
+TRAINERS = {"double_batched": "nnUNetTrainerStitch", "direct": "nnUNetTrainerStitchDirect",
+            "task": "nnUNetTrainerStitchTask"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, one field per flag of nnUNetv2_train_stitch. None means: choose sensibly. `more` are the
+    partners beside B. `checkpoint_name` is that of all parents but those with one of their own: `checkpoint_a`,
+    `checkpoint_b`, `Partner.checkpoint_name`. `comparison` marks what is only trained for a comparison."""
+
+    dataset_a: str | int | None
+    dataset_b: str | int | None
+    model_a: str | None = None
+    model_b: str | None = None
+    configuration: str | None = None
+    folds: Sequence[int | str] | None = None
+    trainer_a: str | None = None
+    trainer_b: str | None = None
+    plans_a: str | None = None
+    plans_b: str | None = None
+    fold_b: int | str | None = None
+    checkpoint_name: str = "checkpoint_final.pth"
+    checkpoint_a: str | None = None
+    checkpoint_b: str | None = None
+    fit: str = "double_batched"
+    positions: str | Sequence[int] = "all"
+    rule: str = "2"
+    tolerance: float = TOLERANCE
+    search_steps: int = 100
+    position: int | float | Sequence[int] | None = None
+    output: str = "ensemble"
+    combine: str = "probabilities"
+    gate: bool = False
+    epochs: int | None = None
+    iterations: int | None = None
+    plans_name: str = "nnUNetStitchPlans"
+    seed: int | None = None
+    checkpoint_segments: int | str = 1
+    positions_per_pass: int | None = None
+    half_targets: bool = False
+    names: NameMaps = NO_MAPS
+    more: Sequence[Partner] = ()
+    comparison: bool = False
+
+    @property
+    def partners(self) -> tuple[Partner, ...]:
+        return (Partner(self.dataset_b, self.model_b, self.trainer_b, self.plans_b, self.fold_b, self.names,
+                        self.checkpoint_b), *self.more)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked request: all parties, the layout, the folds and the plans to be written. `partner_folds` are by the
+    fold of the host, one dict per partner, as `partners` and `reports`; `parameters` are by name of the parent."""
+
+    request: Request
+    host: ModelFolder
+    partners: list[ModelFolder]
+    reports: list[Report]
+    layout: Layout
+    folds: list[int | str]
+    partner_folds: list[dict[int | str, int | str]]
+    plans: dict
+    positions: list[int]
+    fixed_positions: list[int]
+    parameters: dict[str, int]
+    stitch_parameters: int
+
+    @property
+    def partner(self) -> ModelFolder:
+        """The first, or only one."""
+        return self.partners[0]
+
+    @cached_property
+    def memory(self) -> MemoryEstimate:
+        """Takes seconds to a minute, so only where it is asked for."""
+        return estimate_memory(self.configuration, self.host.num_input_channels, self.host.num_outputs,
+                               self.fixed_positions)
+
+    @property
+    def configuration(self) -> dict:
+        """The stitched one of the plans."""
+        return self.plans["configurations"][self.host.configuration]
+
+    @property
+    def stitching(self) -> Stitching:
+        """What is ours alone in that configuration."""
+        return Stitching.of(self.configuration)
+
+    @property
+    def seed(self) -> int:
+        return self.stitching.training.seed
+
+    @property
+    def trainer(self) -> str:
+        return TRAINERS[self.request.fit]
+
+    @property
+    def model_folder(self) -> str:
+        return os.path.join(str(nnUNet_results), self.host.dataset_name,
+                            f"{self.trainer}__{self.request.plans_name}__{self.host.configuration}")
+
+    @property
+    def preprocessed_folder(self) -> str:
+        return os.path.join(str(nnUNet_preprocessed), self.host.dataset_name)
+
+    @property
+    def plans_file(self) -> str:
+        return os.path.join(self.preprocessed_folder, f"{self.request.plans_name}.json")

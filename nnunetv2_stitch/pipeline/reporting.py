@@ -1,0 +1,123 @@
+"""Report: what was chosen and how good it is, as a result, a record, a card and figures."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nnunetv2_stitch.exchange.manifest import CARD
+from nnunetv2_stitch.figures import dice_over_position, matches_by_partner
+from nnunetv2_stitch.figures.gate_shares import gate_shares
+from nnunetv2_stitch.figures.mixing_weights import mixing_weights
+from nnunetv2_stitch.figures.positions_plane import positions_plane
+from nnunetv2_stitch.fileio import read_json, write_json, write_text
+from nnunetv2_stitch.pipeline.choosing import Chosen
+from nnunetv2_stitch.pipeline.gating import GATE_FIGURE
+from nnunetv2_stitch.pipeline.guided import GUIDED_FIGURE
+from nnunetv2_stitch.pipeline.job import Job
+from nnunetv2_stitch.pipeline.measuring import Measured
+from nnunetv2_stitch.pipeline.stitched_card import stitched_card
+from nnunetv2_stitch.selection.rules import label_free_agreement
+from nnunetv2_stitch.selection.sweep import Sweep
+from nnunetv2_stitch.selection.with_partners import Choice
+
+SELECTION_FILE = "stitch_selection.json"
+SWEEP_FIGURE = "dice_over_position.png"
+
+
+@dataclass(frozen=True)
+class StitchResult:
+    """A finished stitched model. `positions` are the chosen ones by fold, one per partner; `position_names` are of the
+    first fold, which differs from others by rule 1 and loo. `table` has one row per fold: Dice on the host's
+    validation cases of A, B, plain ensemble and the stitched ensemble at each rule's choice. `choices` are there where
+    partners' numbers took part, one per partner. `weighted`: mixing weights of all positions, none is chosen."""
+
+    model_folder: str
+    dataset: str
+    configuration: str
+    trainer: str
+    plans_name: str
+    folds: list[int | str]
+    positions: dict[int | str, tuple[int, ...]]
+    position_names: list[str]
+    table: list[dict]
+    remarks: list[str]
+    figures: list[str]
+    choices: tuple[Choice, ...] = ()
+    weighted: bool = False
+
+    @property
+    def position(self) -> int:
+        """The first fold's, of several partners the lowest."""
+        return self.positions[self.folds[0]][0]
+
+    @property
+    def position_name(self) -> str:
+        return self.position_names[0]
+
+
+def result_of(job: Job, chosen: Chosen, measured: Measured, figures: Sequence[str] | None = None) -> StitchResult:
+    """The result, with the `figures` just drawn, or those that are there."""
+    if figures is None:
+        names = [SWEEP_FIGURE, *([GUIDED_FIGURE] if chosen.is_weighted else [])]
+        figures = [os.path.join(job.model_folder, n) for n in names]
+    return StitchResult(
+        model_folder=job.model_folder, dataset=job.host.dataset_name, configuration=job.host.configuration,
+        trainer=job.trainer, plans_name=job.request.plans_name, folds=job.folds, positions=chosen.positions,
+        position_names=[job.layout.position_name(p) for p in chosen.positions[job.folds[0]]], table=measured.table,
+        remarks=[*chosen.remarks, *measured.remarks], figures=list(figures), choices=tuple(chosen.choices),
+        weighted=chosen.is_weighted)
+
+
+def recorded_dice(job: Job) -> dict[int | str, float]:
+    """Dice of each fold's setting, as it was recorded when it was deployed; empty where no record is."""
+    path = os.path.join(job.model_folder, SELECTION_FILE)
+    rows = read_json(path)["validation_dice"] if os.path.isfile(path) else []
+    return {row["fold"]: math.nan if row["chosen"] is None else row["chosen"] for row in rows}
+
+
+def report(job: Job, sweeps: Sequence[Sweep], chosen: Chosen, measured: Measured) -> StitchResult:
+    """Write `stitch_selection.json`, the card and the figures of what is deployed now; figures of what was deployed
+    before are removed."""
+    gate, choices, positions = measured.gate, chosen.choices, chosen.positions
+    remarks = [*chosen.remarks, *measured.remarks]
+    write_json(os.path.join(job.model_folder, SELECTION_FILE), {
+        "rule": "pareto" if choices else job.request.rule,
+        **({"pareto": [c.to_json() for c in choices]} if choices else {}),
+        "positions": {str(f): list(p) for f, p in positions.items()},
+        "names": {str(f): [job.layout.position_name(k) for k in p] for f, p in positions.items()},
+        "settings": {str(f): s.to_json() for f, s in chosen.settings.items()},
+        **({"gate": gate.record} if gate else {}),
+        "validation_dice": measured.table, "remarks": remarks, "seed": job.seed,
+        "label_free_spearman": {str(s.fold): label_free_agreement(s) for s in sweeps},
+    })
+    text = stitched_card(read_json(job.plans_file), job.host.configuration, job.host.dataset_json, measured.table,
+                         remarks)
+    write_text(os.path.join(job.model_folder, CARD), text)
+    return result_of(job, chosen, measured, _figures(job, sweeps, chosen, measured))
+
+
+def _figures(job: Job, sweeps: Sequence[Sweep], chosen: Chosen, measured: Measured) -> list[str]:
+    def path(name: str) -> str:
+        return os.path.join(job.model_folder, name)
+
+    marked = () if chosen.is_weighted else chosen.positions[job.folds[0]]
+    scored, guided, gate, drawn = [s.to_json() for s in sweeps if s.scorable], chosen.guided, measured.gate, []
+    pareto = ["pareto.png", *(f"pareto_partner{n}.png" for n in range(2, len(job.partners) + 1))]
+    if scored:
+        drawn.append(dice_over_position(scored, marked, path(SWEEP_FIGURE)))
+    if guided:
+        drawn.append(mixing_weights([g.positions for g in guided.values()], [g.weights for g in guided.values()],
+                                    path(GUIDED_FIGURE)))
+    for name, choice in zip(pareto, chosen.choices):
+        drawn.append(positions_plane(choice.front.to_json(), choice.position, path(name), choice.preference))
+    if gate:
+        drawn.append(gate_shares(gate.record, path(GATE_FIGURE)))
+    for name in (SWEEP_FIGURE, GUIDED_FIGURE, GATE_FIGURE, *pareto):
+        if path(name) not in drawn:  # of an earlier choice
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path(name))
+    return [*drawn, *matches_by_partner(job.layout, job.model_folder, marked)]
