@@ -116,17 +116,6 @@ def not_negative(text: str) -> float:
     return value
 
 
-def fraction(text: str) -> float:
-    """Argparse type: a number from 0 to 1, both included."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.0 <= value <= 1.0:  # also refuses nan
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
-    return value
-
-
 #: The argument groups of all commands, in the order in which `--help` shows them.
 GROUPS = {
     "parties": "whose models and whose data",

@@ -74,3 +74,10 @@ def trainer_for(dataset: str, configuration: str, fold: int | str, trainer: str,
     from nnunetv2.run.run_training import get_trainer_from_args
     set_up_cudnn()
     return get_trainer_from_args(dataset, configuration, fold, trainer, plans_name, continue_training, device)
+
+
+def half_precision(device: torch.device) -> contextlib.AbstractContextManager:
+    """bfloat16 rather than nnU-Net's float16: its range needs no scaling of the loss, whose gradients are summed."""
+    import torch
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast("cuda", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()

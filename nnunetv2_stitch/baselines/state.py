@@ -12,12 +12,12 @@ from nnunetv2_stitch.baselines.rows import Answer
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.entries import TestSet
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.folders import files_in, names_in
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.pipeline.identity import stitches_record
 from nnunetv2_stitch.pipeline.prepare import Job
 from nnunetv2_stitch.provenance import Provenance
+from nnunetv2_stitch.stitching.supernet import STITCHES_FILE
 
 STATE_FILE = "compare_state.json"
 

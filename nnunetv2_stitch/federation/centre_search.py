@@ -17,8 +17,8 @@ from nnunetv2_stitch.merging.baselines import mixture
 from nnunetv2_stitch.merging.centre import Centre
 from nnunetv2_stitch.merging.guided import FEDAVG, guided
 from nnunetv2_stitch.merging.objective import CentreObjective
-from nnunetv2_stitch.merging.search import SearchOptions
 from nnunetv2_stitch.randomness import seed_everything
+from nnunetv2_stitch.search.coefficients import SearchOptions
 
 PREVIOUS = "previous global model"
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from nnunetv2_stitch.evaluation.comparison import Comparison
-from nnunetv2_stitch.evaluation.metrics import Measure
 from nnunetv2_stitch.figures.style import new_figure, own_style, write
+
+if TYPE_CHECKING:
+    from nnunetv2_stitch.evaluation.comparison import Comparison
+    from nnunetv2_stitch.evaluation.metrics import Measure
 
 BETTER, WORSE = "▲", "▼"
 CELL, ROW = 0.72, 0.27  # inches

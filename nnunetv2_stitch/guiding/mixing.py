@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nnunetv2_stitch.merging.losses import half_precision
+from nnunetv2_stitch.devices import half_precision
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.setting import SIDES, Setting
@@ -20,7 +20,7 @@ def present_weights(network: StitchedEnsemble) -> torch.Tensor:
 
 
 class MixingObjective:
-    """A `merging.search.Objective` for the search by gradients. Coefficients `(2, P)`: of every position, the weight of
+    """A `search.Objective` for the search by gradients. Coefficients `(2, P)`: of every position, the weight of
     the partner's translated map in the host, and of the host's in the partner.
 
     Args:

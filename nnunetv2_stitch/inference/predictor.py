@@ -22,9 +22,9 @@ from nnunetv2_stitch.inference.images import ImagePredictor
 from nnunetv2_stitch.inference.shares import SharesAsMaps, write_shares
 from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
-from nnunetv2_stitch.selection.deploy import load_supernet
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting, encode_setting
 from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.supernet import load_supernet
 
 
 class StitchedPredictor(ImagePredictor):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging.baselines import mixture
 from nnunetv2_stitch.merging.objective import CentreObjective
-from nnunetv2_stitch.merging.search import SearchOptions, SearchResult, search
+from nnunetv2_stitch.search.coefficients import SearchOptions, SearchResult, search
 
 GUIDED, FEDAVG = "guided", "FedAvg weighting"
 

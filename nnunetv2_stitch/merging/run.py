@@ -19,10 +19,10 @@ from nnunetv2_stitch.merging.guided import FEDAVG, GUIDED, guided
 from nnunetv2_stitch.merging.members import Member, make_atlas, mirroring_of_all, read_members, shared_weights
 from nnunetv2_stitch.merging.objective import SURROGATES, CentreObjective, require_labels
 from nnunetv2_stitch.merging.output import check_target, write_merged
-from nnunetv2_stitch.merging.search import SEARCHES, SearchOptions, require_cma
 from nnunetv2_stitch.merging.site import find_site, require_configuration
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.randomness import seed_everything
+from nnunetv2_stitch.search.coefficients import SEARCHES, SearchOptions, require_cma
 
 UNIFORM, GREEDY, FISHER = "uniform soup", "greedy soup", "Fisher merging"
 

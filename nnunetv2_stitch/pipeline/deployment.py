@@ -28,7 +28,7 @@ from nnunetv2_stitch.pipeline.guided import FALLBACK, GUIDED_FIGURE, guide
 from nnunetv2_stitch.pipeline.prepare import Job
 from nnunetv2_stitch.pipeline.stitched_card import stitched_card
 from nnunetv2_stitch.selection.case_scores import CaseScores, choose_by_retention
-from nnunetv2_stitch.selection.deploy import GATE, deploy_fold, load_supernet, write_setting
+from nnunetv2_stitch.selection.deploy import GATE, deploy_fold, write_setting
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.rules import GUIDED, RETAIN, choose_each, label_free_agreement
 from nnunetv2_stitch.selection.scored_cases import digest_of
@@ -37,6 +37,7 @@ from nnunetv2_stitch.selection.sweep import Sweep
 from nnunetv2_stitch.selection.with_partners import Choice, choose_with_partners
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
 from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.supernet import load_supernet
 
 SELECTION_FILE = "stitch_selection.json"
 PARTY_NAMES = string.ascii_uppercase

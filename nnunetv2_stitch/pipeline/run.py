@@ -13,7 +13,6 @@ from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.once import reading_once
 from nnunetv2_stitch.pipeline.claims import Claim
@@ -23,6 +22,7 @@ from nnunetv2_stitch.pipeline.fold_run import FoldRun, carry_out, require_proces
 from nnunetv2_stitch.pipeline.prepare import Job, Request, prepare
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.rules import GUIDED
+from nnunetv2_stitch.stitching.supernet import STITCHES_FILE
 
 
 @reading_once()

@@ -20,7 +20,7 @@ from nnunetv2_stitch.evaluation.metrics import MEASURES
 from nnunetv2_stitch.evaluation.output import require_writable, value_names, write_comparison
 from nnunetv2_stitch.evaluation.rows import label_rows, markdown, party_rows, reading
 from nnunetv2_stitch.evaluation.tables import text_table
-from nnunetv2_stitch.figures.worst_cases import upright, worst_panels, worst_slice
+from nnunetv2_stitch.evaluation.worst_cases import upright, worst_panels, worst_slice
 
 
 def noted(comparison, **notes):
