@@ -30,7 +30,7 @@ from study import prepare_parents, splits_of
 from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings, environment
 from nnunetv2_stitch.environment import environment_set, usable_cores
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
-from nnunetv2_stitch.evaluation.matrix import evaluate
+from nnunetv2_stitch.evaluation.evaluate import evaluate
 from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.exchange.parents import read_party

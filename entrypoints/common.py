@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from nnunetv2_stitch.distributed import SINGLE_PROCESS, process_from_environment
 from nnunetv2_stitch.errors import LostProcess, StitchError
-from nnunetv2_stitch.parties.once import reading_once
+from nnunetv2_stitch.parties.read_cache import reading_once
 
 if TYPE_CHECKING:
     import torch

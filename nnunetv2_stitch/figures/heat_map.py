@@ -81,7 +81,11 @@ def _blank(column: int, row: int):
 
 
 def verdict(comparison: Comparison, model: str, party: str, label: str, measure: Measure) -> str:
-    """A triangle where a model differs from the host alone after correction, else nothing."""
+    """A triangle where a model differs from the host alone after correction, else nothing.
+
+    Args:
+        model, party, label: by their names in the comparison.
+    """
     test = comparison.test(model, party, label, measure.key)
     if test is None or not test.significant or not test.difference:
         return ""

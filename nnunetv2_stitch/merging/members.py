@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from nnunetv2_stitch.bridging.terms import output_names
+from nnunetv2_stitch.bridging.model_properties import output_names
 from nnunetv2_stitch.errors import NotMergeableError, StitchError
 from nnunetv2_stitch.exchange.manifest import received_manifest
 from nnunetv2_stitch.exchange.parents import require_parent

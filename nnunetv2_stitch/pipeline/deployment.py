@@ -30,11 +30,11 @@ from nnunetv2_stitch.pipeline.stitched_card import stitched_card
 from nnunetv2_stitch.selection.case_scores import CaseScores, choose_by_retention
 from nnunetv2_stitch.selection.deploy import GATE, deploy_fold, write_setting
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
+from nnunetv2_stitch.selection.partners_numbers import Choice, choose_with_partners
 from nnunetv2_stitch.selection.rules import GUIDED, RETAIN, choose_each, label_free_agreement
 from nnunetv2_stitch.selection.scored_cases import digest_of
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.selection.sweep import Sweep
-from nnunetv2_stitch.selection.with_partners import Choice, choose_with_partners
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
 from nnunetv2_stitch.stitching.setting import Setting
 from nnunetv2_stitch.stitching.supernet import load_supernet

@@ -14,11 +14,11 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.parties.checkpoint import sha256
-from nnunetv2_stitch.parties.once import reading_once
-from nnunetv2_stitch.pipeline.claims import Claim
+from nnunetv2_stitch.parties.read_cache import reading_once
 from nnunetv2_stitch.pipeline.continuing import foreground_remarks
 from nnunetv2_stitch.pipeline.deployment import StitchResult, deployed_gate, deployed_setting, select_and_deploy
 from nnunetv2_stitch.pipeline.fold_run import FoldRun, carry_out, require_processes
+from nnunetv2_stitch.pipeline.job_locks import Claim
 from nnunetv2_stitch.pipeline.prepare import Job, Request, prepare
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.rules import GUIDED

@@ -23,6 +23,11 @@ def load_supernet(plans: dict, configuration: str, dataset_json: dict, fold: int
                   results: str) -> StitchedEnsemble:
     """The trained supernet of one fold: parents from their own folders, stitches from `stitches_all.safetensors`.
 
+    Args:
+        plans, dataset_json: of the stitched model.
+        model_folder: that holds `fold_<fold>` with the stitches.
+        results: nnU-Net's folder, in which the parents are looked for.
+
     Raises:
         StitchError: parents or stitches missing or changed.
     """

@@ -14,8 +14,8 @@ from matplotlib.image import imread
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.comparison import Comparison, changes, read_comparison, save_comparison
 from nnunetv2_stitch.evaluation.entries import ModelEntry
+from nnunetv2_stitch.evaluation.evaluate import evaluate
 from nnunetv2_stitch.evaluation.labels import Labels
-from nnunetv2_stitch.evaluation.matrix import evaluate
 from nnunetv2_stitch.evaluation.metrics import MEASURES
 from nnunetv2_stitch.evaluation.output import require_writable, value_names, write_comparison
 from nnunetv2_stitch.evaluation.rows import label_rows, markdown, party_rows, reading

@@ -13,8 +13,8 @@ from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 from nnunetv2_stitch.federation import strategy as strategy_module  # noqa: E402
 from nnunetv2_stitch.federation.buffer import shares  # noqa: E402
 from nnunetv2_stitch.federation.centre_search import Merged  # noqa: E402
+from nnunetv2_stitch.federation.round_line import told  # noqa: E402
 from nnunetv2_stitch.federation.strategy import GuidedMerging  # noqa: E402
-from nnunetv2_stitch.federation.telling import told  # noqa: E402
 
 DEADLINE, NEVER = 10, None
 NAMES = {1: "A", 2: "B", 3: "C"}

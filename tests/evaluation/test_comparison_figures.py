@@ -6,15 +6,15 @@ from matplotlib.image import imread
 
 from nnunetv2_stitch.evaluation.comparison import Comparison, Score, Settings
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
+from nnunetv2_stitch.evaluation.evaluate import sum_up
 from nnunetv2_stitch.evaluation.labels import Labels
-from nnunetv2_stitch.evaluation.matrix import sum_up
 from nnunetv2_stitch.evaluation.metrics import MEASURES
 from nnunetv2_stitch.evaluation.plane import plane
-from nnunetv2_stitch.figures import cases as case_figure
-from nnunetv2_stitch.figures import plane as plane_figure
-from nnunetv2_stitch.figures.cases import case_lines
+from nnunetv2_stitch.figures import case_lines as case_figure
+from nnunetv2_stitch.figures import own_versus_partner as plane_figure
+from nnunetv2_stitch.figures.case_lines import case_lines
 from nnunetv2_stitch.figures.heat_map import heat_map, verdict
-from nnunetv2_stitch.figures.plane import own_versus_partner
+from nnunetv2_stitch.figures.own_versus_partner import own_versus_partner
 from nnunetv2_stitch.figures.style import new_figure
 
 
