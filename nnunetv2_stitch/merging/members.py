@@ -81,7 +81,7 @@ def read_member(model: ModelFolder, fold: int | str, label: str) -> Member:
                   _licence(model))
 
 
-def shared_weights(members: Sequence[Member]) -> list[float]:
+def fedavg_weights(members: Sequence[Member]) -> list[float]:
     """FedAvg's weights: by training cases, or equal where a member does not say how many it had."""
     cases = [m.cases for m in members]
     if any(c is None for c in cases):
