@@ -32,8 +32,8 @@ from nnunetv2_stitch.environment import environment_set, usable_cores
 from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.inference.plain import plain_predictor
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
+from nnunetv2_stitch.inference.stock_predictor import stock_predictor
 from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.pipeline import train_stitch
 
@@ -171,7 +171,7 @@ def cases_of(root: str, settings: DemoSettings) -> dict[str, list[tuple[str, np.
 
 
 def score(root: str, variant: Variant, settings: DemoSettings, device, folder: str) -> list[dict]:
-    stock = [plain_predictor(read_model_folder(model_folder(root, n, settings)), [FOLD], device, False) for n in (A, B)]
+    stock = [stock_predictor(read_model_folder(model_folder(root, n, settings)), [FOLD], device, False) for n in (A, B)]
     ours = {}
     for mode, name in (("partner", "B alone, in A's pipeline"), ("ensemble", "plain ensemble, in A's pipeline"),
                        ("stitched", "stitched, rule 2")):

@@ -24,10 +24,10 @@ from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettin
 from nnunetv2_stitch.distillation import distill
 from nnunetv2_stitch.environment import environment_set, usable_cores
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
-from nnunetv2_stitch.evaluation.matrix import evaluate
+from nnunetv2_stitch.evaluation.evaluate import evaluate
 from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.fileio import write_json
-from nnunetv2_stitch.inference.plain import plain_predictor
+from nnunetv2_stitch.inference.stock_predictor import stock_predictor
 from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.training.stock import budget
 
@@ -52,7 +52,7 @@ def with_partners_images(root: str, teacher: str, names: list[str], settings: De
                      unlabelled=os.path.join(root, "nnUNet_raw", names[1], "imagesTr"), epochs=args.epochs or epochs,
                      iterations=args.iterations or iterations, seed=settings.seed, plans_name="nnUNetUnlabelledPlans",
                      progress=False, comparison=True, say=print)
-    predictor = plain_predictor(read_model_folder(result.model_folder), result.folds, device)
+    predictor = stock_predictor(read_model_folder(result.model_folder), result.folds, device)
     sets = [TestSet(name, os.path.join(root, "nnUNet_raw", name)) for name in names]
     folders = {s.name: os.path.join(root, f"distillation_{host}_hosts", "unlabelled", s.name) for s in sets}
     for test_set in sets:

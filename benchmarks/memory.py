@@ -19,7 +19,7 @@ import torch
 from common import machine, parser, plain_unet, residual_unet, supernet
 from torch.profiler import ProfilerActivity, profile
 
-from nnunetv2_stitch.fitting.cutting import best_cuts, stage_cuts
+from nnunetv2_stitch.fitting.cutting import best_cuts
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups
 from nnunetv2_stitch.pipeline.memory import Need, forward_bytes, forward_need, step_bytes, training_need
 from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
@@ -239,6 +239,19 @@ def measured_resenc(spec, shape, way, positions: str) -> int:
         optimizer.step()
     del loss
     return torch.cuda.max_memory_allocated()
+
+
+def stage_cuts(runner: GraphRunner) -> list[int]:
+    """Cuts at every first node of a stage of the host's encoder or decoder."""
+    seen, cuts = set(), []
+    for i, node in enumerate(runner.nodes):
+        parts = str(node.target).split(".")
+        if node.op == "call_module" and parts[0] == "host" and len(parts) > 3 and parts[1] in ("encoder", "decoder"):
+            stage = tuple(parts[1:3]) if parts[2] == "stem" else tuple(parts[1:4])
+            if parts[2] in ("stem", "stages", "transpconvs") and stage not in seen:
+                seen.add(stage)
+                cuts.append(i)
+    return cuts[1:]
 
 
 def main() -> None:

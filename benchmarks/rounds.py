@@ -30,13 +30,13 @@ from study import prepare_parents, splits_of
 from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings, environment
 from nnunetv2_stitch.environment import environment_set, usable_cores
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
-from nnunetv2_stitch.evaluation.matrix import evaluate
+from nnunetv2_stitch.evaluation.evaluate import evaluate
 from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.exchange.parents import read_party
 from nnunetv2_stitch.fileio import read_json, write_json, write_text
 from nnunetv2_stitch.merging.baselines import fisher_merge, mixture, uniform
-from nnunetv2_stitch.merging.members import make_atlas, read_members, shared_weights
+from nnunetv2_stitch.merging.members import fedavg_weights, make_atlas, read_members
 from nnunetv2_stitch.merging.objective import CentreObjective
 from nnunetv2_stitch.merging.run import FEDAVG, FISHER, GREEDY, GUIDED, UNIFORM, MergeRequest, merge_guided
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights
@@ -147,7 +147,7 @@ def every_way(study: Study, request: MergeRequest, record: Mapping, folder: str)
     greedy = [record["greedy_soup"][label] for label in atlas.labels]
     found = torch.tensor([record["coefficients"][label] for label in atlas.labels], dtype=torch.float64)
     weights = {UNIFORM: mixture(atlas, uniform(atlas)), GREEDY: mixture(atlas, greedy),
-               FEDAVG: mixture(atlas, shared_weights(members)), GUIDED: atlas.merged(found)}
+               FEDAVG: mixture(atlas, fedavg_weights(members)), GUIDED: atlas.merged(found)}
     seed_everything(request.seed)
     with opened(site, study.device) as centre:
         objective = CentreObjective(centre, atlas)

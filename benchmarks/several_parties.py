@@ -17,7 +17,7 @@ from study import prepare_parents
 from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings, environment
 from nnunetv2_stitch.environment import environment_set, usable_cores
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
-from nnunetv2_stitch.evaluation.matrix import evaluate
+from nnunetv2_stitch.evaluation.evaluate import evaluate
 from nnunetv2_stitch.evaluation.output import write_comparison
 from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.pipeline import Partner, train_stitch

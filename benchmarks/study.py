@@ -19,6 +19,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from labelled_cases import labelled_test_cases
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.baselines.compare import compare
@@ -32,7 +33,7 @@ from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.figures.style import BLUE, VERMILLION, new_figure, own_style, tidy, write
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.selection.rules import label_free_agreement
-from nnunetv2_stitch.selection.scoring import SettingScorer, labelled_test_cases
+from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.selection.sweep import Sweep
 from nnunetv2_stitch.stitching.setting import Setting
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from nnunetv2_stitch.distributed import SINGLE_PROCESS, process_from_environment
 from nnunetv2_stitch.errors import LostProcess, StitchError
-from nnunetv2_stitch.parties.once import reading_once
+from nnunetv2_stitch.parties.read_cache import reading_once
 
 if TYPE_CHECKING:
     import torch
@@ -113,17 +113,6 @@ def not_negative(text: str) -> float:
         value = math.nan
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0")
-    return value
-
-
-def fraction(text: str) -> float:
-    """Argparse type: a number from 0 to 1, both included."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.0 <= value <= 1.0:  # also refuses nan
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
     return value
 
 

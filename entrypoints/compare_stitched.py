@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_compare_stitched",
         description="Compare stitching with what else could be done: each party alone, plain and weighted ensembles, "
-                    "fine-tuning, an adapted partner, merged data, federated learning, weight averages, gates, and "
+                    "fine-tuning, an adapted partner, pooled data, federated learning, weight averages, gates, and "
                     "other ways of stitching. "
                     "Trains what is not trained yet, on the folds of A's model and with the parents' numbers of epochs "
                     "and iterations; what is finished is reused. Then predicts and evaluates the test cases of every "
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("-epochs", type=positive_int, metavar="N", help="epochs of the stitches. Default: 50")
     add("-iterations", type=positive_int, metavar="N", help="iterations per epoch of the stitches. Default: 250")
     add("-baseline_epochs", type=positive_int, metavar="N",
-        help="epochs of fine-tuning, adapting, merged and federated training. Default: nnUNetv2_adapt_party's for "
+        help="epochs of fine-tuning, adapting, pooled and federated training. Default: nnUNetv2_adapt_party's for "
              "adapting, else those of the parents' trainers")
     add("-baseline_iterations", type=positive_int, metavar="N", help="iterations per epoch of these. Default: as of "
                                                                      "-baseline_epochs")

@@ -95,7 +95,7 @@ def main(args: argparse.Namespace) -> None:
     if any(is_model_folder(m.folder) for m in inputs["models"]):  # predictions are measured without torch
         device = resolve_device(args.device)
         set_up_device(device)
-    from nnunetv2_stitch.evaluation.matrix import evaluate
+    from nnunetv2_stitch.evaluation.evaluate import evaluate
     from nnunetv2_stitch.evaluation.output import write_comparison
 
     def say(line: str) -> None:
@@ -136,7 +136,7 @@ def recorded(args: argparse.Namespace) -> tuple:
     """The comparison in a file, and arguments of `evaluate` that make it again."""
     from nnunetv2_stitch.errors import StitchError
     from nnunetv2_stitch.evaluation.comparison import read_comparison
-    from nnunetv2_stitch.evaluation.matrix import inputs_of
+    from nnunetv2_stitch.evaluation.evaluate import inputs_of
     also = [f"-{name}" for name in (*RECORDED, "chk") if getattr(args, name) is not None]
     also += ["--disable_tta"] if args.disable_tta else []
     if also:

@@ -15,8 +15,8 @@ from nnunetv2_stitch.distillation import distill as run_distillation
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.comparison import Comparison
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet, is_model_folder
+from nnunetv2_stitch.evaluation.evaluate import evaluate as run_evaluation
 from nnunetv2_stitch.evaluation.labels import read_labels
-from nnunetv2_stitch.evaluation.matrix import evaluate as run_evaluation
 from nnunetv2_stitch.evaluation.output import require_writable, write_comparison
 from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.merging.run import MergeRequest, MergeResult, merge_guided

@@ -70,7 +70,19 @@ def set_up_cudnn() -> None:
 
 def trainer_for(dataset: str, configuration: str, fold: int | str, trainer: str, plans_name: str,
                 continue_training: bool, device: torch.device):
-    """nnU-Net's `get_trainer_from_args`, in a process set up to train."""
+    """nnU-Net's `get_trainer_from_args`, in a process set up to train.
+
+    Args:
+        dataset, configuration, fold, trainer, plans_name: names, as `nnUNetv2_train` takes them.
+        continue_training: from the latest checkpoint.
+    """
     from nnunetv2.run.run_training import get_trainer_from_args
     set_up_cudnn()
     return get_trainer_from_args(dataset, configuration, fold, trainer, plans_name, continue_training, device)
+
+
+def half_precision(device: torch.device) -> contextlib.AbstractContextManager:
+    """bfloat16 rather than nnU-Net's float16: its range needs no scaling of the loss, whose gradients are summed."""
+    import torch
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast("cuda", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()

@@ -30,7 +30,6 @@ class nnUNetTrainerStitch(nnUNetTrainer):
         self.checkpoint_segments: int | str = 1  # pieces that are recomputed in the backward pass, or "auto"
         self.positions_per_pass: int | None = None  # stitches at this many positions in a step, which take turns
         self.half_targets = False  # bfloat16 for what the backward pass keeps of the reference stream
-        self.sampled_switches = False  # True: own, stitched or average at random in each step
         self.session = StitchSession(self)
         if self.is_ddp:
             self.session.place(device)

@@ -11,8 +11,10 @@ import argparse
 import contextlib
 import io
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,10 +29,14 @@ from nnunetv2_stitch.fitting.double_batched import double_batched_loss
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.pipeline import Request, prepare
 from nnunetv2_stitch.randomness import seed_everything
-from nnunetv2_stitch.selection.scoring import SettingScorer, labelled_test_cases
+from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.plans import load_parents, supernet_from_plans
 from nnunetv2_stitch.stitching.setting import Setting
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from labelled_cases import labelled_test_cases  # noqa: E402
 
 SWEPT = 16  # positions that are looked at when one is chosen on validation cases
 
@@ -93,9 +99,10 @@ class Lab:
         while True:
             yield next(loader)["data"].to(self.device)
 
-    def direct(self, network: StitchedEnsemble, batches: Iterator[torch.Tensor], keep_variance: bool = False) -> None:
+    def direct(self, network: StitchedEnsemble, batches: Iterator[torch.Tensor],
+               matching_of: Callable[[StitchedEnsemble], DirectMatching] = DirectMatching) -> None:
         """Set all stitches to their closed-form solution."""
-        matching = DirectMatching(network, keep_variance=keep_variance)
+        matching = matching_of(network)
         for _ in range(self.args.batches):
             matching.update(next(batches))
         matching.solve()

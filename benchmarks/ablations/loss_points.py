@@ -1,20 +1,20 @@
 """Where the double-batched loss compares the two streams: at every switch and both heads, or at either alone."""
 
-from functools import partial
-
 from lab import Lab, parser, show
 
-from nnunetv2_stitch.fitting.double_batched import POINTS, double_batched_loss
+from nnunetv2_stitch.fitting.double_batched import errors_of_streams
+
+POINTS = {"switches and heads": sum, "switches only": lambda errors: errors[0], "heads only": lambda errors: errors[1]}
 
 
 def main() -> None:
     args = parser(__doc__).parse_args()
     lab, rows = Lab(args), []
-    for points in POINTS:
+    for name, pick in POINTS.items():
         network, batches = lab.supernet(), lab.batches(lab.host)
         lab.direct(network, batches)
-        lab.train(network, batches, loss=partial(double_batched_loss, points=points))
-        rows.append(lab.score(network, "switches and heads" if points == "all" else f"{points} only"))
+        lab.train(network, batches, loss=lambda net, x, pick=pick: pick(errors_of_streams(net, x)))
+        rows.append(lab.score(network, name))
     show(rows)
 
 

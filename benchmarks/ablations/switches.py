@@ -6,13 +6,25 @@ import random
 from lab import Lab, parser, show
 
 from nnunetv2_stitch.fitting.closed_form import all_average
-from nnunetv2_stitch.fitting.double_batched import sample_setting
-from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.setting import STATES, Setting
 
 
 def random_share(network, rng: random.Random) -> Setting:
     share = rng.random()
     return Setting.average_at(*(p for p in network.positions if rng.random() < share))
+
+
+def sample_setting(network, rng: random.Random) -> Setting:
+    """Random switch states: one share of active switches for the whole step, so that few and many are both seen.
+
+    The other parent's map is used `stitched` or as `average` with equal chance.
+    """
+    active = rng.random()
+
+    def state():
+        return rng.choice(STATES[1:]) if rng.random() < active else STATES[0]
+
+    return Setting({p: (state(), state()) for p in network.positions})
 
 
 def main() -> None:

@@ -63,9 +63,9 @@ class Study:
         }
 
     def plain(self, folder: str):
-        from nnunetv2_stitch.inference.plain import plain_predictor
+        from nnunetv2_stitch.inference.stock_predictor import stock_predictor
         from nnunetv2_stitch.parties.model_folder import read_model_folder
-        return plain_predictor(read_model_folder(folder), [FOLD], self.device, tta=False)
+        return stock_predictor(read_model_folder(folder), [FOLD], self.device, tta=False)
 
     def stitch(self, rule: str, gate: bool = False, adapted: bool = False) -> str:
         """The folder of a stitched model, trained once for each kind of partner and deployed as asked for."""

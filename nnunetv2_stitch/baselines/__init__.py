@@ -1,1 +1,1 @@
-"""What stitching is compared with: fine-tuning, merged data, federated learning, weight averages, plain ensembles."""
+"""What stitching is compared with: fine-tuning, pooled data, federated learning, weight averages, plain ensembles."""

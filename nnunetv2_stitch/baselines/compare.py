@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 import torch
 from nnunetv2.paths import nnUNet_raw, nnUNet_results
 
-from nnunetv2_stitch.baselines.making import RowMaker
 from nnunetv2_stitch.baselines.obstacles import obstacle
-from nnunetv2_stitch.baselines.rows import ROWS, Answer, Row
-from nnunetv2_stitch.baselines.state import State, comparison_record
+from nnunetv2_stitch.baselines.row_maker import RowMaker
+from nnunetv2_stitch.baselines.rows import OLD_KEYS, ROWS, Answer, Row
+from nnunetv2_stitch.baselines.state import PREDICTIONS, State, comparison_record
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.comparison import Comparison
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet, require_distinct, require_unseen
+from nnunetv2_stitch.evaluation.evaluate import evaluate
 from nnunetv2_stitch.evaluation.labels import read_labels
-from nnunetv2_stitch.evaluation.matrix import evaluate
 from nnunetv2_stitch.evaluation.predicting import files_to_predict, load_predictor
 from nnunetv2_stitch.folders import names_in
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
@@ -57,7 +57,7 @@ def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: st
         unseen: the same of hospitals that are no party, which are shown apart.
         rows: keys of `ROWS` to make; default all. "A alone" is always among them: the others are tested against it.
         resume: go on in a folder that holds an interrupted comparison; what is done is kept.
-        baseline_epochs, baseline_iterations: of fine-tuning, merged and federated training, instead of the parents'.
+        baseline_epochs, baseline_iterations: of fine-tuning, pooled and federated training, instead of the parents'.
         tta: mirror when predicting, as nnU-Net does.
         tolerance: of the surface Dice, in mm; default: see `evaluate`.
         **request: fields of `Request`, for the stitches.
@@ -72,7 +72,7 @@ def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: st
                                                     f"comparison_with_{job.partner.dataset_name}"))
     sets = _test_sets(test_sets, unseen, job)
     _require_predictable(job, sets)
-    wanted = _rows(rows)
+    wanted = chosen_rows(rows)
     state = State.of(folder, comparison_record(job, baseline_epochs, baseline_iterations, tta), sets, resume)
     state.write()
     maker = RowMaker(job, device, progress, baseline_epochs, baseline_iterations, say)
@@ -140,7 +140,7 @@ def _require_predictable(job: Job, sets: Sequence[TestSet]) -> None:
 
 
 def _predictions(folder: str, row: Row, test_set: TestSet) -> str:
-    return os.path.join(folder, "predictions", row.key, test_set.name)
+    return os.path.join(folder, PREDICTIONS, row.key, test_set.name)
 
 
 def _made(folder: str) -> str:
@@ -180,7 +180,13 @@ def _test_sets(given: Mapping[str, str] | None, unseen: Mapping[str, str] | None
     return sets
 
 
-def _rows(keys: Sequence[str] | None) -> list[Row]:
+def chosen_rows(keys: Sequence[str] | None) -> list[Row]:
+    """Rows by their keys, old spellings included; all for None.
+
+    Raises:
+        StitchError: an unknown key.
+    """
+    keys = None if keys is None else [OLD_KEYS.get(k, k) for k in keys]
     unknown = [k for k in keys or () if k not in {r.key for r in ROWS}]
     if unknown:
         raise StitchError(f"there is no row {unknown[0]}; choose among {', '.join(r.key for r in ROWS)}")

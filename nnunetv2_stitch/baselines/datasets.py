@@ -80,7 +80,7 @@ def _write_plans(source: ModelFolder, dataset_name: str, data_identifier: str, p
     return path
 
 
-def merge_datasets(host: ModelFolder, partner: ModelFolder, plans_name: str) -> str:
+def pool_datasets(host: ModelFolder, partner: ModelFolder, plans_name: str) -> str:
     """A preprocessed dataset of both parties' cases under the host's plans; files are linked, not copied.
 
     Cases are named `A_...` and `B_...`. Fold k trains on both parties' training cases of fold k and validates on both
@@ -94,14 +94,14 @@ def merge_datasets(host: ModelFolder, partner: ModelFolder, plans_name: str) -> 
         "parties": [p.dataset_name for p in (host, partner)], "data": [data_of(p) for p in (host, partner)],
         "data_identifier": host.configuration_manager.data_identifier})
     with locked(os.path.join(str(nnUNet_preprocessed), ".pooled.lock")):
-        name = _merged_name(host, partner, record)
+        name = _pooled_name(host, partner, record)
         if not os.path.isdir(os.path.join(str(nnUNet_preprocessed), name)):
-            _merge(host, partner, name, record)
+            _pool(host, partner, name, record)
     _write_plans(host, name, host.configuration_manager.data_identifier, plans_name)
     return name
 
 
-def _merge(host: ModelFolder, partner: ModelFolder, name: str, record: Provenance) -> None:
+def _pool(host: ModelFolder, partner: ModelFolder, name: str, record: Provenance) -> None:
     data_identifier = host.configuration_manager.data_identifier
     # A name that nnU-Net does not take for a dataset.
     unfinished = os.path.join(str(nnUNet_preprocessed), f".unfinished_{record.name('pooled')}")
@@ -115,9 +115,9 @@ def _merge(host: ModelFolder, partner: ModelFolder, name: str, record: Provenanc
         cases += len(identifiers)
         splits.append(_prefixed_splits(party, prefix, identifiers))
     folds = max(len(s) for s, _ in splits)
-    merged = [{part: sum((s[k][part] if k < len(s) else rest[part] for s, rest in splits), [])
+    pooled = [{part: sum((s[k][part] if k < len(s) else rest[part] for s, rest in splits), [])
                for part in ("train", "val")} for k in range(folds)]
-    write_json(os.path.join(unfinished, SPLITS), merged)
+    write_json(os.path.join(unfinished, SPLITS), pooled)
     write_json(os.path.join(unfinished, "dataset.json"), {**host.dataset_json, "numTraining": cases})
     link(os.path.join(preprocessed_folder(host), FINGERPRINT), os.path.join(unfinished, FINGERPRINT))
     os.replace(unfinished, os.path.join(str(nnUNet_preprocessed), name))
@@ -155,7 +155,7 @@ def link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _merged_name(host: ModelFolder, partner: ModelFolder, record: Provenance) -> str:
+def _pooled_name(host: ModelFolder, partner: ModelFolder, record: Provenance) -> str:
     """The dataset that was made for exactly this, or a name of which nothing is there."""
     short = "And".join(p.dataset_name.split("_", 1)[1] for p in (host, partner))
     there = {n for folder in (nnUNet_raw, nnUNet_preprocessed, nnUNet_results)

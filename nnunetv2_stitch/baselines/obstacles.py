@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from nnunetv2_stitch.baselines.adapting import adapting_obstacle
+from nnunetv2_stitch.baselines.adapted_rows import adapting_obstacle
 from nnunetv2_stitch.baselines.datasets import data_of, has_preprocessed, storage
 from nnunetv2_stitch.baselines.trained_stitches import retained
 from nnunetv2_stitch.errors import StitchError
@@ -17,10 +17,10 @@ from nnunetv2_stitch.training.stock import is_installed
 # Rows that need no image of the host's for training.
 NO_TRAINING = ("A_alone", "B_alone", "soup")
 # Rows in which one network is trained, or averaged, on the terms of both parties.
-ONE_PREPROCESSING = ("soup", "finetuned_B_on_A", "guided_merge", "finetuned_A_on_B", "merged", "federated")
-PARTNERS_IMAGES = ("finetuned_A_on_B", "merged", "federated")
+ONE_PREPROCESSING = ("soup", "finetuned_B_on_A", "guided_merge", "finetuned_A_on_B", "pooled", "federated")
+PARTNERS_IMAGES = ("finetuned_A_on_B", "pooled", "federated")
 # Whose trainer class trains, or (last line) says how long others train.
-TRAINED_AS_A, TRAINED_AS_B = ("finetuned_A_on_B", "merged"), ("finetuned_B_on_A", "guided_merge")
+TRAINED_AS_A, TRAINED_AS_B = ("finetuned_A_on_B", "pooled"), ("finetuned_B_on_A", "guided_merge")
 AS_LONG_AS_A = ("distilled", "untaught", "federated")
 ADAPTED = ("adapted", "adapted_only", "stitched_adapted", "gated_adapted")
 
@@ -55,7 +55,7 @@ def _images(key: str, host: ModelFolder, partner: ModelFolder) -> str | None:
     if mixed is not None:
         return (f"the preprocessed images of {mixed} are files of several kinds, which nnU-Net does not train on; run "
                 f"nnUNetv2_preprocess into an empty folder")
-    if key == "merged" and len(set(kinds.values())) > 1:
+    if key == "pooled" and len(set(kinds.values())) > 1:
         said = " and ".join(f"those of {name} {kind}" for name, kind in kinds.items())
         return (f"different versions of nnU-Net preprocessed the images, {said} files; run nnUNetv2_preprocess with "
                 f"the same for both")

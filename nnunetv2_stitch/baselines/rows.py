@@ -78,6 +78,9 @@ ROWS = (
     Row("finetuned_B_on_A", "B fine-tuned on A"),
     Row("guided_merge", "B and B fine-tuned on A, merged"),
     Row("finetuned_A_on_B", "A fine-tuned on B", PARTNER_TRAINS),
-    Row("merged", "merged data", SHARES_DATA),
+    Row("pooled", "pooled data", SHARES_DATA),
     Row("federated", "federated (FedAvg)", SYNCHRONOUS),
 )
+
+#: Keys that rows had before, in flags and in files.
+OLD_KEYS = {"merged": "pooled"}

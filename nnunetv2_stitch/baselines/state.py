@@ -8,18 +8,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nnunetv2_stitch.baselines.rows import Answer
+from nnunetv2_stitch.baselines.rows import OLD_KEYS, Answer
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.entries import TestSet
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.folders import files_in, names_in
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.pipeline.identity import stitches_record
 from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.provenance import Provenance
+from nnunetv2_stitch.stitching.supernet import STITCHES_FILE
 
-STATE_FILE = "compare_state.json"
+STATE_FILE, PREDICTIONS = "compare_state.json", "predictions"
 
 
 @dataclass
@@ -87,7 +87,12 @@ class State:
             raise StitchError(f"the test cases of {changed[0]} are not those that the comparison in {self.folder} was "
                               f"started with; choose another folder with -o")
         self.tests = {**before["tests"], **self.tests}
-        self.rows, self.skipped = before["rows"], before["skipped"]
+        self.rows, self.skipped = ({OLD_KEYS.get(key, key): v for key, v in before[part].items()}
+                                   for part in ("rows", "skipped"))
+        for old, new in OLD_KEYS.items():  # before the state is written, so that a kill in between loses nothing
+            there, now = (os.path.join(self.folder, PREDICTIONS, key) for key in (old, new))
+            if os.path.isdir(there) and not os.path.exists(now):
+                os.rename(there, now)
 
 
 def comparison_record(job: Job, epochs: int | None, iterations: int | None, tta: bool) -> Provenance:

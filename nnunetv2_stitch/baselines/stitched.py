@@ -26,7 +26,13 @@ SHARES = tuple(round(0.05 * i, 2) for i in range(21))
 def rule_settings(sweeps: Sequence[Sweep], rule: str, progress: Sequence[float], output: str = "ensemble",
                   combine: str = "probabilities") -> dict[int | str, Setting]:
     """Both parents' maps averaged at the position that `rule` chooses, per fold: `1`, `2`, `3` (at a progress of 0.65
-    in the host), `loo` or `r2` (highest R^2, without labels)."""
+    in the host), `loo` or `r2` (highest R^2, without labels).
+
+    Args:
+        sweeps: one per fold.
+        progress: of every position, in the host.
+        output, combine: see `Setting`.
+    """
     if rule == "r2":
         positions = label_free_choice(sweeps)
     else:
@@ -39,6 +45,10 @@ def rule_settings(sweeps: Sequence[Sweep], rule: str, progress: Sequence[float],
 def weighted_shares(model_folder: str, configuration: str, folds: Sequence[int | str], results: str,
                     preprocessed: str, device: torch.device) -> tuple[float, dict[float, float]]:
     """The host's share in a plain ensemble that has the best Dice on the host's validation cases, mean over folds.
+
+    Args:
+        model_folder: of the stitched model whose parents answer.
+        results, preprocessed: nnU-Net's folders.
 
     Returns:
         The share (of equally good ones the nearest to one half) and the Dice of every share tried.
@@ -61,6 +71,11 @@ def retained_share(model_folder: str, configuration: str, folds: Sequence[int | 
                    device: torch.device, tolerance: float = TOLERANCE) -> tuple[float, Retention]:
     """The smallest share of the host in a plain ensemble that the host's validation cases cannot tell from the best,
     nor from the host alone. Path: the host's share from 0, the partner alone, to 1, the host alone.
+
+    Args:
+        model_folder: of the stitched model whose parents answer.
+        results, preprocessed: nnU-Net's folders.
+        tolerance: in standard errors.
 
     Raises:
         StitchError: no validation case holds any foreground label.

@@ -33,7 +33,12 @@ GATE_RULE = "2"
 
 def find_or_train(job: Job, fit: str, device: torch.device, progress: bool, say: Callable[[str], None]) -> str:
     """The model folder of one way of fitting: the user's own, left as it is whatever position it was deployed at,
-    where it was made of exactly this; else one that is made for the comparison."""
+    where it was made of exactly this; else one that is made for the comparison.
+
+    Args:
+        fit: `double_batched`, `direct` or `task`.
+        say: is told each step in a line.
+    """
     stem = job.request.plans_name
     if fit != "double_batched":
         stem = f"{stem.removesuffix('Plans')}{fit.capitalize()}Plans"
@@ -82,7 +87,12 @@ def guided(job: Job, folder: str, device: torch.device, say: Callable[[str], Non
 
 def gated(job: Job, trained: str, device: torch.device, progress: bool, say: Callable[[str], None]) -> Answer:
     """A copy of the stitches in the model folder `trained`, deployed as `nnUNetv2_train_stitch --select -gate on`
-    does."""
+    does.
+
+    Args:
+        trained: stays as it is.
+        say: is told each step in a line.
+    """
     record = _gate_record(job)
     name = record.name(f"{job.request.plans_name.removesuffix('Plans')}GatedPlans")
     own = replace(job, request=replace(job.request, plans_name=name, gate=True, rule=GATE_RULE, comparison=True))

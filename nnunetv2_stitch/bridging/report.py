@@ -7,8 +7,7 @@ from typing import Any
 
 from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.bridging.intensity import bridge_intensity
-from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps, NameMatch, match_names
-from nnunetv2_stitch.bridging.terms import (
+from nnunetv2_stitch.bridging.model_properties import (
     has_instance_norm,
     mirroring,
     nnunet_version,
@@ -16,6 +15,7 @@ from nnunetv2_stitch.bridging.terms import (
     output_names,
     total_stride,
 )
+from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps, NameMatch, match_names
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.reading import ModelFolder
 

@@ -25,7 +25,12 @@ def prediction_folder(root: str, model: str, key: str) -> str:
 
 def predict_all(model_folder: str, raw: str, root: str, device, folds: Sequence[int | str],
                 say: Callable[[str], None] = lambda text: None) -> None:
-    """Write the four models' segmentations of both parties' test cases below `root`."""
+    """Write the four models' segmentations of both parties' test cases below `root`.
+
+    Args:
+        raw: nnU-Net's folder of raw datasets.
+        say: is told each step in a line.
+    """
     from nnunetv2_stitch.inference.predictor import StitchedPredictor
 
     predictor = StitchedPredictor(device=device, use_mirroring=True, perform_everything_on_device=device.type == "cuda",

@@ -12,6 +12,7 @@ import numpy as np
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
 from nnunetv2_stitch.evaluation.labels import Labels
+from nnunetv2_stitch.evaluation.metrics import MEASURES, Measure
 from nnunetv2_stitch.evaluation.plane import Plane
 from nnunetv2_stitch.evaluation.statistics import PairedTest, Summary, from_json, to_json
 from nnunetv2_stitch.evaluation.unseen import UnseenMean
@@ -161,6 +162,19 @@ class Comparison:
     def cases(self, model: str, party: str, label: str) -> dict[str, Score]:
         """Case -> score, in order of the cases' names."""
         return self._cases.get((model, party, label), {})
+
+    def case_values(self, party: str, measure: Measure) -> dict[str, list[float]]:
+        """Case -> the measure of its main label, one value per model, NaN where it is not defined."""
+        found = [self.cases(m, party, self.labels.main) for m in self.model_names]
+        return {case: [getattr(by_case[case], measure.key) for by_case in found] for case in found[0]}
+
+    def worst_cases(self, party: str, count: int) -> list[str]:
+        """Cases whose median Dice over all models is lowest, the lowest first. The median, so that one failed model
+        does not choose them."""
+        values = self.case_values(party, MEASURES[0])
+        medians = {c: float(np.median(known)) for c, v in values.items()
+                   if (known := [x for x in v if np.isfinite(x)])}
+        return sorted(medians, key=lambda c: (medians[c], c))[:count]
 
     def moved(self, path: Callable[[str], str]) -> Comparison:
         """With `path` applied to every folder."""

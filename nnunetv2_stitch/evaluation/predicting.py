@@ -157,13 +157,18 @@ def load_predictor(entry: ModelEntry, folds: Sequence[int | str] | None, checkpo
                    mirroring: bool) -> nnUNetPredictor:
     """nnU-Net's predictor on a model folder; it has a further attribute `checkpoints`: fold -> sha256.
 
+    Args:
+        entry: the model; its mode, if it has one, is how a stitched ensemble answers.
+        folds: None for all that are trained.
+        mirroring: as nnU-Net does by default.
+
     Raises:
         StitchError: the folder is no model that can be used.
     """
     import torch
 
-    from nnunetv2_stitch.inference.plain import plain_predictor
     from nnunetv2_stitch.inference.predictor import StitchedPredictor
+    from nnunetv2_stitch.inference.stock_predictor import stock_predictor
     from nnunetv2_stitch.parties.checkpoint import sha256
     from nnunetv2_stitch.parties.reading import read_model_folder
 
@@ -174,7 +179,7 @@ def load_predictor(entry: ModelEntry, folds: Sequence[int | str] | None, checkpo
                                       perform_everything_on_device=device.type == "cuda")
         predictor.initialize_from_trained_model_folder(entry.folder, chosen, checkpoint_name, entry.mode or "stitched")
     else:
-        predictor = plain_predictor(read_model_folder(entry.folder, checkpoint_name), chosen, device, mirroring,
+        predictor = stock_predictor(read_model_folder(entry.folder, checkpoint_name), chosen, device, mirroring,
                                     checkpoint_name)
     predictor.checkpoints = {str(f): sha256(os.path.join(entry.folder, f"fold_{f}", checkpoint_name)) for f in chosen}
     return predictor

@@ -27,7 +27,11 @@ UNSEEN_RULE = ("Hospitals that are no party: mean of the hospitals' means, inter
 
 
 def mean_and_interval(comparison: Comparison, model: str, party: str, label: str, measure: Measure) -> str:
-    """Such as `0.912 [0.880, 0.931]`; `-` where the measure is defined in no case."""
+    """Such as `0.912 [0.880, 0.931]`; `-` where the measure is defined in no case.
+
+    Args:
+        model, party, label: by their names in the comparison.
+    """
     s = comparison.summary(model, party, label, measure.key)
     return _with_interval(s.mean, s.low, s.high, f".{measure.digits}f")
 

@@ -33,8 +33,8 @@ from nnunetv2_stitch.exchange.zips import ZipWriter, json_bytes
 from nnunetv2_stitch.fileio import atomically
 from nnunetv2_stitch.folders import DATASET_FOLDER
 from nnunetv2_stitch.gating.features import feature_count, probe
-from nnunetv2_stitch.gating.measuring import signature_of
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE, Signature, read_signature
+from nnunetv2_stitch.gating.tile_features import signature_of
 from nnunetv2_stitch.graph.tracing import trace
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
 from nnunetv2_stitch.parties.preprocessed import SPLITS

@@ -68,6 +68,11 @@ def unpack_party(zip_path: str, folder: str, *, model: str | None = None, checkp
                  say: Say = lambda text: None) -> ModelFolder:
     """Unpack a partner's zip as `folder/TRAINER__PLANS__CONFIGURATION`. The folder is made if need be.
 
+    Args:
+        model: which one of a zip with several; None where there is one.
+        checkpoint_name: the file that every fold must hold.
+        say: is told each step in a line.
+
     Raises:
         StitchError: in one line, whatever is wrong with the zip or the folder. Nothing is left behind.
     """

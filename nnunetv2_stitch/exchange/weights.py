@@ -150,6 +150,11 @@ def clean_checkpoint(model: ModelFolder, fold: int | str, weights: Mapping[str, 
 
     The trainer is nnU-Net's own whoever trained, because the network was checked to be the one of the plans and a
     receiver need not have the sender's trainer.
+
+    Args:
+        weights: the network's, by name.
+        epochs: that it was trained, None where that is not known.
+        axes: along which a prediction mirrors.
     """
     fields = {
         "network_weights": dict(weights),

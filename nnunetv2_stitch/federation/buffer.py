@@ -56,7 +56,7 @@ class ModelBuffer:
         return [self._models[name] for name in sorted(self._models)]
 
 
-def shares(models: Sequence[PartyModel], number: int) -> list[float]:
+def fedavg_weights(models: Sequence[PartyModel], number: int) -> list[float]:
     """Where the search starts: FedAvg's weights, by training cases, divided by one plus the model's age, because an old
     model leads back to where the global model was."""
     weights = [m.cases / (1 + m.age(number)) for m in models]

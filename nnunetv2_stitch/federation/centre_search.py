@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunetv2_stitch.federation.buffer import PartyModel, shares
+from nnunetv2_stitch.federation.buffer import PartyModel, fedavg_weights
 from nnunetv2_stitch.federation.sharing import set_shared, shared_arrays
 from nnunetv2_stitch.merging.atlas import Atlas
 from nnunetv2_stitch.merging.baselines import mixture
 from nnunetv2_stitch.merging.guided import FEDAVG, guided
 from nnunetv2_stitch.merging.objective import CentreObjective
-from nnunetv2_stitch.merging.search import SearchOptions
 from nnunetv2_stitch.randomness import seed_everything
+from nnunetv2_stitch.search.coefficients import SearchOptions
 from nnunetv2_stitch.training.centre import Centre
 
 PREVIOUS = "previous global model"
@@ -74,7 +74,7 @@ class CentreSearch:
             return {n: torch.from_numpy(np.array(weights[n], np.float32)) for n in names}
 
         set_shared(network, base, PREVIOUS)
-        labels, start = [m.party for m in models], shares(models, number)
+        labels, start = [m.party for m in models], fedavg_weights(models, number)
         atlas = Atlas([parameters(m.weights) for m in models], parameters(base), settings.granularity, labels)
         objective = CentreObjective(self.centre, atlas, settings.surrogate)
 

@@ -30,6 +30,10 @@ def check_request(parties: Sequence[FederatedParty], configuration: str, rounds:
                   iterations: int | None) -> None:
     """What federated averaging needs to be possible.
 
+    Args:
+        rounds, epochs_per_round: at least 1.
+        iterations: per epoch, None for the trainer's own.
+
     Raises:
         StitchError: numbers below 1, names that are no names, files that are missing, or data that were preprocessed
             in ways that cannot be averaged over.

@@ -18,13 +18,13 @@ from nnunetv2_stitch.federation.buffer import PartyModel
 from nnunetv2_stitch.federation.centre_search import CentreSearch
 from nnunetv2_stitch.federation.data import dataset_folder, party_files
 from nnunetv2_stitch.federation.figures import progress_curve
-from nnunetv2_stitch.federation.keeping import MODELS, keep_round, kept_models
 from nnunetv2_stitch.federation.output import CURVE_FILE, FINAL, finished, require_same, versions, write_files_beside
+from nnunetv2_stitch.federation.round_files import MODELS, keep_round, kept_models
+from nnunetv2_stitch.federation.round_line import told
 from nnunetv2_stitch.federation.settings import RoundsSettings, check_search, own_site, rounds_folder
 from nnunetv2_stitch.federation.sharing import set_shared, shared_arrays
 from nnunetv2_stitch.federation.state import WEIGHTS_FILE, State, read_state, write_state
 from nnunetv2_stitch.federation.strategy import GuidedMerging
-from nnunetv2_stitch.federation.telling import told
 from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.locks import FoldLocks
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights

@@ -15,8 +15,8 @@ from nnunetv2_stitch.federation.local import Schedule
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.merging.groups import GRANULARITIES
 from nnunetv2_stitch.merging.objective import SURROGATES
-from nnunetv2_stitch.merging.search import SEARCHES, require_cma
 from nnunetv2_stitch.parties.checkpoint import sha256
+from nnunetv2_stitch.search.coefficients import SEARCHES, require_cma
 from nnunetv2_stitch.training.site import Site
 
 TRAINER = "nnUNetTrainerGuidedRounds"

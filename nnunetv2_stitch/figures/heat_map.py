@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from nnunetv2_stitch.evaluation.comparison import Comparison
-from nnunetv2_stitch.evaluation.metrics import Measure
 from nnunetv2_stitch.figures.style import new_figure, own_style, write
+
+if TYPE_CHECKING:
+    from nnunetv2_stitch.evaluation.comparison import Comparison
+    from nnunetv2_stitch.evaluation.metrics import Measure
 
 BETTER, WORSE = "▲", "▼"
 CELL, ROW = 0.72, 0.27  # inches
@@ -77,7 +81,11 @@ def _blank(column: int, row: int):
 
 
 def verdict(comparison: Comparison, model: str, party: str, label: str, measure: Measure) -> str:
-    """A triangle where a model differs from the host alone after correction, else nothing."""
+    """A triangle where a model differs from the host alone after correction, else nothing.
+
+    Args:
+        model, party, label: by their names in the comparison.
+    """
     test = comparison.test(model, party, label, measure.key)
     if test is None or not test.significant or not test.difference:
         return ""

@@ -16,9 +16,6 @@ from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.runner import GraphRunner, is_switch, position_of
 from nnunetv2_stitch.stitching.setting import SIDES, Setting
 
-MAX_GAIN = 3.0  # where next to nothing is explained, noise is not blown up without bound
-
-
 PIECE = 8192  # pixels whose products are summed in float32 before float64 takes over; fits a CPU's cache
 PIECES_ON_GPU = 64  # at a time: few kernels, and 64 channels of them are 128 MiB
 
@@ -76,19 +73,17 @@ class Moments:
     def _own_shift(self) -> torch.Tensor:
         return torch.zeros_like(self.first.cpu()) if self.shift is None else self.shift[:, 0].cpu().double()
 
-    def solve(self, ridge: float = 1e-6, keep_variance: bool = False) -> tuple[Affine, Affine]:
-        """The regressions b -> a and a -> b, in this order.
+    def solve(self, ridge: float = 1e-6) -> tuple[Affine, Affine]:
+        """The regressions b -> a and a -> b, in this order."""
+        mean, covariance = self.mean_and_covariance()
+        a, b = slice(0, self.split), slice(self.split, None)
+        return tuple(_regress(covariance, mean, source, target, ridge) for source, target in ((b, a), (a, b)))
 
-        Least squares explains a part of the target's variance and has no more than this part itself. `keep_variance`
-        scales every channel of the translated map around its mean to the target's variance, at the price of a larger
-        squared error.
-        """
+    def mean_and_covariance(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of `[a; b]`, in float64 on the CPU."""
         mean = self.first.cpu() / max(self.count, 1)
         covariance = self.second.cpu() / max(self.count, 1) - torch.outer(mean, mean)
-        mean = mean + self._own_shift()
-        a, b = slice(0, self.split), slice(self.split, None)
-        return tuple(_regress(covariance, mean, source, target, ridge, keep_variance)
-                     for source, target in ((b, a), (a, b)))
+        return mean + self._own_shift(), covariance
 
 
 def _centred(maps: Sequence[torch.Tensor], shifts: Sequence[torch.Tensor], most: int) -> Iterator[torch.Tensor]:
@@ -127,17 +122,13 @@ class Affine:
     r2: float
 
 
-def _regress(covariance: torch.Tensor, mean: torch.Tensor, source: slice, target: slice, ridge: float,
-             keep_variance: bool) -> Affine:
+def _regress(covariance: torch.Tensor, mean: torch.Tensor, source: slice, target: slice,
+             ridge: float) -> Affine:
     """Ridge relative to the mean variance of the source; only there to keep dead channels solvable."""
     xx, yx, yy = covariance[source, source], covariance[target, source], covariance[target, target].diagonal().sum()
     scale = xx.diagonal().mean().clamp_min(1e-12)
     regular = xx + ridge * scale * torch.eye(len(xx), dtype=xx.dtype)
     weight = torch.linalg.solve(regular, yx.T).T
-    if keep_variance:
-        fitted = ((weight @ xx) * weight).sum(1)
-        wanted = covariance[target, target].diagonal()
-        weight = weight * (wanted / fitted.clamp_min(1e-12)).clamp(0, MAX_GAIN**2).sqrt()[:, None]
     residual = yy - 2 * (weight * yx).sum() + (weight @ xx * weight).sum()
     r2 = 1.0 if yy <= 0 else float((1 - residual / yy).clamp_max(1))
     return Affine(weight.float(), (mean[target] - weight @ mean[source]).float(), r2)
@@ -146,8 +137,8 @@ def _regress(covariance: torch.Tensor, mean: torch.Tensor, source: slice, target
 class DirectMatching:
     """Accumulates the moments of all matches of a supernet, batch by batch, then solves for every stitch."""
 
-    def __init__(self, network: StitchedEnsemble, ridge: float = 1e-6, keep_variance: bool = False):
-        self.network, self.ridge, self.keep_variance = network, ridge, keep_variance
+    def __init__(self, network: StitchedEnsemble, ridge: float = 1e-6):
+        self.network, self.ridge = network, ridge
         self.runner = GraphRunner(network.joined)
         self.stop = 1 + max((i for i, n in enumerate(self.runner.nodes) if is_switch(n)), default=-1)
         # One set of moments serves both directions, unless either map has to be brought to the other's grid.
@@ -175,7 +166,7 @@ class DirectMatching:
         """Set every stitch to its least-squares solution; returns R^2 per position as `(to host, to partner)`."""
         scores: dict[int, dict[str, float]] = {p: {} for p in self.network.positions}
         for (position, own), moments in self.moments.items():
-            for side, solution in zip(_own_first(own), moments.solve(self.ridge, self.keep_variance)):
+            for side, solution in zip(_own_first(own), moments.solve(self.ridge)):
                 if side == own or (position, side) not in self.moments:
                     self.network.switch(position, side).set_affine(solution.weight, solution.bias)
                     scores[position][side] = solution.r2

@@ -97,16 +97,3 @@ def _cuts_within(peak: float, kept: np.ndarray, new: np.ndarray, stop: int) -> l
         cuts.append(at)
         at = int(before[at])
     return cuts[::-1]
-
-
-def stage_cuts(runner: GraphRunner) -> list[int]:
-    """Cuts at every first node of a stage of the host's encoder or decoder."""
-    seen, cuts = set(), []
-    for i, node in enumerate(runner.nodes):
-        parts = str(node.target).split(".")
-        if node.op == "call_module" and parts[0] == "host" and len(parts) > 3 and parts[1] in ("encoder", "decoder"):
-            stage = tuple(parts[1:3]) if parts[2] == "stem" else tuple(parts[1:4])
-            if parts[2] in ("stem", "stages", "transpconvs") and stage not in seen:
-                seen.add(stage)
-                cuts.append(i)
-    return cuts[1:]

@@ -7,7 +7,6 @@ the backward pass. With per-sample norms, or norms in eval mode, this equals a l
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection, Sequence
 
 import torch
@@ -17,27 +16,35 @@ from nnunetv2_stitch.fitting.relative_error import relative_error
 from nnunetv2_stitch.fitting.streams import TwoStreams
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.runner import GraphRunner
-from nnunetv2_stitch.stitching.setting import STATES, Setting
-
-POINTS = ("all", "switches", "heads")
 
 
 def double_batched_loss(network: StitchedEnsemble, x: torch.Tensor, cuts: int | Sequence[int] = 1,
-                        points: str = "all", compared: Collection[int] | None = None,
-                        keep: torch.dtype | None = None) -> torch.Tensor:
+                        compared: Collection[int] | None = None, keep: torch.dtype | None = None) -> torch.Tensor:
     """Loss of one batch `(B, C, *spatial)` under the supernet's present switch states.
 
     Mean over all switches of the relative error between the stitched map in the stitched stream and the own map in
     the reference stream, plus the mean of the same over both heads. A switch that is set to `own` still compares its
     stitched map, so that every stitch learns in every step.
 
-    `points` leaves out the heads (`switches`) or all but the heads (`heads`), for comparison.
-    `cuts` divide the graph into pieces that are recomputed during the backward pass (activation checkpointing): less
-    memory, one more forward pass of both streams. A number of equal pieces, or the inner cuts as indices of nodes.
-    `compared` are the positions whose stitches are compared, all if None; at the others, which must be set to `own`,
-    the stitches are not even computed.
-    `keep`: store what is kept of the reference stream for the backward pass with this precision, if it has a higher.
-    The loss is the same, the gradients differ by rounding.
+    Args:
+        cuts: divide the graph into pieces that are recomputed during the backward pass (activation checkpointing): less
+            memory, one more forward pass of both streams. A number of equal pieces, or the inner cuts as indices of
+            nodes.
+        compared: positions whose stitches are compared, all if None; at the others, which must be set to `own`, the
+            stitches are not even computed.
+        keep: what is kept of the reference stream for the backward pass is stored with this precision, if it has a
+            higher. The loss is the same, the gradients differ by rounding.
+    """
+    return sum(errors_of_streams(network, x, cuts, compared, keep))
+
+
+def errors_of_streams(network: StitchedEnsemble, x: torch.Tensor, cuts: int | Sequence[int] = 1,
+                      compared: Collection[int] | None = None,
+                      keep: torch.dtype | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both terms of `double_batched_loss`: the mean error over the switches, and that over the heads.
+
+    Args:
+        cuts, compared, keep: see there.
     """
     streams = TwoStreams(GraphRunner(network.joined), compared, keep)
     runner = streams.runner
@@ -54,8 +61,7 @@ def double_batched_loss(network: StitchedEnsemble, x: torch.Tensor, cuts: int | 
         switch_terms += terms
     heads = runner.output.args
     head_terms = [relative_error(stitched[h], reference[h].detach(), keep) for h in heads]
-    terms = {"switches": switch_terms, "heads": head_terms}
-    return sum(torch.stack(terms[p]).mean() for p in (terms if points == "all" else [points]))
+    return torch.stack(switch_terms).mean(), torch.stack(head_terms).mean()
 
 
 def groups(positions: Sequence[int], per_pass: int | None) -> list[list[int]]:
@@ -64,16 +70,3 @@ def groups(positions: Sequence[int], per_pass: int | None) -> list[list[int]]:
         return [list(positions)]
     count = -(-len(positions) // per_pass)
     return [list(positions[i::count]) for i in range(count)]
-
-
-def sample_setting(network: StitchedEnsemble, rng: random.Random) -> Setting:
-    """Random switch states: one share of active switches for the whole step, so that few and many are both seen.
-
-    The other parent's map is used `stitched` or as `average` with equal chance. Ours; the paper does not say.
-    """
-    active = rng.random()
-
-    def state():
-        return rng.choice(STATES[1:]) if rng.random() < active else STATES[0]
-
-    return Setting({p: (state(), state()) for p in network.positions})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, read_json, write_json
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
 from nnunetv2_stitch.fitting.cutting import AUTO, cuts_of_step
-from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups, sample_setting
+from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.nnunet_internals import restore_progress, set_up_for_group
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
@@ -28,8 +27,8 @@ from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
 from nnunetv2_stitch.stitching.plans import Stitching, layout_of, load_parents
 from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.supernet import STITCHES_FILE
 
-STITCHES_FILE = "stitches_all.safetensors"
 DIRECT_FILE = "direct_matching.json"
 SAVERS = ("checkpoint_segments", "positions_per_pass", "half_targets")  # of memory
 
@@ -51,7 +50,6 @@ class StitchSession:
         for name in SAVERS:
             setattr(trainer, name, getattr(training, name) or getattr(trainer, name))
         self.rng_seed = int(training.seed)
-        self.rng = random.Random(self.rng_seed)
         self.fixed_setting = Setting.from_json(training.setting) if training.setting else None
         # What validation and prediction use once the position is known.
         planned = self.configuration["architecture"]["arch_kwargs"]["setting"]
@@ -100,7 +98,6 @@ class StitchSession:
         """Seeds python, numpy and torch. Bit-equal repetition needs the CPU and nnUNet_n_proc_DA=0, because nnU-Net's
         augmentation workers race."""
         seed = self.rng_seed + self.trainer.current_epoch + 1000 * self.trainer.local_rank
-        self.rng.seed(seed)
         seed_everything(seed)
         self.trainer.print_to_log_file(f"nnunetv2-stitch: seed {self.rng_seed}")
 
@@ -124,15 +121,14 @@ class StitchSession:
         return torch.autocast("cuda") if self.trainer.device.type == "cuda" else nullcontext()
 
     def set_switches(self) -> None:
-        """For one training step: every stitch active, as in deployment but everywhere, or drawn at random; of one
-        group of positions only, where groups take turns."""
+        """For one training step: every stitch active, as in deployment but everywhere; of one group of positions only,
+        where groups take turns."""
         network = self.trainer.stitched
         turns = groups(network.positions, self.trainer.positions_per_pass)
         turn = turns[self.steps % len(turns)]
         self.steps += 1
         self.compared = set(turn) if len(turns) > 1 else None
-        drawn = sample_setting(network, self.rng) if self.trainer.sampled_switches else all_average(network)
-        switches = {p: states for p, states in drawn.switches.items() if p in turn}
+        switches = {p: states for p, states in all_average(network).switches.items() if p in turn}
         network.apply_setting(Setting(switches, self.setting.output, self.setting.combine))
 
     def all_switches(self) -> None:

@@ -34,12 +34,10 @@ class LayerNode:
     sizes: tuple[tuple[int, ...], ...] = ()
 
 
-def layer_nodes(traced: fx.GraphModule, input_channels: int, path: str = "longest",
-                unknown: str = "refuse") -> list[LayerNode]:
+def layer_nodes(traced: fx.GraphModule, input_channels: int, unknown: str = "refuse") -> list[LayerNode]:
     """All nodes of a traced network in order of execution, input, head and output included.
 
     Args:
-        path: what progress is measured along: the `longest` way through a node, or the `shortest`.
         unknown: what becomes of a layer whose effect on the shape is not known: `refuse` it, or `leave_out` it and
             what is made of it, which then is not stitchable.
 
@@ -51,7 +49,7 @@ def layer_nodes(traced: fx.GraphModule, input_channels: int, path: str = "longes
     shapes = shapes_of(traced, input_channels, spatial_dims(traced))
     if unknown == "refuse" and (layer := unknown_layer(traced, shapes)):
         raise StitchError(f"layer {layer} is not known to stitching")
-    progress = _progress(graph_nodes, path)
+    progress = _progress(graph_nodes)
     head = graph_nodes[-1].args[0]
     return [_layer(node, shapes[node], progress[node], node is not head, modules) for node in graph_nodes]
 
@@ -87,14 +85,12 @@ def _path(node: fx.Node) -> str:
     return f"{scope}.{node.name}" if scope else node.name
 
 
-def _progress(graph_nodes, path: str) -> dict[fx.Node, float]:
-    """Done share of the longest (or shortest) input-to-output path through each node. With the longest it strictly
-    increases along every edge."""
-    length = {"longest": max, "shortest": min}[path]
+def _progress(graph_nodes) -> dict[fx.Node, float]:
+    """Done share of the longest input-to-output path through each node; it strictly increases along every edge."""
     before: dict[fx.Node, int] = {}
     for node in graph_nodes:
-        before[node] = 1 + length((before[n] for n in node.all_input_nodes), default=-1)
+        before[node] = 1 + max((before[n] for n in node.all_input_nodes), default=-1)
     after: dict[fx.Node, int] = {}
     for node in reversed(graph_nodes):
-        after[node] = 1 + length((after[n] for n in node.users), default=-1)
+        after[node] = 1 + max((after[n] for n in node.users), default=-1)
     return {n: before[n] / max(1, before[n] + after[n]) for n in graph_nodes}

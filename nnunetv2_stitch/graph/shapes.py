@@ -70,7 +70,13 @@ def _along(x: Shape, factors: Sequence, size: Callable[[int, int], int], channel
 
 def window(x: Shape, kernel_size, stride=None, padding=0, dilation=1, ceil_mode: bool = False,
            return_indices: bool = False, *, channels: int | None = None) -> Value:
-    """Behind a convolution or a pooling."""
+    """Behind a convolution or a pooling.
+
+    Args:
+        x: the shape before it.
+        kernel_size, stride, padding, dilation, ceil_mode, return_indices: as torch's functions take them.
+        channels: behind it; None for those before it.
+    """
     if return_indices:
         return None
     kernel, d = _each(kernel_size, x), _each(dilation, x)

@@ -15,14 +15,14 @@ from nnunetv2_stitch.devices import trainer_for
 from nnunetv2_stitch.environment import environment_set, our_trainers_known
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.fitting.closed_form import all_average
-from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.guiding.mixing import MixingObjective, present_weights
-from nnunetv2_stitch.merging.search import SearchOptions, search
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.datasets import data_digest
 from nnunetv2_stitch.randomness import seed_everything
+from nnunetv2_stitch.search.coefficients import SearchOptions, search
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.supernet import STITCHES_FILE
 
 GUIDED_FILE = "guided_mixing.json"
 

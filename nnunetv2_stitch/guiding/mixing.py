@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nnunetv2_stitch.merging.losses import half_precision
+from nnunetv2_stitch.devices import half_precision
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.setting import SIDES, Setting
@@ -14,13 +14,13 @@ def present_weights(network: StitchedEnsemble) -> torch.Tensor:
     """`(2, P)`, float64: what every switch gives to the other parent's translated map under the present setting."""
     def weight(position: int, side: str) -> float:
         switch = network.switch(position, side)
-        return {"own": 0.0, "stitched": 1.0}.get(switch.state, switch.share)
+        return {"own": 0.0, "stitched": 1.0}.get(switch.state, switch.mixing_weight)
 
     return torch.tensor([[weight(p, s) for p in network.positions] for s in SIDES], dtype=torch.float64)
 
 
 class MixingObjective:
-    """A `merging.search.Objective` for the search by gradients. Coefficients `(2, P)`: of every position, the weight of
+    """A `search.Objective` for the search by gradients. Coefficients `(2, P)`: of every position, the weight of
     the partner's translated map in the host, and of the host's in the partner.
 
     Args:
@@ -61,7 +61,7 @@ class MixingObjective:
         for i, side in enumerate(SIDES):
             for j, position in enumerate(self.network.positions):
                 switch = self.network.switch(position, side)
-                switch.state, switch.share = "average", weights[i, j]
+                switch.state, switch.mixing_weight = "average", weights[i, j]
         batch = next(self.trainer.dataloader_train)
         with half_precision(device):
             logits = self.network(batch["data"].to(device))

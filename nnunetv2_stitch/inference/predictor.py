@@ -22,10 +22,10 @@ from nnunetv2_stitch.inference.images import ImagePredictor
 from nnunetv2_stitch.inference.shares import SharesAsMaps, write_shares
 from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
-from nnunetv2_stitch.selection.deploy import load_supernet
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting, encode_setting
 from nnunetv2_stitch.stitching.plans import Stitching
 from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.supernet import load_supernet
 
 
 class StitchedPredictor(ImagePredictor):
@@ -173,6 +173,10 @@ class StitchedPredictor(ImagePredictor):
         is certain of something else. Of several parents, the two that differ most at a voxel count. Same geometry and
         file format as the segmentations.
 
+        Args:
+            overwrite: maps that are there already.
+            num_parts, part_id: as nnU-Net's, to share the cases out among processes.
+
         Raises:
             StitchError: the deployed checkpoint does not hold all parents.
         """
@@ -203,7 +207,12 @@ class StitchedPredictor(ImagePredictor):
     def save_share_maps(self, input_folder: str, output_folder: str, overwrite: bool = True, num_parts: int = 1,
                         part_id: int = 0) -> list[str]:
         """Write a map per case of the host's share of the answer, in percent, into `output_folder`; 0 outside the box
-        that nnU-Net crops to. Nothing where no gate is on. Same geometry and file format as the segmentations."""
+        that nnU-Net crops to. Nothing where no gate is on. Same geometry and file format as the segmentations.
+
+        Args:
+            overwrite: maps that are there already.
+            num_parts, part_id: as nnU-Net's, to share the cases out among processes.
+        """
         if not self.uncompiled.is_gated:
             return []
         maps = copy.copy(self)

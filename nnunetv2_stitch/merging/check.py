@@ -1,4 +1,5 @@
-"""Merge or stitch? Weights can only be mixed where the way between the members leads through no ridge of the loss.
+"""Merge or stitch? Weights can only be mixed where the way between the members meets no loss barrier (linear
+mode connectivity).
 
 Networks of a common start usually lie in one basin; networks that were initialised independently do not, whatever their
 quality (Frankle et al., ICML 2020). Two measurements tell them apart: the loss on the line between members, and how
@@ -16,7 +17,7 @@ import torch
 from nnunetv2_stitch.merging.atlas import Atlas
 
 POINTS = (0.25, 0.5, 0.75)
-RIDGE_LIMIT = 0.1  # in units of the loss; nnU-Net's falls by 1 to 2 in a training
+BARRIER_LIMIT = 0.1  # in units of the loss; nnU-Net's falls by 1 to 2 in a training
 ALIKE_LIMIT = 0.2  # cosine of independent networks is 0 within a few hundredths
 ALL_PAIRS = 4  # beyond so many members only the lines from the first are walked
 MERGE, STITCH = "merge", "stitch"
@@ -24,15 +25,15 @@ MERGE, STITCH = "merge", "stitch"
 
 @dataclass(frozen=True)
 class Line:
-    """The way between two members. `losses` at `(0, *POINTS, 1)`; empty where none was measured. `ridge`: by how much
-    the loss rises above the straight line between its ends. `alike`: cosine of the two members' weight matrices.
-    `delta_cosine`: cosine of their deltas from the base, None without one, since deltas from a mean are opposed by
-    construction."""
+    """The way between two members. `losses` at `(0, *POINTS, 1)`; empty where none was measured. `barrier`: the loss
+    barrier, by how much the loss rises above the straight line between its ends. `alike`: cosine of the two members'
+    weight matrices. `delta_cosine`: cosine of their deltas from the base, None without one, since deltas from a mean
+    are opposed by construction."""
 
     first: str
     second: str
     losses: tuple[float, ...]
-    ridge: float
+    barrier: float
     alike: float
     delta_cosine: float | None = None
 
@@ -53,7 +54,7 @@ class MergeCheck:
         """A row per line, for `evaluation.tables`."""
         points = (0.0, *POINTS, 1.0)
         return [{"line": f"{x.first} - {x.second}", **{f"loss at {t:g}": v for t, v in zip(points, x.losses)},
-                 **({"ridge": x.ridge} if x.losses else {}), "cosine of weights": x.alike,
+                 **({"loss barrier": x.barrier} if x.losses else {}), "cosine of weights": x.alike,
                  **({} if x.delta_cosine is None else {"cosine of deltas": x.delta_cosine})} for x in self.lines]
 
 
@@ -72,7 +73,7 @@ def check_merge(atlas: Atlas, loss_of: Callable[[dict[str, torch.Tensor]], float
         if loss_of:
             losses = (ends[i], *(loss_of(between(atlas, i, j, t)) for t in POINTS), ends[j])
         delta = cosine(*(_minus(atlas.members[k], atlas.base) for k in (i, j))) if atlas.has_base else None
-        lines.append(Line(atlas.labels[i], atlas.labels[j], losses, ridge(losses),
+        lines.append(Line(atlas.labels[i], atlas.labels[j], losses, loss_barrier(losses),
                           cosine(*(_matrices(atlas.members[k]) for k in (i, j))), delta))
     return judge(lines)
 
@@ -80,16 +81,16 @@ def check_merge(atlas: Atlas, loss_of: Callable[[dict[str, torch.Tensor]], float
 def judge(lines: Sequence[Line]) -> MergeCheck:
     """The verdict over all lines; the worst one counts."""
     unlike = min(lines, key=lambda x: x.alike)
-    steep = max(lines, key=lambda x: x.ridge if x.ridge == x.ridge else float("inf"))  # NaN is the worst
+    steep = max(lines, key=lambda x: x.barrier if x.barrier == x.barrier else float("inf"))  # NaN is the worst
     if unlike.alike < ALIKE_LIMIT:
         return MergeCheck(STITCH, f"Stitch, do not merge: the weights of {unlike.first} and {unlike.second} have "
                           f"nothing in common (cosine {unlike.alike:.2f}), so they were not trained from one common "
                           f"start.", tuple(lines))
-    if not steep.ridge <= RIDGE_LIMIT:  # also NaN
+    if not steep.barrier <= BARRIER_LIMIT:  # also NaN
         return MergeCheck(STITCH, f"Stitch, do not merge: between {steep.first} and {steep.second} the loss rises by "
-                          f"{steep.ridge:.2f} above that of the models, so what is between them answers worse than "
+                          f"{steep.barrier:.2f} above that of the models, so what is between them answers worse than "
                           f"they do.", tuple(lines))
-    measured = f"the loss between them rises by {steep.ridge:.2f} at most" if steep.losses else \
+    measured = f"the loss between them rises by {steep.barrier:.2f} at most" if steep.losses else \
         "no data of the centre were there to measure the loss between them"
     return MergeCheck(MERGE, f"Merge: the models share a common start (cosine of weights {unlike.alike:.2f}) and "
                       f"{measured}.", tuple(lines))
@@ -100,7 +101,7 @@ def between(atlas: Atlas, i: int, j: int, t: float) -> dict[str, torch.Tensor]:
     return {n: torch.lerp(atlas.members[i][n], atlas.members[j][n], t) for n in atlas.names}
 
 
-def ridge(losses: Sequence[float]) -> float:
+def loss_barrier(losses: Sequence[float]) -> float:
     """Largest rise of the inner losses above the straight line between the outer two; 0 if there is none."""
     if not losses:
         return 0.0

@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging.baselines import mixture
 from nnunetv2_stitch.merging.objective import CentreObjective
-from nnunetv2_stitch.merging.search import SearchOptions, SearchResult, search
+from nnunetv2_stitch.search.coefficients import SearchOptions, SearchResult, search
 
 GUIDED, FEDAVG = "guided", "FedAvg weighting"
 
 
-def guided(objective: CentreObjective, shares: Sequence[float], scores: dict[str, float],
+def guided(objective: CentreObjective, fedavg: Sequence[float], scores: dict[str, float],
            alone: Mapping[str, Callable[[], object]], method: str = "gradient",
            options: SearchOptions = SearchOptions(), say: Callable[[str], None] = lambda line: None,
            ) -> tuple[SearchResult, str, str]:
     """Search coefficients from FedAvg's weights on, and leave the best model in the objective's network.
 
     Args:
-        shares: FedAvg's weight of each member of the objective's atlas; they sum to one.
+        fedavg: FedAvg's weight of each member of the objective's atlas; they sum to one.
         scores: of FedAvg weighting and of every model in `alone`; receives that of the guided merge.
         alone: puts a model, unmixed, into the objective's network; by its name.
 
@@ -34,14 +34,14 @@ def guided(objective: CentreObjective, shares: Sequence[float], scores: dict[str
         raise StitchError("no model gives finite values on the centre's validation cases, so nothing can be chosen; "
                           "look at the models with nnUNetv2_predict")
     atlas = objective.atlas
-    found = search(objective, atlas.coefficients(shares), options, method, say, scores[FEDAVG])
+    found = search(objective, atlas.coefficients(fedavg), options, method, say, scores[FEDAVG])
     scores[GUIDED] = found.score
     best = max(alone, key=lambda name: scores[name])
     chosen = choose(scores, best)
     if chosen == GUIDED:
         objective.score(found.coefficients)
     elif chosen == FEDAVG:
-        objective.score_weights(mixture(atlas, shares))
+        objective.score_weights(mixture(atlas, fedavg))
     else:
         alone[best]()
     return found, chosen, best

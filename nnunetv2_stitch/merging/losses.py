@@ -6,19 +6,12 @@ the members' there, one after the other.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import nn
 
+from nnunetv2_stitch.devices import half_precision
 from nnunetv2_stitch.merging.atlas import Atlas
 from nnunetv2_stitch.training.centre import Centre
-
-
-def half_precision(device: torch.device):
-    """bfloat16 rather than nnU-Net's float16: its range needs no scaling of the loss, whose gradients are summed."""
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast("cuda", dtype=torch.bfloat16) if bf16 else nullcontext()
 
 
 class TaskLoss:

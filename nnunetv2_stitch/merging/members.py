@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from nnunetv2_stitch.bridging.terms import output_names
+from nnunetv2_stitch.bridging.model_properties import output_names
 from nnunetv2_stitch.errors import NotMergeableError, StitchError
 from nnunetv2_stitch.merging.atlas import Atlas, require_same_tensors
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights
@@ -38,7 +38,7 @@ def read_members(models: Sequence[ModelFolder], fold: int | str) -> list[Member]
     return members
 
 
-def shared_weights(members: Sequence[Member]) -> list[float]:
+def fedavg_weights(members: Sequence[Member]) -> list[float]:
     """FedAvg's weights: by training cases, or equal where a member does not say how many it had."""
     cases = [m.cases for m in members]
     if any(c is None for c in cases):

@@ -15,12 +15,12 @@ from nnunetv2_stitch.merging.baselines import fisher_merge, greedy_soup, mixture
 from nnunetv2_stitch.merging.check import MergeCheck, check_merge
 from nnunetv2_stitch.merging.groups import GRANULARITIES
 from nnunetv2_stitch.merging.guided import FEDAVG, GUIDED, guided
-from nnunetv2_stitch.merging.members import make_atlas, mirroring_of_all, read_members, shared_weights
+from nnunetv2_stitch.merging.members import fedavg_weights, make_atlas, mirroring_of_all, read_members
 from nnunetv2_stitch.merging.objective import SURROGATES, CentreObjective, require_labels
 from nnunetv2_stitch.merging.output import check_target, write_merged
-from nnunetv2_stitch.merging.search import SEARCHES, SearchOptions, require_cma
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.randomness import seed_everything
+from nnunetv2_stitch.search.coefficients import SEARCHES, SearchOptions, require_cma
 from nnunetv2_stitch.training.centre import opened
 from nnunetv2_stitch.training.member import Member
 from nnunetv2_stitch.training.site import find_site, require_configuration
@@ -90,16 +90,16 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
     require_labels(request.surrogate, site)
     folder = check_target(site)
     atlas = make_atlas(members, request.base, request.granularity)
-    shares = shared_weights(members)
+    fedavg = fedavg_weights(members)
     seed_everything(request.seed)
     with opened(site, torch.device(device)) as centre:
         objective = CentreObjective(centre, atlas, request.surrogate)
         check = check_merge(atlas, objective.loss_of_weights)
         say(check.sentence)
-        scores, kept = score_known_ways(objective, members, shares)
+        scores, kept = score_known_ways(objective, members, fedavg)
         say(f"validation {objective.scored_by}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
         alone = {m.label: partial(objective.score_member, m) for m in members}
-        found, chosen, best = guided(objective, shares, scores, alone, request.search,
+        found, chosen, best = guided(objective, fedavg, scores, alone, request.search,
                                      SearchOptions(request.steps, request.rate, seed=request.seed), say)
         state = objective.state()
     remarks = [check.sentence, *_remarks(scores, chosen, best, objective.scored_by)]
@@ -107,7 +107,7 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
     record = {
         "chosen": chosen, "scored_by": objective.scored_by, "table": rows, "remarks": remarks,
         "members": [m.to_json() for m in members], "base": _base_record(request.base),
-        "granularity": request.granularity, "groups": atlas.groups, "start": dict(zip(atlas.labels, shares)),
+        "granularity": request.granularity, "groups": atlas.groups, "start": dict(zip(atlas.labels, fedavg)),
         "coefficients": {label: row.tolist() for label, row in zip(atlas.labels, found.coefficients)},
         "greedy_soup": dict(zip(atlas.labels, kept)),
         "search": {"method": request.search, "loss": objective.measure.name, "steps": request.steps,
@@ -122,7 +122,7 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
 
 
 def score_known_ways(objective: CentreObjective, members: Sequence[Member],
-                     shares: Sequence[float]) -> tuple[dict[str, float], list[float]]:
+                     fedavg: Sequence[float]) -> tuple[dict[str, float], list[float]]:
     """The scores of all members and of all ways to merge without a search, and the greedy soup's weights."""
     atlas = objective.atlas
 
@@ -131,8 +131,8 @@ def score_known_ways(objective: CentreObjective, members: Sequence[Member],
 
     scores = {m.label: objective.score_member(m) for m in members}
     alone = list(scores.values())
-    scores[FEDAVG] = of_mixture(shares)
-    scores[UNIFORM] = scores[FEDAVG] if max(shares) - min(shares) < 1e-12 else of_mixture(uniform(atlas))
+    scores[FEDAVG] = of_mixture(fedavg)
+    scores[UNIFORM] = scores[FEDAVG] if max(fedavg) - min(fedavg) < 1e-12 else of_mixture(uniform(atlas))
     kept, scores[GREEDY] = greedy_soup(alone, of_mixture)
     scores[FISHER] = objective.score_weights(fisher_merge(objective))
     return scores, kept

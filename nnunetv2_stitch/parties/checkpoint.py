@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.parties.once import once
 from nnunetv2_stitch.parties.plain_numpy import STAND_INS
+from nnunetv2_stitch.parties.read_cache import once
 from nnunetv2_stitch.parties.trust import is_trusting
 from nnunetv2_stitch.parties.untrusted_json import printable
 

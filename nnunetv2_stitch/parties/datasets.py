@@ -13,7 +13,7 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import files_in, names_in
-from nnunetv2_stitch.parties.once import once
+from nnunetv2_stitch.parties.read_cache import once
 
 STORED = (".b2nd", ".npz", ".pkl")  # what nnU-Net's preprocessing writes; it unpacks npy beside npz when it trains
 ENDS = 1 << 20  # bytes of either end of a stored file that are read to tell it from others

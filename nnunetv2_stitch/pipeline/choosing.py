@@ -14,9 +14,9 @@ from nnunetv2_stitch.pipeline.guided import FALLBACK, guide
 from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.selection.case_scores import CaseScores, choose_by_retention
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
+from nnunetv2_stitch.selection.partners_numbers import Choice, choose_with_partners
 from nnunetv2_stitch.selection.rules import GUIDED, RETAIN, choose_each
 from nnunetv2_stitch.selection.sweep import Sweep
-from nnunetv2_stitch.selection.with_partners import Choice, choose_with_partners
 from nnunetv2_stitch.stitching.setting import Setting
 
 

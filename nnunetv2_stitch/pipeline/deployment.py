@@ -15,10 +15,11 @@ from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.pipeline.choosing import Chosen
 from nnunetv2_stitch.pipeline.gating import FoundGate
 from nnunetv2_stitch.pipeline.job import Job
-from nnunetv2_stitch.selection.deploy import GATE, deploy_fold, load_supernet, write_setting
+from nnunetv2_stitch.selection.deploy import GATE, deploy_fold, write_setting
 from nnunetv2_stitch.selection.scored_cases import digest_of
 from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
 from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.supernet import load_supernet
 
 
 def deploy(job: Job, chosen: Chosen, gate: FoundGate | None = None) -> None:

@@ -17,7 +17,7 @@ from nnunetv2_stitch.devices import set_up_device, trainer_for
 from nnunetv2_stitch.distributed import barrier, broadcast, process_from_environment, process_group, rank_and_world_size
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import LostProcess, StitchError
-from nnunetv2_stitch.parties.once import reading_once
+from nnunetv2_stitch.parties.read_cache import reading_once
 from nnunetv2_stitch.parties.trust import is_trusting, trusting
 
 UNEXPECTED, BAD_INPUT = 1, 2  # exit codes of the commands

@@ -15,8 +15,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.gating.gate import Gate, GateOptions
-from nnunetv2_stitch.gating.measuring import signature_of
 from nnunetv2_stitch.gating.signature import LEVELS, Signature, read_signature
+from nnunetv2_stitch.gating.tile_features import signature_of
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.reading import FINAL
 from nnunetv2_stitch.pipeline.job import Job

@@ -20,9 +20,9 @@ from nnunetv2_stitch.pipeline.guided import GUIDED_FIGURE
 from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.pipeline.measuring import Measured
 from nnunetv2_stitch.pipeline.stitched_card import stitched_card
+from nnunetv2_stitch.selection.partners_numbers import Choice
 from nnunetv2_stitch.selection.rules import label_free_agreement
 from nnunetv2_stitch.selection.sweep import Sweep
-from nnunetv2_stitch.selection.with_partners import Choice
 
 SELECTION_FILE = "stitch_selection.json"
 SWEEP_FIGURE = "dice_over_position.png"

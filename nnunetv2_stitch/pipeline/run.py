@@ -13,21 +13,21 @@ from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import sha256
-from nnunetv2_stitch.parties.once import reading_once
+from nnunetv2_stitch.parties.read_cache import reading_once
 from nnunetv2_stitch.pipeline.choosing import choose, read_sweeps
-from nnunetv2_stitch.pipeline.claims import Claim
 from nnunetv2_stitch.pipeline.continuing import foreground_remarks
 from nnunetv2_stitch.pipeline.deployment import deploy, deployed, deployed_gate, deployed_setting
 from nnunetv2_stitch.pipeline.fold_run import FoldRun, carry_out, require_processes
 from nnunetv2_stitch.pipeline.job import Job, Request
+from nnunetv2_stitch.pipeline.job_locks import Claim
 from nnunetv2_stitch.pipeline.measuring import measure
 from nnunetv2_stitch.pipeline.prepare import prepare
 from nnunetv2_stitch.pipeline.reporting import StitchResult, recorded_dice, report, result_of
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.rules import GUIDED
 from nnunetv2_stitch.stitching.plans import Stitching
+from nnunetv2_stitch.stitching.supernet import STITCHES_FILE
 
 
 @reading_once()

@@ -5,40 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.checkpoint_writing import deployed, write_checkpoint
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, encode_setting
-from nnunetv2_stitch.stitching.plans import Stitching, load_parents, supernet_from_plans
+from nnunetv2_stitch.stitching.plans import Stitching
 from nnunetv2_stitch.stitching.setting import Setting
 
 GATE = "gate."  # what the statistics of a gate begin with in the weights
-
-
-def load_supernet(plans: dict, configuration: str, dataset_json: dict, fold: int | str, model_folder: str,
-                  results: str) -> StitchedEnsemble:
-    """The trained supernet of one fold: parents from their own folders, stitches from `stitches_all.safetensors`.
-
-    Raises:
-        StitchError: parents or stitches missing or changed.
-    """
-    from safetensors.torch import load_file
-    manager = PlansManager(plans)
-    configuration_manager = manager.get_configuration(configuration)
-    network = supernet_from_plans(configuration_manager.configuration,
-                                  determine_num_input_channels(manager, configuration_manager, dataset_json),
-                                  manager.get_label_manager(dataset_json).num_segmentation_heads)
-    load_parents(network, configuration_manager.configuration, fold, results)
-    path = os.path.join(model_folder, f"fold_{fold}", STITCHES_FILE)
-    if not os.path.isfile(path):
-        raise StitchError(f"{path} is missing; train fold {fold} to its end first (--c goes on)")
-    network.load_state_dict({**network.state_dict(), **load_file(path)})
-    return network
 
 
 def deploy_fold(network: StitchedEnsemble, fold_folder: str, setting: Setting) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 
 from nnunetv2_stitch.distributed import barrier, broadcast
 from nnunetv2_stitch.fileio import atomically, write_json
-from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.datasets import stored_contents
 from nnunetv2_stitch.selection.case_scores import CASES_FILE, CaseScores
@@ -18,6 +17,7 @@ from nnunetv2_stitch.selection.rules import choose_each
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, digest_of, score_cases
 from nnunetv2_stitch.selection.sweep import PositionSweep, Sweep
 from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.supernet import STITCHES_FILE
 
 SWEEP_FILE = "sweep.json"
 

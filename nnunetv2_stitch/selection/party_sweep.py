@@ -13,7 +13,6 @@ from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.reading import ModelFolder, read_model_folder
-from nnunetv2_stitch.selection.from_folder import stitches_file, supernet_of_folder
 from nnunetv2_stitch.selection.party_cases import (
     CaseFiles,
     RawDataset,
@@ -28,6 +27,7 @@ from nnunetv2_stitch.selection.sweep import PositionSweep, Sweep
 from nnunetv2_stitch.selection.sweeps_file import PartySweeps
 from nnunetv2_stitch.stitching.plans import STITCHING_KEY, ParentRecord, Stitching
 from nnunetv2_stitch.stitching.setting import in_ranges, party_names
+from nnunetv2_stitch.stitching.supernet import stitches_file, supernet_of_folder
 
 
 def sweep_party(model_folder: str, dataset: int | str, *, folds: Sequence[int | str] | None = None,

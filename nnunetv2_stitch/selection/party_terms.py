@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nnunetv2_stitch.bridging.model_properties import output_names
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps, match_names
-from nnunetv2_stitch.bridging.terms import output_names
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.reading import ModelFolder
 

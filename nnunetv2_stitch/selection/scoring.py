@@ -11,12 +11,11 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.parties.preprocessed import validation_names
-from nnunetv2_stitch.selection.deploy import load_supernet
 from nnunetv2_stitch.selection.dice import counts_by_label, foreground_dice
-from nnunetv2_stitch.selection.party_cases import Case, preprocess, test_files
-from nnunetv2_stitch.selection.party_terms import PartyTerms
+from nnunetv2_stitch.selection.party_cases import Case
 from nnunetv2_stitch.selection.sweep import PositionSweep, sweep_heads
 from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.supernet import load_supernet
 
 
 class SettingScorer(PositionSweep):
@@ -66,14 +65,6 @@ class SettingScorer(PositionSweep):
             counts.append(counts_by_label(self.label_manager, np.asarray(predicted), labels[0]))
         return foreground_dice(counts, _name(cases))
 
-    def score_shares(self, shares: Sequence[float], cases: Sequence[Case]) -> list[float]:
-        """`score` of `Setting(host_share=share)` for many shares.
-
-        Raises:
-            NothingToScore: no case holds any foreground label.
-        """
-        return [foreground_dice(found, _name(cases)) for found in self.count_shares(shares, cases)]
-
     def count_shares(self, shares: Sequence[float], cases: Sequence[Case]) -> list[list[np.ndarray]]:
         """Counts `(labels, 3)` by share and case, as `dice.counts_by_label`, by one pass of the parents' untouched
         networks."""
@@ -108,14 +99,3 @@ class PreprocessedCases(Sequence):
 
 def _name(cases: Sequence[Case]) -> str:
     return getattr(cases, "title", "the cases")
-
-
-def labelled_test_cases(raw_folder: str, plans_manager: PlansManager, configuration: str,
-                        dataset_json: dict) -> list[Case]:
-    """Test cases (`imagesTs`, `labelsTs`) of a raw dataset, preprocessed by a host's plans, with their labels on the
-    same grid."""
-    configuration_manager = plans_manager.get_configuration(configuration)
-    channels = len(configuration_manager.normalization_schemes)
-    terms = PartyTerms(tuple(range(channels)), None, (), dataset_json, channels)
-    return [preprocess(case, terms, plans_manager, configuration_manager)
-            for case in test_files(raw_folder, dataset_json["file_ending"])]

@@ -89,17 +89,17 @@ class Gated:
             return values.reshape(-1, *[1] * (ndim - 1))
 
         heads, switches = self.network.heads, [s for p in self.network.switches.children() for s in p.children()]
-        before = [s.share for s in switches]
+        before = [s.mixing_weight for s in switches]
         try:
             for switch in switches:
                 own, other = switch.parties
                 total = shares[:, list(own)].sum(1) + shares[:, other]
                 even = 1 / (len(own) + 1)
                 weight = torch.where(total > 0, shares[:, other] / total, even)
-                switch.share = shaped(weight * (switch.share / even))
+                switch.mixing_weight = shaped(weight * (switch.mixing_weight / even))
             heads.shares = [shaped(s) for s in shares.unbind(1)]
             yield
         finally:
             heads.shares = None
             for switch, share in zip(switches, before):
-                switch.share = share
+                switch.mixing_weight = share

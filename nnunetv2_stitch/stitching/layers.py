@@ -18,11 +18,11 @@ class Switch(nn.Module):
     """The multiplexer behind a matched layer of one parent, with the stitch that feeds it from the other.
 
     The stitch is a 1x1 convolution with bias, `(B, C_other, *spatial) -> (B, C_own, *spatial)`; of vectors `(B, C)`,
-    which have 0 `dims`, the same linear map. States: `own` passes
-    the parent's own map, `stitched` the translated map of the other parent, `average` a mean of the two in which the
-    translated map has the weight `share`: one half; or less where a host's layer is joined with several partners,
-    whose switches follow one another, so that all that are averaged count alike; or any number that was chosen. A gate
-    puts a tensor `(B, 1, ...)` in the place of `share` for the time of a forward pass.
+    which have 0 `dims`, the same linear map. States: `own` passes the parent's own map, `stitched` the translated map
+    of the other parent, `average` a mean of the two in which the translated map has the weight `mixing_weight`: one
+    half; or less where a host's layer is joined with several partners, whose switches follow one another, so that all
+    that are averaged count alike; or any number that was chosen. A gate puts a tensor `(B, 1, ...)` in the place of
+    `mixing_weight` for the time of a forward pass.
     """
 
     def __init__(self, dims: int, other_channels: int, own_channels: int):
@@ -30,7 +30,7 @@ class Switch(nn.Module):
         self.stitch = (nn.Linear(other_channels, own_channels) if dims == 0 else
                        convert_dim_to_conv_op(dims)(other_channels, own_channels, kernel_size=1, bias=True))
         self.state: str = "own"
-        self.share: float | torch.Tensor = 0.5
+        self.mixing_weight: float | torch.Tensor = 0.5
         self.parties: tuple[tuple[int, ...], int] = ((), 0)  # whose maps the own one is the mean of, whose the other is
 
     def forward(self, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -39,15 +39,16 @@ class Switch(nn.Module):
         stitched = self.stitch(other)
         if self.state == "stitched" or torch.is_grad_enabled() or own.dtype != stitched.dtype:
             return self.choose(own, stitched)
-        return stitched.sub_(own).mul_(self._share(own)).add_(own)  # as `choose` to the last bit, in two maps less
+        return stitched.sub_(own).mul_(self._weight(own)).add_(own)  # as `choose` to the last bit, in two maps less
 
     def choose(self, own: torch.Tensor, stitched: torch.Tensor) -> torch.Tensor:
         if self.state == "own":
             return own
-        return stitched if self.state == "stitched" else own + self._share(own) * (stitched - own)
+        return stitched if self.state == "stitched" else own + self._weight(own) * (stitched - own)
 
-    def _share(self, own: torch.Tensor) -> float | torch.Tensor:
-        return self.share.to(own.dtype) if isinstance(self.share, torch.Tensor) else self.share
+    def _weight(self, own: torch.Tensor) -> float | torch.Tensor:
+        weight = self.mixing_weight
+        return weight.to(own.dtype) if isinstance(weight, torch.Tensor) else weight
 
     @torch.no_grad()
     def set_affine(self, weight: torch.Tensor, bias: torch.Tensor) -> None:

@@ -257,14 +257,14 @@ class StitchedEnsemble(nn.Module):
                 switch = root.switches.get_submodule(f"{position}.{side}")
                 state = setting.state(position, side)
                 switch.state = "average" if isinstance(state, float) else state
-                switch.share = state if isinstance(state, float) else 1 / (2 + averaged[layer])
+                switch.mixing_weight = state if isinstance(state, float) else 1 / (2 + averaged[layer])
                 other = self.parties.index(beside)
                 switch.parties = mixed.get(layer, (self.parties.index(party),)), other
                 if state != "own":
                     averaged[layer] = averaged[layer] + 1 if switch.state == "average" else 0
                     mixed[layer] = (*switch.parties[0], other)
                     if self.gate_options and state == "stitched":
-                        switch.state, switch.share = "average", 1.0
+                        switch.state, switch.mixing_weight = "average", 1.0
         if setting.output not in ("ensemble", *self.parties):
             raise StitchError(f"output {setting.output!r} is not one of ensemble, {', '.join(self.parties)}")
         if self.gate_options and setting.host_share is not None:

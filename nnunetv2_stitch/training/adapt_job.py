@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from nnunetv2.paths import nnUNet_preprocessed
 
-from nnunetv2_stitch.bridging.terms import output_names
+from nnunetv2_stitch.bridging.model_properties import output_names
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import Partner, read_party
 from nnunetv2_stitch.fileio import read_json

@@ -14,7 +14,7 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
-from nnunetv2_stitch.bridging.terms import normalisations
+from nnunetv2_stitch.bridging.model_properties import normalisations
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.folders import files_in

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from nnunetv2_stitch.bridging.model_properties import output_names
 from nnunetv2_stitch.bridging.names import NameMaps, match_names
-from nnunetv2_stitch.bridging.terms import output_names
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.checkpoint import HEAD
 from nnunetv2_stitch.parties.reading import ModelFolder

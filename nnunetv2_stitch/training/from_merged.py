@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nnunetv2_stitch.bridging.terms import output_names
+from nnunetv2_stitch.bridging.model_properties import output_names
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import read_party

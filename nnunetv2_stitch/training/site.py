@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from nnunetv2.paths import nnUNet_preprocessed
 
+from nnunetv2_stitch.bridging.model_properties import normalisations, output_names
 from nnunetv2_stitch.bridging.report import TOLERANCE
-from nnunetv2_stitch.bridging.terms import normalisations, output_names
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import files_in

@@ -9,7 +9,7 @@ import pytest
 import stitched_model
 import torch
 
-from nnunetv2_stitch.baselines.adapting import _named, adapt_request
+from nnunetv2_stitch.baselines.adapted_rows import _named, adapt_request
 from nnunetv2_stitch.baselines.compare import compare
 from nnunetv2_stitch.baselines.obstacles import obstacle
 from nnunetv2_stitch.baselines.trained_stitches import gated

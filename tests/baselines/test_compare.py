@@ -63,7 +63,7 @@ def test_all_rows_on_two_folds_then_again(world):
         for party in comparison.parties:
             assert len(list(Path(folders[party]).glob("*.nii.gz"))) == 3
     notes = {m.name: m.note for m in comparison.models}
-    assert notes["merged data"] == SHARES_DATA and not notes["stitched, rule 2"]
+    assert notes["pooled data"] == SHARES_DATA and not notes["stitched, rule 2"]
     assert result.details["stitched everywhere"] == "6 active stitches"
     assert "as deployed, position" in result.details["distilled student"]
     assert result.details["untaught student"] == "1 epochs from A's weights"
@@ -167,10 +167,10 @@ def test_files_that_a_row_cannot_read_are_found_before_anything_is_trained(world
 def test_rows_that_need_the_partners_images_are_left_out_without_them(world):
     data = world.preprocessed / world.partner.dataset / f"{worlds.PLANS}_2d"
     data.rename(data.with_name("elsewhere"))
-    result = run(world, rows=["finetuned_A_on_B", "merged"], folds=[0])
+    result = run(world, rows=["finetuned_A_on_B", "pooled"], folds=[0])
     assert result.comparison.model_names == ["A alone"]
     assert all("are not preprocessed here" in reason for reason in result.skipped.values())
-    assert set(result.skipped) == {"A fine-tuned on B", "merged data"}
+    assert set(result.skipped) == {"A fine-tuned on B", "pooled data"}
     assert json.loads((Path(result.folder) / "compare_state.json").read_text())["rows"].keys() == {"A_alone"}
 
 

@@ -11,7 +11,7 @@ import stitched_model
 import world as worlds
 
 from nnunetv2_stitch.baselines import datasets as module
-from nnunetv2_stitch.baselines.datasets import borrow_plans, has_preprocessed, merge_datasets
+from nnunetv2_stitch.baselines.datasets import borrow_plans, has_preprocessed, pool_datasets
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.datasets import ENDS, data_digest, stored_contents
 from nnunetv2_stitch.parties.model_folder import read_model_folder
@@ -44,9 +44,9 @@ def test_borrowed_plans_have_the_networks_of_one_and_the_data_of_the_other(parti
 def test_merged_dataset_holds_all_cases_of_both_and_joins_their_folds(parties):
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
     world, host, partner = parties
-    name = merge_datasets(host, partner, "nnUNetMergedPlans")
+    name = pool_datasets(host, partner, "nnUNetMergedPlans")
     assert name == "Dataset999_HostBlobsAndPartnerBlobs"
-    assert merge_datasets(host, partner, "nnUNetMergedPlans") == name
+    assert pool_datasets(host, partner, "nnUNetMergedPlans") == name
     folder = world.preprocessed / name
     data = folder / read(folder / "nnUNetMergedPlans.json")["configurations"]["2d"]["data_identifier"]
     cases = infer_dataset_class(str(data)).get_identifiers(str(data))
@@ -69,7 +69,7 @@ def test_a_party_with_fewer_folds_trains_on_all_its_cases_in_the_others(parties)
     world, host, partner = parties
     path = world.preprocessed / partner.dataset_name / "splits_final.json"
     path.write_text(json.dumps(read(path)[:1]))
-    name = merge_datasets(host, partner, "nnUNetMergedPlans")
+    name = pool_datasets(host, partner, "nnUNetMergedPlans")
     second = read(world.preprocessed / name / "splits_final.json")[1]
     assert sum(c.startswith("B_") for c in second["train"]) == 10
     assert not any(c.startswith("B_") for c in second["val"])
@@ -79,10 +79,10 @@ def test_a_half_made_merged_dataset_is_made_again(parties, monkeypatch):
     world, host, partner = parties
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "_prefixed_splits", interrupt)
-        merge_datasets(host, partner, "nnUNetMergedPlans")
+        pool_datasets(host, partner, "nnUNetMergedPlans")
     unfinished, = world.preprocessed.glob(".unfinished_pooled_*")
     (unfinished / "nnUNetPlans_2d" / "A_rest.pkl").touch()
-    name = merge_datasets(host, partner, "nnUNetMergedPlans")
+    name = pool_datasets(host, partner, "nnUNetMergedPlans")
     assert not unfinished.exists()
     assert not list((world.preprocessed / name).rglob("A_rest.pkl"))
 
@@ -98,7 +98,7 @@ def test_nothing_is_removed_that_was_not_made_from_exactly_these_data(parties):
     shutil.copytree(world.preprocessed / host.dataset_name, users)
     (users / f"{worlds.PLANS}_2d").rename(users / "nnUNetPlans_3d_fullres")
     before = stitched_model.tree(world.root)
-    first = merge_datasets(host, partner, "nnUNetMergedPlans")
+    first = pool_datasets(host, partner, "nnUNetMergedPlans")
     assert first == "Dataset999_HostBlobsAndPartnerBlobs"
     # Another hospital's dataset of the same short name, with other images.
     shutil.copytree(world.preprocessed / partner.dataset_name, world.preprocessed / "Dataset805_PartnerBlobs")
@@ -107,10 +107,10 @@ def test_nothing_is_removed_that_was_not_made_from_exactly_these_data(parties):
         file.unlink()
     other = replace(partner, dataset_name="Dataset805_PartnerBlobs")
     made = stitched_model.tree(world.preprocessed / first)
-    second = merge_datasets(host, other, "nnUNetMergedPlans")
+    second = pool_datasets(host, other, "nnUNetMergedPlans")
     assert second == "Dataset998_HostBlobsAndPartnerBlobs"
     assert len(list((world.preprocessed / second / "nnUNetPlans_2d").glob("*.pkl"))) == 19
-    assert merge_datasets(host, partner, "nnUNetMergedPlans") == first
+    assert pool_datasets(host, partner, "nnUNetMergedPlans") == first
     assert stitched_model.tree(world.preprocessed / first) == made
     after = stitched_model.tree(world.root)
     assert {path: after.get(path) for path in before} == before
@@ -180,7 +180,7 @@ def test_of_a_large_file_both_ends_count(tmp_path):
 def test_a_party_without_splits_is_pooled_by_those_that_nnunet_would_make(parties):
     world, host, partner = parties
     (world.preprocessed / partner.dataset_name / "splits_final.json").unlink()
-    name = merge_datasets(host, partner, "nnUNetMergedPlans")
+    name = pool_datasets(host, partner, "nnUNetMergedPlans")
     folds = read(world.preprocessed / name / "splits_final.json")
     assert len(folds) == 5 and all(sum(c.startswith("B_") for c in f["val"]) == 2 for f in folds)
 
@@ -193,4 +193,4 @@ def test_images_that_are_not_here(parties):
     assert not has_preprocessed(partner)
     data.mkdir()
     with pytest.raises(StitchError, match="holds no preprocessed case"):
-        merge_datasets(host, partner, "nnUNetMergedPlans")
+        pool_datasets(host, partner, "nnUNetMergedPlans")

@@ -48,7 +48,7 @@ def test_nothing_stands_in_the_way_where_all_is_there(world, monkeypatch):
 def test_trainers_that_are_not_installed(world, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", "")
     needed = {"finetuned_B_on_A": world.partner, "guided_merge": world.partner, "finetuned_A_on_B": world.host,
-              "merged": world.host}
+              "pooled": world.host}
     told = {"distilled": world.host, "untaught": world.host, "federated": world.host}
     found = reasons(world)
     assert found.keys() == {*needed, *told}
@@ -61,8 +61,8 @@ def test_trainers_that_are_not_installed(world, monkeypatch):
 def test_images_that_different_versions_of_nnunet_preprocessed(world):
     as_older_versions_store_them(world.preprocessed / world.partner.dataset / f"{worlds.PLANS}_2d")
     found = reasons(world)
-    assert found.keys() == {"merged"}
-    assert f"those of {world.host.dataset} b2nd and those of {world.partner.dataset} npz files" in found["merged"]
+    assert found.keys() == {"pooled"}
+    assert f"those of {world.host.dataset} b2nd and those of {world.partner.dataset} npz files" in found["pooled"]
 
 
 def test_images_of_the_host_that_nnunet_would_not_train_on(world):
@@ -81,8 +81,8 @@ def test_a_partner_whose_dataset_is_called_as_the_hosts(world, tmp_path):
                             world.model(world.partner).name)
     job = examine(Request(world.host.dataset, None, model_b=str(model)))
     found = {key: obstacle(key, job, 1, 1) for key in KEYS}
-    assert {key for key, reason in found.items() if reason} == {"finetuned_A_on_B", "merged", "federated"}
-    assert "the one that is here is the host's" in found["merged"]
+    assert {key for key, reason in found.items() if reason} == {"finetuned_A_on_B", "pooled", "federated"}
+    assert "the one that is here is the host's" in found["pooled"]
     before = sorted(world.root.rglob("*"))
     with pytest.raises(StitchError, match="name the test sets with -datasets"):
         compare(world.host.dataset, None, model_b=str(model), device="cpu")
@@ -94,11 +94,11 @@ def test_a_comparison_leaves_such_rows_out_and_makes_the_others(world, monkeypat
     monkeypatch.setenv("nnUNet_extTrainer", "")
     said = []
     result = compare(world.host.dataset, world.partner.dataset, device="cpu", progress=False, tta=False, folds=[0],
-                     epochs=1, iterations=1, positions=[2], rows=["plain_ensemble", "merged", "finetuned_B_on_A"],
+                     epochs=1, iterations=1, positions=[2], rows=["plain_ensemble", "pooled", "finetuned_B_on_A"],
                      say=said.append)
     assert result.comparison.model_names == ["A alone", "plain ensemble"]
-    assert result.skipped.keys() == {"merged data", "B fine-tuned on A"}
+    assert result.skipped.keys() == {"pooled data", "B fine-tuned on A"}
     first = next(i for i, line in enumerate(said) if "fold 0" in line)
     assert sum("left out" in line for line in said[:first]) == 2
-    assert json.loads(open(f"{result.folder}/compare_state.json").read())["skipped"].keys() == {"merged",
+    assert json.loads(open(f"{result.folder}/compare_state.json").read())["skipped"].keys() == {"pooled",
                                                                                                 "finetuned_B_on_A"}

@@ -25,7 +25,7 @@ from nnunetv2_stitch.pipeline.prepare import examine
 THIRD = "Dataset805_PartnerBlobs"  # of the partner's short name, so that pooled data collide
 SHORT = {"device": "cpu", "progress": False, "tta": False, "folds": [0], "epochs": 1, "iterations": 1,
          "baseline_epochs": 1, "baseline_iterations": 1, "positions": [2, 41], "search_steps": 1}
-ROWS = ["B_alone", "plain_ensemble", "stitched", "finetuned_B_on_A", "guided_merge", "distilled", "merged"]
+ROWS = ["B_alone", "plain_ensemble", "stitched", "finetuned_B_on_A", "guided_merge", "distilled", "pooled"]
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_each_row_of_a_second_comparison_is_of_its_own_partner(world, world2d, t
     for row in ROWS[:-1]:
         assert any(found[k] != others.get(k.replace(THIRD, world.partner.dataset)) for k in found
                    if k.startswith(f"{row}/")), f"{row} does not depend on the partner, so this proves nothing"
-    pooled = [Path(r.model_folders["merged"]).parent.name for r in (first, second)]
+    pooled = [Path(r.model_folders["pooled"]).parent.name for r in (first, second)]
     assert pooled == [f"Dataset{i}_HostBlobsAndPartnerBlobs" for i in (999, 998)]
     with pytest.raises(StitchError, match="made for a comparison only.*-p: nnUNetStitchPlans_"):
         find_stitched_model(again.host.dataset)

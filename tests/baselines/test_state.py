@@ -1,8 +1,11 @@
 """The kind: what is taken for the same is the same by what the files hold, not by their names and sizes, and files that
 systems leave beside them do not count."""
 
+from pathlib import Path
+
 import pytest
 
+from nnunetv2_stitch.baselines.compare import chosen_rows
 from nnunetv2_stitch.baselines.state import State
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.entries import TestSet
@@ -64,3 +67,20 @@ def test_scores_of_an_interrupted_sweep_count_for_the_same_images_only(stitched2
     for path in (world.raw / world.host.dataset / "imagesTr").glob("*.nii.gz"):
         change_one_byte(path)
     assert sweep() == []
+
+
+def test_a_row_goes_on_under_its_new_key_and_is_asked_for_by_either(tmp_path):
+    """The kind: what was renamed is still understood, in flags and in the files of an earlier version."""
+    folder = tmp_path / "comparison"
+    before = State.of(str(folder), RECORD, [], resume=False)
+    before.rows, before.skipped = {"merged": {"predicted": ["A"]}}, {"soup": "the two networks differ"}
+    before.write()
+    prediction = folder / "predictions" / "{}" / "A" / "case.nii.gz"
+    old, new = (Path(str(prediction).format(key)) for key in ("merged", "pooled"))
+    old.parent.mkdir(parents=True)
+    old.touch()
+    after = State.of(str(folder), RECORD, [], resume=True)
+    assert after.rows == {"pooled": {"predicted": ["A"]}} and after.skipped == before.skipped
+    assert new.is_file() and not old.exists()
+    assert [row.key for row in chosen_rows(["merged"])] == [row.key for row in chosen_rows(["pooled"])] == [
+        "A_alone", "pooled"]

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from nnunetv2_stitch.distributed import SINGLE_PROCESS, Process, process_from_environment
-from nnunetv2_stitch.entrypoints.common import add_common, fraction, positive_int, resolve_device, run
+from nnunetv2_stitch.entrypoints.common import add_common, positive_int, resolve_device, run
 from nnunetv2_stitch.errors import LostProcess, StitchError
 
 
@@ -82,13 +82,6 @@ def test_positive_int():
     for text in ("0", "-1", "1.5", "x", ""):
         with pytest.raises(argparse.ArgumentTypeError, match="whole number"):
             positive_int(text)
-
-
-def test_fraction():
-    assert [fraction(text) for text in ("0", "0.25", "1")] == [0.0, 0.25, 1.0]
-    for text in ("-0.1", "1.1", "nan", "inf", "x"):
-        with pytest.raises(argparse.ArgumentTypeError, match="from 0 to 1"):
-            fraction(text)
 
 
 def test_common_options_have_the_names_of_nnunet():

@@ -26,15 +26,15 @@ SHORT = ("-epochs", 1, "-iterations", 2, "-positions", "2,20,41", "-f", 0, "-dev
 @pytest.mark.slow
 def test_a_comparison_ends_with_tables_figures_and_one_page(world, capsys, tmp_path):
     out = tmp_path / "out"
-    command(world.host.dataset_id, world.partner.dataset_id, "-rows", "plain_ensemble", "stitched", "merged",
+    command(world.host.dataset_id, world.partner.dataset_id, "-rows", "plain_ensemble", "stitched", "pooled",
             "-baseline_epochs", 1, "-baseline_iterations", 2, "-o", out, *SHORT)
     printed = capsys.readouterr().out
-    for name in ("A alone", "plain ensemble", "stitched, rule 2", "merged data"):
+    for name in ("A alone", "plain ensemble", "stitched, rule 2", "pooled data"):
         assert name in printed
     assert "needs the images of both parties in one place" in printed
     assert re.search(r"stitched, rule 2: position \d+, (en|de)coder\.", printed)
     page = (out / "report.html").read_text()
-    assert "merged data" in page and "<script" not in page.lower()
+    assert "pooled data" in page and "<script" not in page.lower()
     for name in ("comparison.json", "comparison.csv", "comparison.md", "compare_state.json"):
         assert (out / name).is_file()
     assert list((out / "figures").glob("*.png"))

@@ -197,7 +197,7 @@ def test_independent_parents_are_to_be_stitched_and_the_best_is_written(stranger
     assert code == 0, err
     record = read_json(tmp_path / "Dataset801_HostBlobs" / "nnUNetTrainer__Merged__2d" / "fold_0" / "merge.json")
     assert record["check"]["verdict"] == "stitch" and out.count("Stitch, do not merge: ") == 2
-    assert record["check"]["lines"][0]["ridge"] > 0.1 and record["check"]["lines"][0]["alike"] < 0.1
+    assert record["check"]["lines"][0]["barrier"] > 0.1 and record["check"]["lines"][0]["alike"] < 0.1
     best = next(row["model"] for row in record["table"] if row["kind"] == "best member")
     assert record["chosen"] == best and f"written is the best member, {best}, unchanged" in out
 

@@ -16,5 +16,5 @@ def files(tmp_path):
 
 @pytest.fixture(scope="session")
 def comparison2d(files2d):
-    from nnunetv2_stitch.evaluation.matrix import evaluate
+    from nnunetv2_stitch.evaluation.evaluate import evaluate
     return evaluate(files2d.entries(), files2d.test_sets(), host="host", resamples=500)

@@ -14,13 +14,13 @@ from matplotlib.image import imread
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.comparison import Comparison, changes, read_comparison, save_comparison
 from nnunetv2_stitch.evaluation.entries import ModelEntry
+from nnunetv2_stitch.evaluation.evaluate import evaluate
 from nnunetv2_stitch.evaluation.labels import Labels
-from nnunetv2_stitch.evaluation.matrix import evaluate
 from nnunetv2_stitch.evaluation.metrics import MEASURES
 from nnunetv2_stitch.evaluation.output import require_writable, value_names, write_comparison
 from nnunetv2_stitch.evaluation.rows import label_rows, markdown, party_rows, reading
 from nnunetv2_stitch.evaluation.tables import text_table
-from nnunetv2_stitch.figures.worst_cases import upright, worst_panels, worst_slice
+from nnunetv2_stitch.evaluation.worst_cases import upright, worst_panels, worst_slice
 
 
 def noted(comparison, **notes):

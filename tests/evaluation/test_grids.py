@@ -6,8 +6,8 @@ import SimpleITK as sitk
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 
+from nnunetv2_stitch.evaluation.evaluate import evaluate
 from nnunetv2_stitch.evaluation.grids import difference, grid_of
-from nnunetv2_stitch.evaluation.matrix import evaluate
 
 SHAPE, SPACING = (4, 5, 6), (0.7, 0.8, 2.5)  # (z, y, x) and (x, y, z)
 TURNED = (0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)

@@ -11,8 +11,8 @@ from stitched_model import read_segmentations
 
 from nnunetv2_stitch.distillation.unlabelled import fingerprint
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
-from nnunetv2_stitch.evaluation.matrix import evaluate
-from nnunetv2_stitch.figures.worst_cases import worst_panels
+from nnunetv2_stitch.evaluation.evaluate import evaluate
+from nnunetv2_stitch.evaluation.worst_cases import worst_panels
 
 SPACING = [1.0, 1.25, 1.5]  # (z, y, x)
 

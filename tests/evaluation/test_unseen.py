@@ -13,12 +13,12 @@ from matplotlib.image import imread
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.comparison import Comparison, read_comparison
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
-from nnunetv2_stitch.evaluation.matrix import evaluate, inputs_of
+from nnunetv2_stitch.evaluation.evaluate import evaluate, inputs_of
 from nnunetv2_stitch.evaluation.output import write_comparison
 from nnunetv2_stitch.evaluation.plane import pareto_front
 from nnunetv2_stitch.evaluation.rows import markdown, party_rows, reading, three_rows
 from nnunetv2_stitch.evaluation.unseen import mean_of_hospitals, over_hospitals
-from nnunetv2_stitch.figures import plane as figure
+from nnunetv2_stitch.figures import own_versus_partner as figure
 
 
 @pytest.fixture(scope="module")

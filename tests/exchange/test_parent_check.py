@@ -121,12 +121,12 @@ def test_a_layer_that_leaves_no_trace_in_the_tensors(command, world2d, nnunet_en
 
 def test_a_model_alone_answers_with_the_network_of_its_trainer(batch_norm, changed_network, nnunet_env, tmp_path):
     """Where one model is looked at alone (evaluate, compare), it answers as stock nnU-Net lets it."""
-    from nnunetv2_stitch.inference.plain import plain_predictor
+    from nnunetv2_stitch.inference.stock_predictor import stock_predictor
     from nnunetv2_stitch.parties.model_folder import read_model_folder
     world = nnunet_env(batch_norm)
     images = world.test_images(world.partner)
     predict(changed_network, images, tmp_path / "stock")
-    predictor = plain_predictor(read_model_folder(str(changed_network)), [0], torch.device("cpu"))
+    predictor = stock_predictor(read_model_folder(str(changed_network)), [0], torch.device("cpu"))
     (tmp_path / "ours").mkdir()
     with contextlib.redirect_stdout(io.StringIO()):
         predictor.predict_from_files_sequential(str(images), str(tmp_path / "ours"))

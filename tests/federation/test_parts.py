@@ -16,8 +16,8 @@ from nnunetv2_stitch.federation.buffer import ModelBuffer, PartyModel
 from nnunetv2_stitch.federation.centre_search import PREVIOUS, CentreSearch, SearchSettings
 from nnunetv2_stitch.federation.data import FederatedParty, party_files, plans_to_train
 from nnunetv2_stitch.federation.figures import progress_curve
-from nnunetv2_stitch.federation.keeping import keep_round, kept_models
 from nnunetv2_stitch.federation.local import LocalTrainer, Schedule, newest_state, states
+from nnunetv2_stitch.federation.round_files import keep_round, kept_models
 from nnunetv2_stitch.federation.settings import RoundsSettings, check_search, own_site
 from nnunetv2_stitch.federation.sharing import shared_arrays
 from nnunetv2_stitch.federation.state import WEIGHTS_FILE, State, read_state, write_state

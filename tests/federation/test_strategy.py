@@ -11,10 +11,10 @@ from flwr.serverapp import Grid  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
 from nnunetv2_stitch.federation import strategy as strategy_module  # noqa: E402
-from nnunetv2_stitch.federation.buffer import shares  # noqa: E402
+from nnunetv2_stitch.federation.buffer import fedavg_weights  # noqa: E402
 from nnunetv2_stitch.federation.centre_search import Merged  # noqa: E402
+from nnunetv2_stitch.federation.round_line import told  # noqa: E402
 from nnunetv2_stitch.federation.strategy import GuidedMerging  # noqa: E402
-from nnunetv2_stitch.federation.telling import told  # noqa: E402
 
 DEADLINE, NEVER = 10, None
 NAMES = {1: "A", 2: "B", 3: "C"}
@@ -87,7 +87,7 @@ class Parties(Grid):
 
 def mean(base, models, number):
     """A merge by FedAvg's weights."""
-    weights = {n: sum(s * m.weights[n] for s, m in zip(shares(models, number), models)).astype(np.float32)
+    weights = {n: sum(s * m.weights[n] for s, m in zip(fedavg_weights(models, number), models)).astype(np.float32)
                for n in base}
     return Merged(weights, {"chosen": "mean", "scored_by": "Dice", "scores": {"mean": 0.5}})
 
@@ -141,7 +141,7 @@ def test_an_old_model_counts_less_at_the_start_until_it_is_too_old():
 
 def test_shares_fall_with_age():
     seen = []
-    rounds({1: [0] * 2, 2: [0]}, 2, merge=lambda b, m, n: seen.append(shares(m, n)) or mean(b, m, n))
+    rounds({1: [0] * 2, 2: [0]}, 2, merge=lambda b, m, n: seen.append(fedavg_weights(m, n)) or mean(b, m, n))
     assert seen == [[pytest.approx(1 / 3), pytest.approx(2 / 3)], [pytest.approx(1 / 2), pytest.approx(1 / 2)]]
 
 

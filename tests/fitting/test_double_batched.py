@@ -1,5 +1,5 @@
 import copy
-import random
+from itertools import cycle, product
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from networks import build, ensemble, image, spec
 from reference import literally_doubled_loss
 
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
-from nnunetv2_stitch.fitting.double_batched import POINTS, double_batched_loss, relative_error, sample_setting
-from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.fitting.double_batched import double_batched_loss, errors_of_streams, relative_error
+from nnunetv2_stitch.stitching.setting import STATES, Setting
 
 
 def gradients(net, loss):
@@ -33,7 +33,7 @@ def make(dim=2, partner=None, norm="InstanceNorm"):
 def test_equals_a_literally_doubled_batch_in_loss_and_gradients(dim, partner, norm):
     net = make(dim, partner, norm).double()
     x = image(dim, seed=3).double()
-    for setting in (all_average(net), sample_setting(net, random.Random(2)),
+    for setting in (all_average(net), Setting(dict(zip(net.positions, cycle(product(STATES, STATES))))),
                     Setting({p: "stitched" for p in net.positions}), Setting()):
         net.apply_setting(setting)
         wanted = literally_doubled_loss(net, x)
@@ -75,7 +75,7 @@ def test_the_loss_is_the_sum_of_what_is_compared_at_switches_and_at_heads():
     net = make()
     net.apply_setting(all_average(net))
     x = image()
-    whole, switches, heads = (double_batched_loss(net, x, points=p) for p in POINTS)
+    whole, (switches, heads) = double_batched_loss(net, x), errors_of_streams(net, x)
     assert switches > 0 and heads > 0
     assert_same(whole, switches + heads)
 
@@ -86,11 +86,3 @@ def test_relative_error_gradient():
     assert torch.autograd.gradcheck(lambda v: relative_error(v, target).double(), (x,), atol=1e-3, rtol=1e-3, eps=1e-3)
     constant = torch.ones(1, 1, 4, 4)
     assert torch.isfinite(relative_error(constant + 1, constant))
-
-
-def test_sampled_settings_repeat_with_the_seed_and_use_every_state():
-    net = make()
-    assert sample_setting(net, random.Random(5)) == sample_setting(net, random.Random(5))
-    rng = random.Random(0)
-    states = [s for _ in range(20) for pair in sample_setting(net, rng).switches.values() for s in pair]
-    assert {"own", "stitched", "average"} == set(states)

@@ -105,7 +105,7 @@ def test_the_sender_measures_its_own_images_under_each_fold(world2d, tmp_path):
     """By features taken with a hook from the first convolution of the trained network, while it predicts, mirrored."""
     import torch
 
-    from nnunetv2_stitch.inference.plain import plain_predictor
+    from nnunetv2_stitch.inference.stock_predictor import stock_predictor
     with stitched_model.environment(world2d.env):
         model, said = read_model_folder(str(world2d.model(world2d.partner))), []
         export_party(model, str(tmp_path / "b.zip"), name="SiteB", say=said.append)
@@ -120,7 +120,7 @@ def test_the_sender_measures_its_own_images_under_each_fold(world2d, tmp_path):
     data = str(folder / model.configuration_manager.data_identifier)
     for fold in (0, 1):
         with stitched_model.environment(world2d.env):
-            predictor = plain_predictor(model, [fold], torch.device("cpu"))
+            predictor = stock_predictor(model, [fold], torch.device("cpu"))
         predictor.network.load_state_dict(predictor.list_of_parameters[0])
         wanted = Signature.of(*(hooked(predictor, data, sorted(splits[fold][part])) for part in ("train", "val")))
         found = Signature.from_json(json.loads(sent[f"fold_{fold}_signature.json"]), FEATURES, "sent")

@@ -87,7 +87,7 @@ def test_shares_weigh_heads_and_switches(parents, combine):
         fixed.load_state_dict({**fixed.state_dict(), **net.stitch_state()})
         fixed.apply_setting(Setting({POSITION: (1 - share, share)}, combine=combine, host_share=share))
         assert_same(found[i:i + 1].softmax(1), fixed(x[i:i + 1]).softmax(1))
-    assert net.heads.shares is None and net.switch(POSITION, "host").share == 0.5
+    assert net.heads.shares is None and net.switch(POSITION, "host").mixing_weight == 0.5
 
 
 @torch.no_grad()

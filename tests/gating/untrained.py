@@ -14,8 +14,8 @@ import torch
 from nnunetv2_stitch.bridging.names import NO_MAPS
 from nnunetv2_stitch.bridging.report import require_bridge
 from nnunetv2_stitch.gating.gate import GateOptions
-from nnunetv2_stitch.gating.measuring import tile_features
 from nnunetv2_stitch.gating.signature import Signature
+from nnunetv2_stitch.gating.tile_features import tile_features
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.stitching.network import build_parent

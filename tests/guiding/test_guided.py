@@ -11,7 +11,7 @@ from stitched_model import stitch
 from nnunetv2_stitch.guiding.fold import GUIDED_FILE
 from nnunetv2_stitch.guiding.mixing import MixingObjective, present_weights
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
-from nnunetv2_stitch.merging.search import SearchOptions, search
+from nnunetv2_stitch.search.coefficients import SearchOptions, search
 from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
 from nnunetv2_stitch.stitching.setting import Setting
 

@@ -9,7 +9,7 @@ from points import SIZES, members
 
 from nnunetv2_stitch.merging.atlas import Atlas
 from nnunetv2_stitch.merging.baselines import greedy_soup, mixture, uniform
-from nnunetv2_stitch.merging.check import ALL_PAIRS, Line, check_merge, judge, ridge
+from nnunetv2_stitch.merging.check import ALL_PAIRS, Line, check_merge, judge, loss_barrier
 from nnunetv2_stitch.merging.losses import divergence
 from nnunetv2_stitch.selection.dice import mean_dice
 
@@ -38,16 +38,17 @@ def test_greedy_soup_keeps_what_does_no_harm():
 
 
 def line(**values) -> Line:
-    return Line("A", "B", **{"losses": (), "ridge": 0.0, "alike": 0.9, **values})
+    return Line("A", "B", **{"losses": (), "barrier": 0.0, "alike": 0.9, **values})
 
 
 def test_judgement():
-    assert ridge((1.0, 1.0, 1.2, 1.0, 1.0)) == pytest.approx(0.2)
-    assert ridge((1.0, 0.5, 0.0, -0.5, -1.0)) == 0.0 and ridge(()) == 0.0
+    assert loss_barrier((1.0, 1.0, 1.2, 1.0, 1.0)) == pytest.approx(0.2)
+    assert loss_barrier((1.0, 0.5, 0.0, -0.5, -1.0)) == 0.0 and loss_barrier(()) == 0.0
     good = judge([line(losses=(0, 0, 0, 0, 0))])
     assert good.verdict == "merge" and good.sentence.startswith("Merge: ") and good.sentence.count("\n") == 0
-    assert judge([line(), line(ridge=0.5)]).verdict == "stitch"
-    assert judge([line(ridge=float("nan"))]).verdict == judge([line(), line(ridge=float("nan"))]).verdict == "stitch"
+    assert judge([line(), line(barrier=0.5)]).verdict == "stitch"
+    unknown = line(barrier=float("nan"))
+    assert judge([unknown]).verdict == judge([line(), unknown]).verdict == "stitch"
     assert "nothing in common" in judge([line(alike=0.02)]).sentence
     assert "no data" in judge([line()]).sentence
 

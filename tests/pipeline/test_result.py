@@ -12,9 +12,9 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from stitched_model import tree
 
-from nnunetv2_stitch.selection.deploy import load_supernet
 from nnunetv2_stitch.stitching.network import build_parent
 from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.supernet import load_supernet
 
 CHANNELS, CLASSES = 1, 3
 FILES = ["plans.json", "dataset.json", "stitch_selection.json", "dice_over_position.png", "matches.png"]

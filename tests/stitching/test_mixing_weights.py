@@ -45,7 +45,7 @@ def test_one_half_is_the_average_and_pruning_changes_nothing():
 def test_a_weight_is_the_translated_maps_share():
     switch = ensemble(spec(), spec()).switch(2, "host")
     own, other = torch.randn(1, 6, 4, 4), torch.randn(1, 6, 4, 4)
-    switch.state, switch.share = "average", -0.25
+    switch.state, switch.mixing_weight = "average", -0.25
     assert_same(switch(own, other), 1.25 * own - 0.25 * switch.stitch(other))
 
 

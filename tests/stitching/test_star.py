@@ -7,7 +7,7 @@ from networks import CLASSES, build, ensemble, image, matches_of, spec
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
-from nnunetv2_stitch.fitting.double_batched import double_batched_loss, relative_error
+from nnunetv2_stitch.fitting.double_batched import double_batched_loss, errors_of_streams, relative_error
 from nnunetv2_stitch.selection.sweep import sweep_heads
 from nnunetv2_stitch.stitching.layers import mean_softmax_as_logits
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
@@ -177,7 +177,7 @@ def test_the_loss_compares_every_stitch_with_its_own_map(star, parents):
         # The rest of the gradient goes through what lies behind; without it the two are equal.
         star.zero_grad()
         star.apply_setting(Setting())
-        double_batched_loss(star, x, points="switches").backward()
+        errors_of_streams(star, x)[0].backward()
         assert_same(star.switch(position, "host").stitch.bias.grad, bias.grad / n)
 
 

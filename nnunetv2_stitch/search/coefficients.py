@@ -1,4 +1,4 @@
-"""The search for merging coefficients: Adam on the coefficients alone, or CMA-ES, both stopped by a score."""
+"""The search for coefficients: Adam on the coefficients alone, or CMA-ES, both stopped by a score."""
 
 from __future__ import annotations
 

@@ -24,7 +24,13 @@ MODELS = "models"
 
 def keep_round(work: str, state: State, entry: dict[str, Any], weights: dict[str, np.ndarray],
                models: Sequence[PartyModel]) -> State:
-    """Write down a round in the folder `work`; returns the new state."""
+    """Write down a round in the folder `work`; returns the new state.
+
+    Args:
+        entry: what the round was, for the history.
+        weights: the network after it, by name.
+        models: that the centre holds after it.
+    """
     folder = os.path.join(work, MODELS)
     names = {_name(m.party, m.asked_in): m for m in models}
     for name, model in names.items():

@@ -51,7 +51,14 @@ def images(folder: str, names: Sequence[str]) -> Iterator[np.ndarray]:
 def tile_features(features: Features, cases: Iterable[np.ndarray], configuration_manager,
                   device: torch.device, most: int = TILES_PER_CASE,
                   mirroring_axes: Sequence[int] | None = None) -> np.ndarray:
-    """Features `(tiles, F)` of all cases, at most so many tiles of each, in float64."""
+    """Features `(tiles, F)` of all cases, at most so many tiles of each, in float64.
+
+    Args:
+        features: tiles `(B, C, *patch)` -> `(B, F)`.
+        cases: preprocessed images `(C, z, y, x)`.
+        most: tiles of a case, spread over it.
+        mirroring_axes: spatial axes along which a prediction mirrors; mirrored tiles are looked at, too.
+    """
     axes = tuple(a + 2 for a in mirroring_axes or ())
     mirrored = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
     found = []

@@ -1,4 +1,5 @@
-"""The supernet of a stitched model from its own folder alone, where neither parent's model folder is at hand."""
+"""The trained supernet of a fold, all parents and all stitches: from the parents' own folders, or where they are not
+at hand from the stitched model's folder alone."""
 
 from __future__ import annotations
 
@@ -6,18 +7,47 @@ import os
 from collections.abc import Mapping
 
 import torch
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.fitting.session import STITCHES_FILE
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights
 from nnunetv2_stitch.parties.reading import ModelFolder
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
-from nnunetv2_stitch.stitching.plans import supernet_from_plans
+from nnunetv2_stitch.stitching.plans import load_parents, supernet_from_plans
+
+STITCHES_FILE = "stitches_all.safetensors"  # of a fold: all its stitches, beside the checkpoint of those in use
+
+
+def load_supernet(plans: dict, configuration: str, dataset_json: dict, fold: int | str, model_folder: str,
+                  results: str) -> StitchedEnsemble:
+    """The trained supernet of one fold: parents from their own folders, stitches from `stitches_all.safetensors`.
+
+    Args:
+        plans, dataset_json: of the stitched model.
+        model_folder: that holds `fold_<fold>` with the stitches.
+        results: nnU-Net's folder, in which the parents are looked for.
+
+    Raises:
+        StitchError: parents or stitches missing or changed.
+    """
+    from safetensors.torch import load_file
+    manager = PlansManager(plans)
+    configuration_manager = manager.get_configuration(configuration)
+    network = supernet_from_plans(configuration_manager.configuration,
+                                  determine_num_input_channels(manager, configuration_manager, dataset_json),
+                                  manager.get_label_manager(dataset_json).num_segmentation_heads)
+    load_parents(network, configuration_manager.configuration, fold, results)
+    path = os.path.join(model_folder, f"fold_{fold}", STITCHES_FILE)
+    if not os.path.isfile(path):
+        raise StitchError(f"{path} is missing; train fold {fold} to its end first (--c goes on)")
+    network.load_state_dict({**network.state_dict(), **load_file(path)})
+    return network
 
 
 def supernet_of_folder(model: ModelFolder, fold: int | str) -> StitchedEnsemble:
     """All parents from a fold's deployed checkpoint, all stitches from `stitches_all.safetensors` beside it. Unlike
-    `deploy.load_supernet` it needs nothing but the folder, which may come from another party.
+    `load_supernet` it needs nothing but the folder, which may come from another party.
 
     Raises:
         StitchError: a file is missing, damaged or of another network, or the checkpoint was pruned to fewer parents.

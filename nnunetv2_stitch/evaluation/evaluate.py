@@ -119,7 +119,13 @@ def sum_up(scores: Sequence[Score], host: str, seed: int, resamples: int) -> tup
 
 def over_unseen(scores: Sequence[Score], hospitals: Sequence[str], host: str, seed: int,
                 resamples: int) -> list[UnseenMean]:
-    """Means of every model over the hospitals that are no party, per label and measure; empty without any."""
+    """Means of every model over the hospitals that are no party, per label and measure; empty without any.
+
+    Args:
+        hospitals: names of their test sets.
+        host: the model that the others are tested against.
+        seed, resamples: of the bootstrap.
+    """
     rows: dict[str, dict[str, dict[str, list[Score]]]] = {}
     for s in scores:
         if s.party in hospitals:

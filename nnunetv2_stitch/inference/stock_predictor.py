@@ -13,10 +13,15 @@ from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, networ
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 
 
-def plain_predictor(model: ModelFolder, folds: Sequence[int | str], device: torch.device, tta: bool = True,
+def stock_predictor(model: ModelFolder, folds: Sequence[int | str], device: torch.device, tta: bool = True,
                     checkpoint_name: str = FINAL, progress: bool = False) -> nnUNetPredictor:
     """An initialised predictor for the folds' models together, as nnU-Net ensembles folds, with the network that their
     trainer builds where that is installed here.
+
+    Args:
+        folds: that answer together.
+        tta: mirror, as nnU-Net does by default.
+        progress: show nnU-Net's bars.
 
     Raises:
         StitchError: a network class that may not be built, or a checkpoint missing, broken or of another network.

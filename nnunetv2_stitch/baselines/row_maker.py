@@ -10,8 +10,8 @@ from functools import cached_property
 import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 
-from nnunetv2_stitch.baselines.adapting import AdaptedRows
-from nnunetv2_stitch.baselines.datasets import borrow_plans, data_of, merge_datasets
+from nnunetv2_stitch.baselines.adapted_rows import AdaptedRows
+from nnunetv2_stitch.baselines.datasets import borrow_plans, data_of, pool_datasets
 from nnunetv2_stitch.baselines.rows import Answer
 from nnunetv2_stitch.baselines.soup import average_weights
 from nnunetv2_stitch.baselines.stitched import RULE_3_PROGRESS, rule_settings, weighted_shares
@@ -33,7 +33,7 @@ from nnunetv2_stitch.training.stock import budget, fold_folder, train_network
 
 # Plans that baselines are trained under. They say in the name of a model folder what the model is; what it was made of
 # is told by the digest that follows.
-FINETUNED, MERGED, FEDERATED, SOUP = ("nnUNetFinetunedPlans", "nnUNetMergedPlans", "nnUNetFederatedPlans",
+FINETUNED, POOLED, FEDERATED, SOUP = ("nnUNetFinetunedPlans", "nnUNetMergedPlans", "nnUNetFederatedPlans",
                                       "nnUNetSoupPlans")
 TAUGHT, UNTAUGHT = "nnUNetTaughtPlans", "nnUNetUntaughtPlans"
 GUIDED_MERGE = "nnUNetGuidedMergePlans"
@@ -209,11 +209,11 @@ class RowMaker:
         written = {f: read_json(os.path.join(folder, f"fold_{f}", RECORD))["chosen"] for f in self.folds}
         return Answer(folder, self.folds, detail="written: " + ", ".join(dict.fromkeys(written.values())))
 
-    def _merged(self) -> Answer:
-        record = self._record(MERGED, data=[data_of(self.host), data_of(self.partner)], plans=_plans(self.host),
+    def _pooled(self) -> Answer:
+        record = self._record(POOLED, data=[data_of(self.host), data_of(self.partner)], plans=_plans(self.host),
                               trainer=self.host.trainer, epochs=self.epochs, iterations=self.iterations)
-        plans_name = record.name(MERGED)
-        dataset = merge_datasets(self.host, self.partner, plans_name)
+        plans_name = record.name(POOLED)
+        dataset = pool_datasets(self.host, self.partner, plans_name)
         begin(self._folder(dataset, self.host.trainer, plans_name), record)
         return self._train(dataset, self.host, plans_name, dict.fromkeys(self.folds))
 

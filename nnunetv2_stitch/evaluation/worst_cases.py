@@ -1,4 +1,4 @@
-"""Panels for `overlays`: the worst cases of a party under every model."""
+"""Panels for the figure of overlays: the worst cases of a party under every model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from nnunetv2_stitch.evaluation.comparison import Comparison
 from nnunetv2_stitch.evaluation.segmentations import ending_of, reader_for
-from nnunetv2_stitch.figures.cases import worst_cases
 from nnunetv2_stitch.fileio import read_json
 
 PLACEHOLDER = 999  # mm
@@ -31,7 +30,7 @@ def worst_panels(comparison: Comparison, party: str, count: int = 3) -> list[lis
     contents = read_json(test_set.dataset_json) if test_set.dataset_json else {}
     ending = contents.get("file_ending") or ending_of(test_set.labels_folder)
     references = test_set.cases(ending)
-    cases = [c for c in worst_cases(comparison, party, count) if c in references]
+    cases = [c for c in comparison.worst_cases(party, count) if c in references]
     groups = [comparison.model_names[i:i + AT_ONCE] for i in range(0, len(comparison.models), AT_ONCE)]
     figures: list[list[dict[str, Any]]] = [[] for _ in groups]
     if not cases:

@@ -6,15 +6,15 @@ from matplotlib.image import imread
 
 from nnunetv2_stitch.evaluation.comparison import Comparison, Score, Settings
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
+from nnunetv2_stitch.evaluation.evaluate import sum_up
 from nnunetv2_stitch.evaluation.labels import Labels
-from nnunetv2_stitch.evaluation.matrix import sum_up
 from nnunetv2_stitch.evaluation.metrics import MEASURES
 from nnunetv2_stitch.evaluation.plane import plane
-from nnunetv2_stitch.figures import cases as case_figure
-from nnunetv2_stitch.figures import plane as plane_figure
-from nnunetv2_stitch.figures.cases import case_lines, case_values, worst_cases
+from nnunetv2_stitch.figures import case_lines as case_figure
+from nnunetv2_stitch.figures import own_versus_partner as plane_figure
+from nnunetv2_stitch.figures.case_lines import case_lines
 from nnunetv2_stitch.figures.heat_map import heat_map, verdict
-from nnunetv2_stitch.figures.plane import own_versus_partner
+from nnunetv2_stitch.figures.own_versus_partner import own_versus_partner
 from nnunetv2_stitch.figures.style import new_figure
 
 
@@ -95,10 +95,10 @@ def test_a_close_up_only_where_it_helps():
 
 def test_worst_cases_are_those_of_the_lowest_median():
     c = comparison(FEW)
-    values = case_values(c, "A", MEASURES[0])
+    values = c.case_values("A", MEASURES[0])
     assert len(values) == 8 and all(len(v) == 3 for v in values.values())
     medians = {k: np.median(v) for k, v in values.items()}
-    assert worst_cases(c, "A", 3) == sorted(medians, key=medians.get)[:3]
+    assert c.worst_cases("A", 3) == sorted(medians, key=medians.get)[:3]
 
 
 @pytest.mark.parametrize(("measure", "worse"), [(MEASURES[0], "↓"), (MEASURES[2], "↑")])

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.checkpoint import sha256
-from nnunetv2_stitch.selection.from_folder import stitches_file
 from nnunetv2_stitch.selection.pareto import Front, PartyScores, find_front, mean_over_folds, prefer
 from nnunetv2_stitch.selection.rules import common_positions
 from nnunetv2_stitch.selection.sweep import Sweep
 from nnunetv2_stitch.selection.sweeps_file import PartySweeps, read_sweeps
+from nnunetv2_stitch.stitching.supernet import stitches_file
 
 HOST = "host"
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunetv2_stitch.evaluation.comparison import Comparison
-from nnunetv2_stitch.evaluation.plane import Plane, PlanePoint
 from nnunetv2_stitch.figures.style import BLUE, GREEN, GREY, new_figure, own_style, tidy, write
+
+if TYPE_CHECKING:
+    from nnunetv2_stitch.evaluation.comparison import Comparison
+    from nnunetv2_stitch.evaluation.plane import Plane, PlanePoint
 
 PANEL = 4.6  # inches
 AREA = 34  # of a point, in square points; with a third axis from the first to the second of

@@ -15,8 +15,8 @@ import stitched_model
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
+from nnunetv2_stitch.evaluation.evaluate import evaluate, inputs_of
 from nnunetv2_stitch.evaluation.labels import FOREGROUND, Labels
-from nnunetv2_stitch.evaluation.matrix import evaluate, inputs_of
 from nnunetv2_stitch.evaluation.segmentations import read_segmentation
 
 
@@ -92,7 +92,7 @@ def test_without_torch(files2d):
     code = (
         "import sys\n"
         "from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet\n"
-        "from nnunetv2_stitch.evaluation.matrix import evaluate\n"
+        "from nnunetv2_stitch.evaluation.evaluate import evaluate\n"
         "from nnunetv2_stitch.evaluation.output import write_comparison\n"
         f"c = evaluate([ModelEntry('x', {str(files2d.model('host'))!r})], [TestSet('A', {str(files2d.party('A'))!r})],"
         " resamples=50)\n"

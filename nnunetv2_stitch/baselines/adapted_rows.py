@@ -29,7 +29,7 @@ from nnunetv2_stitch.training.adapt_session import RECORD_FILE
 from nnunetv2_stitch.training.line import ALPHAS, training_folder
 
 if TYPE_CHECKING:
-    from nnunetv2_stitch.baselines.making import RowMaker
+    from nnunetv2_stitch.baselines.row_maker import RowMaker
 
 LONGER = "nnUNetLongerPlans"
 
@@ -55,7 +55,12 @@ def adapt_request(job: Job, epochs: int | None, iterations: int | None) -> Adapt
 def adapt_partner(job: Job, epochs: int | None, iterations: int | None, device: torch.device, progress: bool,
                   say: Callable[[str], None]) -> Adapted:
     """The partner adapted to the host's images: the user's own where it was made of exactly this, else one that is made
-    for the comparison, or gone on with."""
+    for the comparison, or gone on with.
+
+    Args:
+        epochs, iterations: of adapting; None for the defaults.
+        say: is told each step in a line.
+    """
     request = adapt_request(job, epochs, iterations)
     adapting, record = _named(job, request, "adapted partner", 1)
     folder = _users_own(adapting)
@@ -70,7 +75,12 @@ def adapt_partner(job: Job, epochs: int | None, iterations: int | None, device: 
 def train_longer(job: Job, epochs: int | None, iterations: int | None, device: torch.device, progress: bool,
                  say: Callable[[str], None]) -> tuple[str, str]:
     """The host's own model trained on exactly as its partner is adapted: same trainer, learning rate, steps, batches of
-    the same images. Returns its folder, and how long in words."""
+    the same images. Returns its folder, and how long in words.
+
+    Args:
+        epochs, iterations: of adapting; None for the defaults.
+        say: is told each step in a line.
+    """
     request = _request(job, job.host, LONGER, epochs, iterations)
     longer, record = _named(job, request, "host trained on", 0)
     begin(longer.model_folder, record)

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 import torch
 
-from nnunetv2_stitch.parties import once as keeping
+from nnunetv2_stitch.parties import read_cache
 from nnunetv2_stitch.parties.checkpoint import load_parent, sha256
-from nnunetv2_stitch.parties.once import once, reading_once
+from nnunetv2_stitch.parties.read_cache import once, reading_once
 from nnunetv2_stitch.parties.trust import trusting
 
 
@@ -60,7 +60,7 @@ def test_what_was_read_with_trust_is_not_handed_on_without(checkpoint, reads):
 
 
 def test_memory_is_bounded(checkpoint, monkeypatch):
-    monkeypatch.setattr(keeping, "LIMIT", 100)
+    monkeypatch.setattr(read_cache, "LIMIT", 100)
     made = []
     with reading_once():
         for kind in ("a", "b", "a", "c", "a", "b"):  # c takes the place of b, which was not used since

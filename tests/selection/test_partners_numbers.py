@@ -8,9 +8,9 @@ import pytest
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.checkpoint import sha256
+from nnunetv2_stitch.selection.partners_numbers import choose_with_partners
 from nnunetv2_stitch.selection.sweep import Sweep
 from nnunetv2_stitch.selection.sweeps_file import PartySweeps, read_sweeps
-from nnunetv2_stitch.selection.with_partners import choose_with_partners
 
 
 def sweep(fold, ensemble, positions=(0, 1, 2)):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunetv2_stitch.evaluation.comparison import Comparison
-from nnunetv2_stitch.evaluation.metrics import Measure
 from nnunetv2_stitch.figures.style import BLUE, VERMILLION, new_figure, own_style, tidy, write
+
+if TYPE_CHECKING:
+    from nnunetv2_stitch.evaluation.comparison import Comparison
+    from nnunetv2_stitch.evaluation.metrics import Measure
 
 WORST = 3  # cases that are named
 MANY = 8  # models; with fewer, all of the scale is shown
@@ -22,8 +25,8 @@ def case_lines(comparison: Comparison, party: str, measure: Measure, path: str) 
     models, those that are far worse than most lie outside of the scale, their means written at its end.
     """
     models, label = comparison.model_names, comparison.labels.main
-    by_case = case_values(comparison, party, measure)
-    worst = worst_cases(comparison, party, WORST)
+    by_case = comparison.case_values(party, measure)
+    worst = comparison.worst_cases(party, WORST)
     names = 0.04 * max(len(comparison.shown(m)) for m in models)
     figure = new_figure(max(6.0, 2.2 + 0.42 * len(models)), 4.4 + names + 0.16 * len(comparison.legend))
     axes = figure.add_subplot()
@@ -74,18 +77,3 @@ def _leave_out_failures(axes, means: Sequence[float], cases: Sequence[Sequence[f
         axes.annotate(f"{means[x]:.{measure.digits}f} {'↓' if sign > 0 else '↑'}", (x, end), (0, 3 * sign),
                       textcoords="offset points", fontsize=7.5, ha="center", va="bottom" if sign > 0 else "top",
                       rotation=90, zorder=6, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
-
-
-def case_values(comparison: Comparison, party: str, measure: Measure) -> dict[str, list[float]]:
-    """Case -> the measure of its main label, one value per model, NaN where it is not defined."""
-    found = [comparison.cases(m, party, comparison.labels.main) for m in comparison.model_names]
-    return {case: [getattr(by_case[case], measure.key) for by_case in found] for case in found[0]}
-
-
-def worst_cases(comparison: Comparison, party: str, count: int) -> list[str]:
-    """Cases whose median Dice over all models is lowest, the lowest first. The median, so that one failed model does
-    not choose them."""
-    from nnunetv2_stitch.evaluation.metrics import MEASURES
-    values = case_values(comparison, party, MEASURES[0])
-    medians = {c: float(np.median(known)) for c, v in values.items() if (known := [x for x in v if np.isfinite(x)])}
-    return sorted(medians, key=lambda c: (medians[c], c))[:count]

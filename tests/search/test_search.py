@@ -6,7 +6,7 @@ from points import SIZES, Points, Quadratic, members
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging.atlas import Atlas
-from nnunetv2_stitch.merging.search import SearchOptions, search
+from nnunetv2_stitch.search.coefficients import SearchOptions, search
 
 
 def problem(granularity="stage", wanted=None, count=3):

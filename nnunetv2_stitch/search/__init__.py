@@ -1,0 +1,1 @@
+"""The search of coefficients by a score: of weights (`merging`) or of switches (`guiding`)."""
