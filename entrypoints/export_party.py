@@ -70,7 +70,8 @@ def main(args: argparse.Namespace) -> None:
 def find(args: argparse.Namespace):
     """The model folder that the flags mean."""
     from nnunetv2_stitch.errors import StitchError
-    from nnunetv2_stitch.parties.model_folder import find_models, read_model_folder
+    from nnunetv2_stitch.parties.find import find_models
+    from nnunetv2_stitch.parties.model_folder import read_model_folder
     if args.m is not None:
         return read_model_folder(args.m, args.chk)
     models = find_models(args.d, checkpoint_name=args.chk, configuration=args.c, trainer=args.tr, plans=args.p)

@@ -12,7 +12,7 @@ MANY = 5  # parameters
 OPEN = {
     "demo/parents.py": {"train_parent"},
     "distillation/unlabelled.py": {"preprocess_unlabelled"},
-    "parties/model_folder.py": {"find_models", "select_model", "find_pair"},
+    "parties/find.py": {"find_models", "select_model", "find_pair"},
     "pipeline/choosing.py": {"choose"},
     "pipeline/memory.py": {"training_need", "step_bytes"},
     "pipeline/stitched_card.py": {"stitched_card"},

@@ -13,8 +13,7 @@ from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_parent, network_weights
 from nnunetv2_stitch.parties.checkpoint_writing import stock, write_checkpoint
-from nnunetv2_stitch.parties.model_folder import ModelFolder
-from nnunetv2_stitch.parties.reading import BASELINE_KEY
+from nnunetv2_stitch.parties.model_folder import BASELINE_KEY, ModelFolder
 
 NAMES = ("plans.json", "dataset.json", "dataset_fingerprint.json")
 

@@ -18,8 +18,8 @@ from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
 from nnunetv2_stitch.guiding import guide_fold
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import sha256
+from nnunetv2_stitch.parties.model_folder import BASELINE_KEY
 from nnunetv2_stitch.parties.preprocessed import FINGERPRINT
-from nnunetv2_stitch.parties.reading import BASELINE_KEY
 from nnunetv2_stitch.pipeline.identity import like, stitches_record, unlike_trained
 from nnunetv2_stitch.pipeline.job import TRAINERS, Job
 from nnunetv2_stitch.pipeline.reporting import SELECTION_FILE

@@ -7,7 +7,7 @@ import numpy as np
 from nnunetv2_stitch.bridging.intensity import Normalisation
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.checkpoint import load_parent
-from nnunetv2_stitch.parties.reading import ModelFolder
+from nnunetv2_stitch.parties.model_folder import ModelFolder
 
 
 def output_names(party: ModelFolder) -> list[str]:

@@ -17,7 +17,7 @@ from nnunetv2_stitch.bridging.model_properties import (
 )
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps, NameMatch, match_names
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.parties.reading import ModelFolder
+from nnunetv2_stitch.parties.model_folder import ModelFolder
 
 SAME, FINE, BRIDGED, APPROXIMATE, BLOCKS = "same", "differs", "bridged", "approximate", "blocks"
 TOLERANCE = 1e-3  # nnU-Net takes the median spacing of each party: equal but for rounding

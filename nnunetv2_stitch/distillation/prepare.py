@@ -15,12 +15,17 @@ from nnunetv2_stitch.distillation.teacher import beyond_weights, load_teacher, r
 from nnunetv2_stitch.distillation.unlabelled import fingerprint
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.inference.find import trained_folds
 from nnunetv2_stitch.inference.images import require_images
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
 from nnunetv2_stitch.parties.datasets import find_dataset
-from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
-from nnunetv2_stitch.parties.reading import BASELINE_KEY, DISTILLED_KEY, MADE_KEYS
+from nnunetv2_stitch.parties.model_folder import (
+    BASELINE_KEY,
+    DISTILLED_KEY,
+    FINAL,
+    MADE_KEYS,
+    ModelFolder,
+    folds_to_use,
+)
 from nnunetv2_stitch.stitching.network import build_parent
 from nnunetv2_stitch.stitching.plans import ParentRecord, Stitching, count_parameters, recorded_checkpoint
 from nnunetv2_stitch.training.job import TrainingJob, check_request, checked
@@ -74,7 +79,7 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
     """
     _check_request(request)
     teacher = read_teacher(request.teacher)
-    folds = trained_folds(teacher.path, None if request.folds is None else list(request.folds), FINAL)
+    folds = folds_to_use(teacher.path, None if request.folds is None else list(request.folds), FINAL)
     dataset = os.path.basename(find_dataset(nnUNet_preprocessed, "nnUNet_preprocessed", request.dataset,
                                             ", and run nnUNetv2_plan_and_preprocess for it first"))
     configuration = request.configuration or teacher.configuration

@@ -10,8 +10,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.parties.model_folder import ModelFolder
-from nnunetv2_stitch.parties.reading import channel_names
+from nnunetv2_stitch.parties.model_folder import ModelFolder, channel_names
 from nnunetv2_stitch.stitching.plans import STITCHING_KEY
 
 HOST = "host"

@@ -112,7 +112,7 @@ def files_to_predict(entry: ModelEntry, test_set: TestSet, cases: Sequence[str],
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from nnunetv2_stitch.inference.images import require_channels
-    from nnunetv2_stitch.parties.reading import channel_names
+    from nnunetv2_stitch.parties.model_folder import channel_names
 
     dataset_json = read_json(os.path.join(entry.folder, "dataset.json"))
     if dataset_json.get("file_ending", ending) != ending:
@@ -138,8 +138,7 @@ def require_trained(entry: ModelEntry, folds: Sequence[int | str] | None,
     Raises:
         StitchError: a fold without this checkpoint, a plain model asked for a mode, or a cascade.
     """
-    from nnunetv2_stitch.inference.find import trained_folds
-    from nnunetv2_stitch.parties.reading import read_model_folder
+    from nnunetv2_stitch.parties.model_folder import folds_to_use, read_model_folder
     from nnunetv2_stitch.stitching.plans import is_stitched
 
     configurations = read_json(os.path.join(entry.folder, "plans.json")).get("configurations", {})
@@ -150,7 +149,7 @@ def require_trained(entry: ModelEntry, folds: Sequence[int | str] | None,
     if not stitched and read_model_folder(entry.folder, checkpoint_name).is_cascaded:
         raise StitchError(f"{entry.folder} is the second stage of a cascade and needs the first one's segmentations; "
                           f"predict elsewhere and give the predictions")
-    return stitched, trained_folds(entry.folder, None if folds is None else list(folds), checkpoint_name)
+    return stitched, folds_to_use(entry.folder, None if folds is None else list(folds), checkpoint_name)
 
 
 def load_predictor(entry: ModelEntry, folds: Sequence[int | str] | None, checkpoint_name: str, device: Any,
@@ -170,7 +169,7 @@ def load_predictor(entry: ModelEntry, folds: Sequence[int | str] | None, checkpo
     from nnunetv2_stitch.inference.predictor import StitchedPredictor
     from nnunetv2_stitch.inference.stock_predictor import stock_predictor
     from nnunetv2_stitch.parties.checkpoint import sha256
-    from nnunetv2_stitch.parties.reading import read_model_folder
+    from nnunetv2_stitch.parties.model_folder import read_model_folder
 
     device = torch.device(device)
     stitched, chosen = require_trained(entry, folds, checkpoint_name)

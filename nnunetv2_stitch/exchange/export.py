@@ -37,8 +37,8 @@ from nnunetv2_stitch.gating.signature import SIGNATURE_FILE, Signature, read_sig
 from nnunetv2_stitch.gating.tile_features import signature_of
 from nnunetv2_stitch.graph.tracing import trace
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
+from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.parties.preprocessed import SPLITS
-from nnunetv2_stitch.parties.reading import FINAL, ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import is_name, printable, without_warnings
 
 

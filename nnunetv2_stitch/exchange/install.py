@@ -31,7 +31,7 @@ from nnunetv2_stitch.folders import DATASET_FOLDER
 from nnunetv2_stitch.gating.features import feature_count
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE, Signature
 from nnunetv2_stitch.parties.checkpoint import sha256
-from nnunetv2_stitch.parties.reading import FINAL, ModelFolder, read_model_folder
+from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, read_model_folder
 from nnunetv2_stitch.parties.untrusted_json import is_name, printable, without_warnings
 
 Say = Callable[[str], None]

@@ -13,7 +13,7 @@ from typing import Any
 
 import nnunetv2_stitch
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.parties.reading import ModelFolder
+from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import is_name, is_number, is_whole, printable, refused, require_modest
 
 PARTY = "party.json"

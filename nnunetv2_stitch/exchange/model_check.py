@@ -33,7 +33,7 @@ from nnunetv2_stitch.exchange.plans_check import (
     without_foreign_planner,
 )
 from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
-from nnunetv2_stitch.parties.reading import ModelFolder
+from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import (
     IDENTIFIER,
     is_name,

@@ -21,14 +21,8 @@ from nnunetv2_stitch.fileio import is_writable
 from nnunetv2_stitch.folders import model_folders_in
 from nnunetv2_stitch.locks import locked
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
-from nnunetv2_stitch.parties.model_folder import (
-    FINAL,
-    ModelFolder,
-    find_models,
-    find_pair,
-    read_model_folder,
-    select_model,
-)
+from nnunetv2_stitch.parties.find import find_models, find_pair, select_model
+from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, read_model_folder
 from nnunetv2_stitch.parties.untrusted_json import without_warnings
 from nnunetv2_stitch.stitching.network import build_parent
 

@@ -18,7 +18,7 @@ from nnunetv2_stitch.exchange.model_check import STOCK
 from nnunetv2_stitch.exchange.zips import MAX_MEMBERS, index_size
 from nnunetv2_stitch.parties.checkpoint import first_names, load_checkpoint, load_weights, network_weights
 from nnunetv2_stitch.parties.checkpoint_writing import checkpoint_bytes
-from nnunetv2_stitch.parties.reading import ModelFolder
+from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import is_whole, printable, without_warnings
 
 MAX_HEADER_BYTES = 8 << 20  # of a safetensors file: names and shapes; a large nnU-Net needs a tenth of a MiB

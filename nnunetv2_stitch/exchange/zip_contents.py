@@ -14,7 +14,7 @@ from nnunetv2_stitch.exchange.manifest import CARD, PARTY, Manifest
 from nnunetv2_stitch.exchange.plans_check import DATASET, PLANS
 from nnunetv2_stitch.exchange.zips import MIB, Archive
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
-from nnunetv2_stitch.parties.reading import FINAL
+from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.parties.untrusted_json import printable
 
 MAX_JSON_BYTES = 8 * MIB

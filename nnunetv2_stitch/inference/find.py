@@ -8,8 +8,8 @@ from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.folders import folds_in, model_folders_in
-from nnunetv2_stitch.parties.reading import BASELINE_KEY
+from nnunetv2_stitch.folders import model_folders_in
+from nnunetv2_stitch.parties.model_folder import BASELINE_KEY
 from nnunetv2_stitch.stitching.plans import is_stitched
 
 
@@ -40,7 +40,7 @@ def find_stitched_model(dataset: str, configuration: str | None = None, trainer:
     Raises:
         StitchError: none, or several; then they are listed with the flags that choose.
     """
-    from nnunetv2_stitch.parties.model_folder import dataset_folder
+    from nnunetv2_stitch.parties.find import dataset_folder
     folder = dataset_folder(dataset, results_folder())
     found, compared = [], []
     for path in model_folders_in(folder):
@@ -61,22 +61,6 @@ def find_stitched_model(dataset: str, configuration: str | None = None, trainer:
         names = ", ".join(os.path.basename(f) for f in found)
         raise StitchError(f"several stitched models in {folder}: {names}; choose with -tr, -p and -c")
     return found[0]
-
-
-def trained_folds(model_folder: str, folds: list | None, checkpoint_name: str) -> list[int | str]:
-    """The folds to use: those asked for, or all that are there.
-
-    Raises:
-        StitchError: a fold without this checkpoint.
-    """
-    there = folds_in(model_folder, checkpoint_name)
-    if folds is None:
-        folds = [f for f in there if f != "all"] or there
-    missing = [f for f in folds if f not in there]
-    if missing or not folds:
-        raise StitchError(f"{model_folder} has no {checkpoint_name} of fold {missing[0] if missing else '0'}; "
-                          f"it has folds {', '.join(map(str, there)) or 'none'}; choose with -f and -chk")
-    return list(folds)
 
 
 def results_folder() -> str:

@@ -17,11 +17,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import image_files
-from nnunetv2_stitch.inference.find import results_folder, stitched_configuration, trained_folds
+from nnunetv2_stitch.inference.find import results_folder, stitched_configuration
 from nnunetv2_stitch.inference.images import ImagePredictor
 from nnunetv2_stitch.inference.shares import SharesAsMaps, write_shares
 from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.model_folder import folds_to_use
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting, encode_setting
 from nnunetv2_stitch.stitching.plans import Stitching
 from nnunetv2_stitch.stitching.setting import Setting
@@ -56,7 +57,7 @@ class StitchedPredictor(ImagePredictor):
         folder = model_training_output_dir
         configuration = stitched_configuration(folder)
         folds = [use_folds] if isinstance(use_folds, (str, int)) else use_folds
-        folds = trained_folds(folder, None if folds is None else list(folds), checkpoint_name)
+        folds = folds_to_use(folder, None if folds is None else list(folds), checkpoint_name)
         paths = [os.path.join(folder, f"fold_{f}", checkpoint_name) for f in folds]
         checkpoints = [load_checkpoint(p) for p in paths]
         weights = [c["network_weights"] for c in checkpoints]

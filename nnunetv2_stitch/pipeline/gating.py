@@ -18,7 +18,7 @@ from nnunetv2_stitch.gating.gate import Gate, GateOptions
 from nnunetv2_stitch.gating.signature import LEVELS, Signature, read_signature
 from nnunetv2_stitch.gating.tile_features import signature_of
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
-from nnunetv2_stitch.parties.reading import FINAL
+from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.selection.bands import BandedDice
 from nnunetv2_stitch.selection.deploy import GATE

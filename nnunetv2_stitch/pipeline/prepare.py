@@ -15,8 +15,7 @@ from nnunetv2_stitch.exchange.manifest import received_manifest
 from nnunetv2_stitch.exchange.parents import find_parties, require_different, require_parents
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.parties.datasets import data_digest
-from nnunetv2_stitch.parties.model_folder import ModelFolder
-from nnunetv2_stitch.parties.reading import BASELINE_KEY, MADE_KEYS
+from nnunetv2_stitch.parties.model_folder import BASELINE_KEY, MADE_KEYS, ModelFolder
 from nnunetv2_stitch.pipeline.continuing import as_begun, check_earlier_folds, check_folders, previous_plans
 from nnunetv2_stitch.pipeline.job import TRAINERS, Job, Request
 from nnunetv2_stitch.selection.retention import require_tolerance

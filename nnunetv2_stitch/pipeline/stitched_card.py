@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from nnunetv2_stitch.evaluation.tables import markdown_table
 from nnunetv2_stitch.exchange.manifest import NO_PROMISE, cell, versions
-from nnunetv2_stitch.parties.reading import channel_names
+from nnunetv2_stitch.parties.model_folder import channel_names
 from nnunetv2_stitch.stitching.plans import Stitching
 
 

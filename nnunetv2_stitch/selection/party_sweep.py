@@ -12,7 +12,7 @@ import torch
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.checkpoint import sha256
-from nnunetv2_stitch.parties.reading import ModelFolder, read_model_folder
+from nnunetv2_stitch.parties.model_folder import ModelFolder, read_model_folder
 from nnunetv2_stitch.selection.party_cases import (
     CaseFiles,
     RawDataset,

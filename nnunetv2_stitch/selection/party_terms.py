@@ -10,7 +10,7 @@ import numpy as np
 from nnunetv2_stitch.bridging.model_properties import output_names
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps, match_names
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.parties.reading import ModelFolder
+from nnunetv2_stitch.parties.model_folder import ModelFolder
 
 
 @dataclass(frozen=True)

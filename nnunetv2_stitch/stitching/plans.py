@@ -18,8 +18,7 @@ from nnunetv2_stitch.graph.matching import Match, match_star
 from nnunetv2_stitch.graph.nodes import LayerNode, layer_nodes
 from nnunetv2_stitch.graph.tracing import trace
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
-from nnunetv2_stitch.parties.model_folder import ModelFolder
-from nnunetv2_stitch.parties.reading import ADAPTED_KEY
+from nnunetv2_stitch.parties.model_folder import ADAPTED_KEY, ModelFolder
 from nnunetv2_stitch.stitching.network import CLASS_PATH, StitchedEnsemble, build_parent
 from nnunetv2_stitch.stitching.setting import Setting, party_names
 

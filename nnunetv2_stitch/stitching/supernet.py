@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights
-from nnunetv2_stitch.parties.reading import ModelFolder
+from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
 from nnunetv2_stitch.stitching.plans import load_parents, supernet_from_plans
 

@@ -13,7 +13,8 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import Partner, read_party
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.datasets import find_dataset
-from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, find_models, select_model
+from nnunetv2_stitch.parties.find import find_models, select_model
+from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import printable
 from nnunetv2_stitch.selection.retention import TOLERANCE, require_tolerance
 from nnunetv2_stitch.training.adapt_output import RECORD

@@ -16,9 +16,8 @@ from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.checkpoint_writing import write_checkpoint
-from nnunetv2_stitch.parties.model_folder import FINAL
+from nnunetv2_stitch.parties.model_folder import FINAL, channel_names
 from nnunetv2_stitch.parties.preprocessed import FINGERPRINT
-from nnunetv2_stitch.parties.reading import channel_names
 from nnunetv2_stitch.training.line import adapted_state
 from nnunetv2_stitch.training.records import without_records
 

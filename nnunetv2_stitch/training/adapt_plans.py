@@ -18,8 +18,8 @@ from nnunetv2_stitch.bridging.model_properties import normalisations
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.folders import files_in
+from nnunetv2_stitch.parties.model_folder import ADAPTED_KEY, MADE_KEYS, ModelFolder
 from nnunetv2_stitch.parties.preprocessed import FINGERPRINT
-from nnunetv2_stitch.parties.reading import ADAPTED_KEY, MADE_KEYS, ModelFolder
 from nnunetv2_stitch.training.records import without_records
 from nnunetv2_stitch.training.site import NO_PLANS
 

@@ -13,7 +13,7 @@ from nnunetv2_stitch.bridging.model_properties import output_names
 from nnunetv2_stitch.bridging.names import NameMaps, match_names
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.checkpoint import HEAD
-from nnunetv2_stitch.parties.reading import ModelFolder
+from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import without_warnings
 from nnunetv2_stitch.stitching.network import build_parent
 

@@ -13,8 +13,7 @@ from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import read_party
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.inference.find import trained_folds
-from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
+from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, folds_to_use
 from nnunetv2_stitch.parties.untrusted_json import printable
 from nnunetv2_stitch.training.folds import train_folds
 from nnunetv2_stitch.training.job import TrainingJob, TrainingResult, check_request, checked
@@ -82,7 +81,7 @@ def prepare(request: FromMergedRequest, continue_training: bool = False) -> From
     model = read_party(request.model, request.checkpoint_name)
     configuration = request.configuration or model.configuration
     require_configuration(configuration, [model])
-    folds = list(request.folds or trained_folds(model.path, None, model.checkpoint_name))
+    folds = list(request.folds or folds_to_use(model.path, None, model.checkpoint_name))
     begins: dict[str, dict] = {}
     for fold in folds:
         member = read_member(model, fold, printable(model.dataset_name, 80))

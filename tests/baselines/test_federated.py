@@ -25,7 +25,7 @@ from nnunetv2_stitch.federation.local import LocalTrainer
 from nnunetv2_stitch.federation.sharing import set_shared, shared_arrays
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
-from nnunetv2_stitch.parties.reading import read_model_folder
+from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.randomness import random_state, seed_everything, set_random_state
 
 ROUNDS, ITERATIONS, SEED = 3, 3, 7

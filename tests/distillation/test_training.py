@@ -13,7 +13,7 @@ from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, network_weights
-from nnunetv2_stitch.parties.model_folder import find_models
+from nnunetv2_stitch.parties.find import find_models
 
 pytestmark = pytest.mark.slow
 

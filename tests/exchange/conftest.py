@@ -13,7 +13,7 @@ from nnunetv2_stitch.entrypoints import export_party as export_command
 from nnunetv2_stitch.entrypoints import install_party as install_command
 from nnunetv2_stitch.entrypoints.common import run
 from nnunetv2_stitch.exchange.export import export_party
-from nnunetv2_stitch.parties.reading import read_model_folder
+from nnunetv2_stitch.parties.model_folder import read_model_folder
 
 RESAMPLING = {f"resampling_fn_{kind}{end}": value for kind in ("data", "seg", "probabilities") for end, value in (
     ("", "resample_data_or_seg_to_shape"), ("_kwargs", {"is_seg": False, "order": 1, "force_separate_z": None}))}

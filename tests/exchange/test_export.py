@@ -14,7 +14,7 @@ from exchange.zips import members, require_absent
 
 from nnunetv2_stitch.entrypoints.export_party import export_party_entry
 from nnunetv2_stitch.exchange.export import export_party
-from nnunetv2_stitch.parties.reading import read_model_folder
+from nnunetv2_stitch.parties.model_folder import read_model_folder
 
 SECRETS = ("patient_0815", "secret-host-name", "/home/doctor", "Mueller", "31337", "777", "mean_fg_dice")
 OURS = ["fold_0.safetensors", "fold_1.safetensors", "plans.json", "dataset.json", "MODEL_CARD.md", "party.json"]

@@ -13,7 +13,7 @@ from stitched_model import assert_equal_voxels, console_script
 
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.exchange.install import install_party
-from nnunetv2_stitch.parties.reading import read_model_folder
+from nnunetv2_stitch.parties.model_folder import read_model_folder
 
 
 def predict(folder, images, output):

@@ -25,7 +25,7 @@ class GatedModel:
 
 def make(world: worlds.World, root: Path, **arguments) -> GatedModel:
     from nnunetv2_stitch.exchange.export import export_party
-    from nnunetv2_stitch.parties.reading import read_model_folder
+    from nnunetv2_stitch.parties.model_folder import read_model_folder
     from nnunetv2_stitch.pipeline import train_stitch
     copy = replace(world, root=Path(shutil.copytree(world.root, root / "world")))
     for party in copy.parties:

@@ -24,7 +24,7 @@ from gating.test_signature import HOSTILE
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.exchange.install import install_party
 from nnunetv2_stitch.gating.signature import LEVELS, Signature
-from nnunetv2_stitch.parties.reading import read_model_folder
+from nnunetv2_stitch.parties.model_folder import read_model_folder
 
 FEATURES, MEMBER = 12, "fold_0_signature.json"
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.inference.find import find_stitched_model, trained_folds
+from nnunetv2_stitch.inference.find import find_stitched_model
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
+from nnunetv2_stitch.parties.model_folder import folds_to_use
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_a_model_folder_needs_nothing_but_itself(folder, monkeypatch):
 def test_a_fold_that_is_missing(folder):
     refused("no checkpoint_final.pth of fold 3; it has folds 0, 1; choose with -f", folder, (0, 3))
     shutil.move(folder / "fold_0", folder / "fold_0_old")  # is no fold, as one that was set aside
-    assert trained_folds(str(folder), None, "checkpoint_final.pth") == [1]
+    assert folds_to_use(str(folder), None, "checkpoint_final.pth") == [1]
     shutil.rmtree(folder / "fold_1")
     refused("it has folds none", folder)
 

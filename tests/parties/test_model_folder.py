@@ -5,13 +5,8 @@ import shutil
 import pytest
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.parties.model_folder import (
-    dataset_folder,
-    find_models,
-    find_pair,
-    read_model_folder,
-    select_model,
-)
+from nnunetv2_stitch.parties.find import dataset_folder, find_models, find_pair, select_model
+from nnunetv2_stitch.parties.model_folder import read_model_folder
 
 STITCHED = "nnunetv2_stitch.stitching.network.StitchedEnsemble"
 

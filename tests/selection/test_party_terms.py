@@ -3,7 +3,7 @@ import pytest
 
 from nnunetv2_stitch.bridging.names import NameMaps
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.parties.reading import ModelFolder
+from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.selection.party_terms import party_terms
 
 LABELS = {"background": 0, "liver": 1, "tumour": 2}

@@ -24,7 +24,8 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
-from nnunetv2_stitch.parties.model_folder import find_models, read_model_folder
+from nnunetv2_stitch.parties.find import find_models
+from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.pipeline import Request, train_stitch
 from nnunetv2_stitch.pipeline import prepare as prepare_stitching
 from nnunetv2_stitch.training import adapt_party, adapted_state
