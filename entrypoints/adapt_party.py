@@ -104,7 +104,7 @@ def print_result(result) -> None:
     print(f"\n{'alpha':>6}  Dice on your validation cases")
     for alpha, mean in result.mean.items():
         shown = "not known" if mean is None else f"{mean:.3f}"
-        print(f"{alpha:>6g}  {shown}{'  <- chosen' if alpha == result.alpha else ''}")
+        print(f"{alpha:>6g}  {shown}{'  <- taken' if alpha == result.alpha else ''}")
     if result.host_alone is not None:
         print(f"{'A':>6}  {result.host_alone:.3f}  your own model")
     print(f"\nalpha {result.alpha:g}: {result.reason}")
@@ -115,7 +115,8 @@ def print_result(result) -> None:
     which = f"-d {result.dataset} -c {result.configuration} -tr {result.trainer} -p {result.plans_name} " \
             f"-f {' '.join(map(str, result.folds))}"
     predict = f"  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}"
-    gate = f"  nnUNetv2_train_stitch {result.dataset} -m_b {result.model_folder} -fit direct -gate on"
+    gate = f"  nnUNetv2_train_stitch {result.dataset} -m_b {result.model_folder} -fit direct -gate on " \
+           f"-f {' '.join(map(str, result.folds))}"
     print(f"\n{result.model_folder} is an ordinary nnU-Net model.")
     if result.reached:
         print(f"On your validation cases it is as good as your own model. Use it by itself, with stock nnU-Net:\n"
@@ -124,4 +125,4 @@ def print_result(result) -> None:
         print(f"Predict with stock nnU-Net:\n{predict}")
     else:
         print(f"On your validation cases your own model is better. Use both, where a gate chooses for each image:\n"
-              f"{gate}")
+              f"{gate}\nBy itself it predicts with stock nnU-Net:\n{predict}")

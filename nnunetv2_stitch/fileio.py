@@ -35,6 +35,7 @@ def atomically(path: str, write: Callable[[str], Any]) -> None:
 
 def is_writable(folder: str) -> bool:
     """Whether one may write into a folder, or make it where it is not there yet."""
+    folder = os.path.abspath(folder)
     while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
         folder = os.path.dirname(folder)
     return os.access(folder, os.W_OK)

@@ -101,6 +101,8 @@ def prepare(request: AdaptRequest, continue_training: bool = False) -> AdaptJob:
     own = ModelFolder(folder, os.path.basename(folder), TRAINER, request.plans_name, configuration, partner.plans,
                       dataset_json, ())
     host, remarks = _own_model(request, own)
+    if request.host is None and host is not None and os.path.realpath(host.path) == os.path.realpath(partner.path):
+        raise StitchError(f"{host.path} is the host's own model; name the partner's with -m_b, a folder or a zip")
     folds = list(request.folds or (host or partner).folds)
     channels = channel_sources(own.channel_names, partner, request.partner.names)
     outputs = output_sources(own, partner, request.partner.names)

@@ -98,7 +98,7 @@ def same_data(own: ModelFolder) -> tuple[str, str] | None:
     """Plans in the host's preprocessed folder whose data are there and exactly what `own` plans would give: their name
     and data_identifier."""
     wanted = data_terms(own)
-    for name, plans in _plans_in(own.path):
+    for name, plans in sorted(_plans_in(own.path), key=lambda found: any(found[1].get(k) for k in MADE_KEYS)):
         for configuration in plans["configurations"]:
             other = ModelFolder(own.path, own.dataset_name, own.trainer, name, configuration, plans, own.dataset_json,
                                 ())

@@ -122,6 +122,12 @@ def test_an_adapted_partner_is_an_ordinary_model_of_the_host(world, tmp_path):
     assert [m.path for m in find_models(world.host.dataset)] == [str(host)]
     job = prepare_stitching(Request(world.host.dataset, None, model_b=str(folder), folds=[0]))
     assert job.partners[0].path == str(folder)
+    # Fold 0's model was trained on with fold 1's validation cases: only its own fold is stitched to it.
+    assert prepare_stitching(Request(world.host.dataset, None, model_b=str(folder))).folds == [0]
+    with pytest.raises(StitchError, match="in folds 0 and has seen fold 1's validation cases; adapt fold 1 too"):
+        prepare_stitching(Request(world.host.dataset, None, model_b=str(folder), folds=[0, 1]))
+    with pytest.raises(StitchError, match="is the host's own model; name the partner's with -m_b"):
+        adapt(world, host)
     export_party(read_model_folder(str(folder)), str(tmp_path / "adapted.zip"))
     export_pretrained_model(world.host.dataset, str(tmp_path / "stock.zip"), ("2d",), "nnUNetTrainer", NAME, (0,))
     assert not any("cases" in n for n in zipfile.ZipFile(tmp_path / "stock.zip").namelist())
@@ -161,13 +167,13 @@ def test_images_are_preprocessed_as_the_partner_wants_them_and_a_label_only_the_
     told = capsys.readouterr().out
     result = world.results / world.host.dataset / f"nnUNetTrainer__{NAME}__2d"
     record = read_json(str(result / "adapt.json"))
-    assert f"{record['alpha']:g}  " in told and "<- chosen" in told and f"alpha {record['alpha']:g}: " in told
+    assert f"{record['alpha']:g}  " in told and "<- taken" in told and f"alpha {record['alpha']:g}: " in told
     predict = f"nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -d {world.host.dataset} -c 2d -tr nnUNetTrainer -p " \
               f"{NAME} -f 0"
-    assert (predict in told) == record["reached"]
+    assert predict in told
     assert record["alpha"] == 0.5 and record["reached"] is not None
     assert ("it is as good as your own" if record["reached"] else "your own model is better") in told
-    assert f"nnUNetv2_train_stitch {world.host.dataset} -m_b {result} -fit direct -gate on" in told
+    assert f"nnUNetv2_train_stitch {world.host.dataset} -m_b {result} -fit direct -gate on -f 0" in told
     plans = read_json(str(result / "plans.json"))
     configuration = plans["configurations"]["2d"]
     assert configuration["normalization_schemes"] == ["CTNormalization"] and plans["transpose_forward"] == [0, 2, 1]
