@@ -28,7 +28,8 @@ def stitched_configuration(model_folder: str) -> str:
     if name in stitched:
         return name
     if len(stitched) != 1:
-        raise StitchError(f"{model_folder} is no stitched model; use nnUNetv2_predict_from_modelfolder for it")
+        raise StitchError(f"{model_folder} is no stitched model; give a folder that nnUNetv2_train_stitch made. "
+                          f"nnUNetv2_predict_from_modelfolder predicts with this one")
     return stitched[0]
 
 
