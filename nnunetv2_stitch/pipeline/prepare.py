@@ -146,18 +146,16 @@ def _folds(request, host, partners) -> tuple[list, list[dict]]:
     if request.rule == "loo" and len(folds) < 2:
         raise StitchError("-rule loo needs at least two folds; use -rule 2 with one")
     theirs = []
-    for partner in adapted:
-        unlike = next((f for f in folds if f not in partner.folds), None)
-        if unlike is not None:
-            raise StitchError(f"{partner.path} was trained on with the host's images in folds "
-                              f"{', '.join(map(str, partner.folds))} and has seen fold {unlike}'s validation cases; "
-                              f"adapt fold {unlike} too (nnUNetv2_adapt_party ... -f {unlike}), or choose folds with "
-                              f"-f")
     for partner, asked in zip(partners, request.partners):
         other = "all" if "all" in partner.folds else partner.folds[0]
         theirs.append({f: asked.fold if asked.fold is not None else f if f in partner.folds else other for f in folds})
         for fold in theirs[-1].values():
             partner.checkpoint_path(fold)
+        unlike = next((f for f, other in theirs[-1].items() if f != other and partner in adapted), None)
+        if unlike is not None:
+            raise StitchError(f"{partner.path} was trained on with the host's images, and its fold "
+                              f"{theirs[-1][unlike]} has seen fold {unlike}'s validation cases; adapt fold {unlike} too "
+                              f"(nnUNetv2_adapt_party ... -f {unlike}), choose folds with -f, or leave out -f_b")
     return folds, theirs
 
 

@@ -124,8 +124,9 @@ def test_an_adapted_partner_is_an_ordinary_model_of_the_host(world, tmp_path):
     assert job.partners[0].path == str(folder)
     # Fold 0's model was trained on with fold 1's validation cases: only its own fold is stitched to it.
     assert prepare_stitching(Request(world.host.dataset, None, model_b=str(folder))).folds == [0]
-    with pytest.raises(StitchError, match="in folds 0 and has seen fold 1's validation cases; adapt fold 1 too"):
-        prepare_stitching(Request(world.host.dataset, None, model_b=str(folder), folds=[0, 1]))
+    for asked in ({"folds": [0, 1]}, {"folds": [1], "fold_b": 0}):
+        with pytest.raises(StitchError, match="its fold 0 has seen fold 1's validation cases; adapt fold 1 too"):
+            prepare_stitching(Request(world.host.dataset, None, model_b=str(folder), **asked))
     with pytest.raises(StitchError, match="is the host's own model; name the partner's with -m_b"):
         adapt(world, host)
     export_party(read_model_folder(str(folder)), str(tmp_path / "adapted.zip"))
