@@ -154,8 +154,8 @@ def _folds(request, host, partners) -> tuple[list, list[dict]]:
         unlike = next((f for f, other in theirs[-1].items() if f != other and partner in adapted), None)
         if unlike is not None:
             raise StitchError(f"{partner.path} was trained on with the host's images, and its fold "
-                              f"{theirs[-1][unlike]} has seen fold {unlike}'s validation cases; adapt fold {unlike} too "
-                              f"(nnUNetv2_adapt_party ... -f {unlike}), choose folds with -f, or leave out -f_b")
+                              f"{theirs[-1][unlike]} has seen fold {unlike}'s validation cases; adapt fold {unlike} "
+                              f"too (nnUNetv2_adapt_party ... -f {unlike}), choose folds with -f, or leave out -f_b")
     return folds, theirs
 
 
