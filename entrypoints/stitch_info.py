@@ -60,8 +60,9 @@ def tell(request, host, partners, args: argparse.Namespace) -> None:
         print(json_text(found[0] if len(found) == 1 else found))
     else:
         for number, (partner, report) in enumerate(zip(partners, reports)):
+            asked = request.partners[number].model
             print("\n" * (number > 0) + f"host     {host.dataset_name}  {host.path}\n"
-                                        f"partner  {partner.dataset_name}  {partner.path}\n")
+                                        f"partner  {partner.dataset_name}  {asked or partner.path}\n")
             print_report(report)
         if check is not None:
             print_check(check)
@@ -70,6 +71,9 @@ def tell(request, host, partners, args: argparse.Namespace) -> None:
     reasons += [] if refusal is None else [refusal]
     if reasons:
         raise StitchError(f"these models cannot be stitched: {'; '.join(reasons)}")
+    if not args.json:
+        print("\nThese models can be stitched. Give nnUNetv2_train_stitch the same arguments; nnUNetv2_adapt_party "
+              "trains the partner's network on with the host's images first.")
 
 
 def refused(request, host, partners, reports) -> str | None:

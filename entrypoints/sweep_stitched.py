@@ -101,5 +101,5 @@ def print_result(result, path: str) -> None:
     if fewest < FEW_CASES:
         print(f"\n{fewest} case{'s' if fewest > 1 else ''} in a fold say little about which position is better.")
     print(f"\nWritten: {path}\nSend this one file to whoever made the model; it holds Dice values and no case. They "
-          f"choose with it:\n  nnUNetv2_train_stitch DATASET_A DATASET_B --select -sweeps {os.path.basename(path)} "
-          f"-prefer balanced")
+          f"choose with it: the nnUNetv2_train_stitch that they made it with, and behind it\n  --select -sweeps "
+          f"{os.path.basename(path)} -prefer balanced")

@@ -42,6 +42,9 @@ TRAININGS = {
     **{f"{p}_on_{h}": Training(h, f"nnUNetFrom{p}Plans", MORE, p) for p, h in ("BA", "AB", "AC")},
     "AB": Training("AB"), "CA": Training("CA"), "AB_longer": Training("AB", "nnUNetLongerPlans", STEPS + MORE),
     "B_long_on_A": Training("A", "nnUNetLongFromBPlans", STEPS, "B"),
+    # The place in this table is part of a training's seed: new ones are added at the end.
+    "E": Training("E"), "A_on_E": Training("E", "nnUNetFromAPlans", MORE, "A"),
+    "federated_AB": Training("A", "nnUNetFederatedPlans"),  # by federated.py
 }
 
 
@@ -183,7 +186,7 @@ def main() -> None:
     parser.add_argument("what", choices=("prepare", "plan", "train", "one"))
     parser.add_argument("folders", nargs="+", type=Path, help="RAW_FOLDER WORK, or WORK")
     parser.add_argument("-hospitals", default="ABCDE")
-    parser.add_argument("-jobs", nargs="+", choices=tuple(TRAININGS), default=list(TRAININGS))
+    parser.add_argument("-jobs", nargs="+", choices=tuple(TRAININGS), default=list(TRAININGS)[:-1])
     parser.add_argument("-seed", type=int, default=1)
     parser.add_argument("-at_once", type=int, default=2)
     parser.add_argument("-device", default="cpu")

@@ -1,24 +1,29 @@
 """What should a hospital do with another's model? Every way, on the patients of five hospitals.
 
-    python benchmarks/polyps/study.py WORK -host A -partner B -seed 1 [-rows ...] [-fit direct]
+    python benchmarks/polyps/study.py WORK -host A -partner B -seed 1 [-rows ...] [-fit direct] [-curves]
 
 WORK as `parents.py` leaves it, with the models of one seed: A, A_longer, B, AB and B_on_A for host A and partner B. The
-stitches are trained here, every row predicts the test cases of the host, of the partner and of three hospitals that
+stitches are trained here, every row predicts the test cases of the host, of the partners and of the hospitals that
 trained nothing (without mirroring), and `study.json` and `study.md` are written beside the predictions: mean Dice, 95 %
-bootstrap intervals, and the paired difference to "A alone". What is there is kept.
+bootstrap intervals, and the paired difference to "A alone". What is there is kept. Several partners: `-partner B C`;
+rows of adapted partners and pooled data are left out then. `-curves`: no rows, but Dice over position and over the
+number of active stitches of the model that was stitched before, in `curves.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from parents import CONFIGURATION, FOLD, HOSPITALS, checkpoint, dataset_of, environment, model_folder
+from measures import as_lists, dice_of, markdown, summary
+from parents import CONFIGURATION, FOLD, HOSPITALS, TRAININGS, checkpoint, dataset_of, environment, model_folder
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks/curves.py
 RAW_TEST = ("imagesTs", "labelsTs")
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.15, 1.3)
 HALFWAY = 0.5  # of the adapted partner under a gate: what Wortsman et al. recommend where nothing tells a better one
@@ -26,16 +31,18 @@ SHORT = {"direct": "nnUNetStitchDirectPlans", "double_batched": "nnUNetStitchPla
 
 
 class Study:
-    """One host, one partner, one seed."""
+    """One host, its partners, one seed."""
 
-    def __init__(self, work: Path, host: str, partner: str, seed: int, fit: str, epochs: int, iterations: int):
-        self.work, self.host, self.partner, self.seed, self.fit = work, host, partner, seed, fit
+    def __init__(self, work: Path, host: str, partners: str, seed: int, fit: str, epochs: int, iterations: int):
+        self.work, self.host, self.partners, self.seed, self.fit = work, host, partners, seed, fit
+        self.partner = partners[0]
         self.epochs, self.iterations = epochs, iterations
         self.results = work / f"seed_{seed}"
-        self.folder = work / f"study_{host}{partner}_{seed}"
+        self.folder = work / f"study_{host}{partners}_{seed}"
         self.device = torch.device("cpu")
-        unseen = [h for h in HOSPITALS if h not in (host, partner)]
-        self.sets = {"own": host, "partner": partner, **{f"unseen {h}": h for h in unseen}}
+        unseen = [h for h in HOSPITALS if h not in host + partners]
+        self.sets = {"own": host, "partner": self.partner, **{f"partner {p}": p for p in partners[1:]},
+                     **{f"unseen {h}": h for h in unseen}}
         self.notes: dict[str, str] = {}
 
     def model(self, name: str) -> str:
@@ -45,19 +52,26 @@ class Study:
 
     def rows(self) -> dict[str, Callable]:
         h, p = self.host, self.partner
-        return {
+        alone = {
             "A alone": lambda: self.plain(self.model(h)),
             **({"A longer": lambda: self.plain(self.model(f"{h}_longer"))}
-               if checkpoint(self.work, self.seed, f"{h}_longer").is_file() else {}),
+               if f"{h}_longer" in TRAININGS and checkpoint(self.work, self.seed, f"{h}_longer").is_file() else {}),
             "B alone": lambda: self.plain(self.model(p)),
-            "plain ensemble": lambda: self.settings(lambda: {"host_share": 0.5}),
+            **{f"{c} alone": lambda c=c: self.plain(self.model(c)) for c in self.partners[1:]}}
+        stitched = {
+            "plain ensemble": lambda: self.settings(dict),
             "weighted, retained": lambda: self.settings(self.retained_share),
             f"stitched ({self.fit}), rule 2": lambda: self.deployed("2"),
             f"stitched ({self.fit}), retained": lambda: self.deployed("retain"),
-            "gated": lambda: self.deployed("retain", gate=True),
+            "gated": lambda: self.deployed("retain", gate=True)}
+        return alone | stitched if len(self.partners) > 1 else {
+            **alone, **stitched,
             "gated, adapted": lambda: self.deployed("retain", gate=True, adapted=True),
+            "student of gated, adapted": self.student,
             "stitched, adapted": lambda: self.deployed("retain", adapted=True),
             "adapted, half-way": lambda: self.adapted(HALFWAY),
+            **({"federated": lambda: self.plain(self.model("federated_AB"))}
+               if checkpoint(self.work, self.seed, "federated_AB").is_file() else {}),
             "adapted": lambda: self.adapted(None), "adapted only": lambda: self.adapted(1.0),
             "pooled data": lambda: self.plain(self.model(h + p if h + p in ("AB", "CA") else p + h)),
         }
@@ -69,13 +83,15 @@ class Study:
 
     def stitch(self, rule: str, gate: bool = False, adapted: bool = False) -> str:
         """The folder of a stitched model, trained once for each kind of partner and deployed as asked for."""
+        from nnunetv2_stitch.exchange.parents import Partner
         from nnunetv2_stitch.pipeline import train_stitch
-        kind = "Adapted" * adapted
+        kind = "Adapted" * adapted + self.partners[1:]
         plans_name = SHORT[self.fit].replace("Plans", f"{kind}Plans")
         first = not any(self.results.glob(f"{dataset_of(self.host)}/*__{plans_name}__*/fold_{FOLD}/sweep.json"))
-        partner = self.adapted_folder() if adapted else self.exported()
+        partner = self.adapted_folder() if adapted else self.exported(self.partner)
         result = train_stitch(
-            model_a=self.model(self.host), model_b=partner, device=self.device, progress=False,
+            model_a=self.model(self.host), model_b=partner, device=self.device,
+            more=[Partner(model=self.exported(p)) for p in self.partners[1:]], progress=False,
             only_selection=not first,
             say=lambda line: print(f"   {line}", flush=True), configuration=CONFIGURATION, folds=[FOLD], fit=self.fit,
             positions="blocks", plans_name=plans_name, seed=self.seed, rule=rule, gate=gate, iterations=self.iterations,
@@ -85,14 +101,25 @@ class Study:
         print(f"   {said}: {self.notes[said]}")
         return result.model_folder
 
-    def exported(self) -> str:
-        """The partner's zip, with its signature."""
-        path = self.folder / f"{self.partner}.zip"
+    def student(self):
+        """One network of the host, taught for as long as "A longer" was trained on."""
+        from parents import MORE
+
+        from nnunetv2_stitch.distillation import distill
+        result = distill(self.stitch("retain", gate=True, adapted=True), dataset_of(self.host), device=self.device,
+                         folds=[FOLD], epochs=MORE // 100, iterations=100, seed=self.seed, continue_training=True,
+                         plans_name=SHORT[self.fit].replace("Plans", "StudentPlans"), progress=False, validate=False,
+                         say=lambda line: print(f"   {line}", flush=True))
+        return self.plain(result.model_folder)
+
+    def exported(self, party: str) -> str:
+        """The party's zip, with its signature."""
+        path = self.folder / f"{party}.zip"
         if not path.is_file():
             from nnunetv2_stitch.exchange.export import export_party
             from nnunetv2_stitch.parties.model_folder import read_model_folder
             self.folder.mkdir(parents=True, exist_ok=True)
-            export_party(read_model_folder(self.model(self.partner)), str(path))
+            export_party(read_model_folder(self.model(party)), str(path))
         return str(path)
 
     def adapted_folder(self) -> str:
@@ -109,7 +136,7 @@ class Study:
             path = folder / f"fold_{FOLD}" / "checkpoint_final.pth"
             kept = torch.load(path, weights_only=False)
             torch.save({**kept, "network_weights": between(start, end, HALFWAY)}, path)
-            sent = Path(read_party(self.exported()).path) / f"fold_{FOLD}" / SIGNATURE_FILE
+            sent = Path(read_party(self.exported(self.partner)).path) / f"fold_{FOLD}" / SIGNATURE_FILE
             shutil.copyfile(sent, folder / f"fold_{FOLD}" / SIGNATURE_FILE)
         return str(folder)
 
@@ -172,6 +199,21 @@ class Study:
         print(f"   own validation Dice by alpha {self.notes['alpha']}; A alone {np.nanmean(dice[-1]):.3f}")
         return ALPHAS[found.index]
 
+    def curves(self) -> None:
+        """Dice over position and over active stitches, on own and the partners' test cases."""
+        from curves import curves, draw
+
+        from nnunetv2_stitch.fileio import read_json, write_json
+        raw = {dataset_of(p): str(self.work / "raw" / dataset_of(p)) for p in self.host + self.partners}
+        path = str(self.folder / "curves.json")
+        found = read_json(path) if os.path.isfile(path) else {"host": dataset_of(self.host), "curves": {},
+                                                              "partner": dataset_of(self.partner)}
+        fit = self.fit.replace("_", "-")
+        found["curves"][fit] = curves(self.stitch("2"), str(self.results), FOLD, raw, self.device)
+        write_json(path, found)
+        for kind in ("active", "positions"):
+            draw([found], str(self.folder / f"{kind}.png"), kind)
+
     # -- predictions and numbers -----------------------------------------------------------------------------------
 
     def predict(self, name: str, make: Callable) -> dict[str, str]:
@@ -197,66 +239,25 @@ class Study:
         return np.array(found)
 
 
-def dice_of(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two masks; NaN where neither has a polyp."""
-    total = one.sum() + other.sum()
-    return float(2 * (one & other).sum() / total) if total else np.nan
-
-
-def interval(values: np.ndarray, rng: np.random.Generator, resamples: int = 9999) -> tuple[float, float, float]:
-    """Mean over cases and its 95 % bootstrap interval."""
-    values = values[np.isfinite(values)]
-    means = values[rng.integers(0, len(values), (resamples, len(values)))].mean(1)
-    return float(values.mean()), *map(float, np.quantile(means, (0.025, 0.975)))
-
-
-def summary(dice: dict[str, dict[str, np.ndarray]]) -> dict:
-    """By row: mean and interval on own, partner's and each unseen hospital; mean of the unseen ones with the interval
-    of the stratified bootstrap; the same of paired differences to A alone."""
-    rng, found = np.random.default_rng(12345), {}
-    for name, by_set in dice.items():
-        found[name] = {}
-        for kind, values in (("dice", by_set), ("to A alone", {s: v - dice["A alone"][s] for s, v in by_set.items()})):
-            rows = {s: interval(v, rng) for s, v in values.items()}
-            unseen = [v[np.isfinite(v)] for s, v in values.items() if s.startswith("unseen")]
-            means = np.mean([v[rng.integers(0, len(v), (9999, len(v)))].mean(1) for v in unseen], 0)
-            rows["unseen"] = (float(np.mean([v.mean() for v in unseen])),
-                              *map(float, np.quantile(means, (0.025, 0.975))))
-            found[name][kind] = rows
-    return found
-
-
-def as_lists(dice: dict[str, dict[str, np.ndarray]]) -> dict:
-    """Dice of single cases, in order of their names, for `report.py`."""
-    return {row: {s: [round(float(x), 4) for x in v] for s, v in by_set.items()} for row, by_set in dice.items()}
-
-
-def markdown(found: dict, notes: dict[str, str]) -> str:
-    lines = ["| | own | partner's | unseen | own, to A alone | partner's, to A alone | unseen, to A alone |",
-             "|---|---|---|---|---|---|---|"]
-    for name, kinds in found.items():
-        cells = [f"{kinds['dice'][s][0]:.3f}" for s in ("own", "partner", "unseen")]
-        cells += [f"{m:+.3f} ({low:+.3f} to {high:+.3f})" for m, low, high in
-                  (kinds["to A alone"][s] for s in ("own", "partner", "unseen"))]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(f"- {k}: {v}" for k, v in notes.items())]) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("-host", default="A", choices=tuple("ABC"))
-    parser.add_argument("-partner", default="B", choices=tuple("ABC"))
+    parser.add_argument("-host", default="A", choices=tuple("ABCE"))
+    parser.add_argument("-partner", default=["B"], nargs="+", choices=tuple("ABCE"))
     parser.add_argument("-seed", type=int, default=1)
     parser.add_argument("-fit", default="double_batched", choices=tuple(SHORT))
     parser.add_argument("-epochs", type=int, default=3)
     parser.add_argument("-iterations", type=int, default=50)
+    parser.add_argument("-curves", action="store_true")
     parser.add_argument("-rows", nargs="+", help="part of their names; default all")
     args = parser.parse_args()
     work = args.work.resolve()
-    study = Study(work, args.host, args.partner, args.seed, args.fit, args.epochs, args.iterations)
+    study = Study(work, args.host, "".join(args.partner), args.seed, args.fit, args.epochs, args.iterations)
     os.environ.update(environment(work), nnUNet_results=str(study.results), nnUNet_n_proc_DA="0", nnUNet_def_n_proc="1")
     torch.set_num_threads(1)
+    if args.curves:
+        study.curves()
+        return
     from nnunetv2_stitch.fileio import write_json
     dice: dict[str, dict[str, np.ndarray]] = {}
     for name, make in study.rows().items():

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from parents import FOLD, HOSPITALS, checkpoint, dataset_of, model_folder
-from study import as_lists, dice_of, markdown, summary
+from measures import as_lists, dice_of, markdown, summary
+from parents import FOLD, HOSPITALS, TRAININGS, checkpoint, dataset_of, model_folder
 from torch.nn import functional as F
 
 ALPHAS = (0.0, 0.25, 0.5, 1.0)
@@ -157,7 +157,7 @@ class Ways:
         a, b = self.answers(h), self.answers(p)
         gates = self.gates()
         longer = {"A longer": self.dice(self.answers(f"{h}_longer"))} \
-            if checkpoint(self.work, self.seed, f"{h}_longer").is_file() else {}
+            if f"{h}_longer" in TRAININGS and checkpoint(self.work, self.seed, f"{h}_longer").is_file() else {}
         rows = {"A alone": self.dice(a), **longer, "B alone": self.dice(b),
                 "plain ensemble": self.dice(self.mixed(a, b, 0.5)),
                 "weighted, retained": self.chosen("weighted, retained", [
@@ -179,7 +179,7 @@ class Ways:
             self.notes["recommended"] = "adapted, half-way" if alone else gated
             rows["recommended"] = rows[f"adapted, alpha {HALFWAY:g}" if alone else gated]
         pooled = h + p if h + p in ("AB", "CA") else p + h
-        if checkpoint(self.work, self.seed, pooled).is_file():
+        if pooled in TRAININGS and checkpoint(self.work, self.seed, pooled).is_file():
             rows["pooled data"] = self.dice(self.answers(pooled))
         self.notes["A's mean share under the gate of A and B"] = ", ".join(
             f"{k} {s.mean():.2f}" for k, s in dict(gates)[self.notes["gate, A and B"].split(":")[0]].items())
@@ -189,8 +189,8 @@ class Ways:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("-host", default="A", choices=tuple("ABC"))
-    parser.add_argument("-partner", default="B", choices=tuple("ABC"))
+    parser.add_argument("-host", default="A", choices=tuple("ABCE"))
+    parser.add_argument("-partner", default="B", choices=tuple("ABCE"))
     parser.add_argument("-seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)

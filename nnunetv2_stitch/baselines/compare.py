@@ -75,7 +75,7 @@ def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: st
     wanted = chosen_rows(rows)
     state = State.of(folder, comparison_record(job, baseline_epochs, baseline_iterations, tta), sets, resume)
     state.write()
-    maker = RowMaker(job, device, progress, baseline_epochs, baseline_iterations, say)
+    maker = RowMaker(job, [row.key for row in wanted], device, progress, baseline_epochs, baseline_iterations, say)
     headings = {row.key: f"[{number}/{len(wanted)}] {row.name}" for number, row in enumerate(wanted, 1)}
     for row in wanted:
         if not state.is_made(row.key, sets):

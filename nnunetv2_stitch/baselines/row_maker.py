@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cached_property
 
@@ -37,6 +37,11 @@ FINETUNED, POOLED, FEDERATED, SOUP = ("nnUNetFinetunedPlans", "nnUNetMergedPlans
                                       "nnUNetSoupPlans")
 TAUGHT, UNTAUGHT = "nnUNetTaughtPlans", "nnUNetUntaughtPlans"
 GUIDED_MERGE = "nnUNetGuidedMergePlans"
+#: Rows that need no double-batched stitches. Where only these are asked for, the plain ensembles are read off a model
+#: that is stitched in one pass.
+WITHOUT_DOUBLE_BATCHED = {"A_alone", "A_longer", "B_alone", "plain_ensemble", "plain_ensemble_logits",
+                          "weighted_ensemble", "direct", "direct_many", "task", "task_many", "adapted", "adapted_only",
+                          "soup", "finetuned_B_on_A", "guided_merge", "finetuned_A_on_B", "pooled", "federated"}
 RULES = {"stitched": "2", "stitched_rule1": "1", "stitched_rule3": "3", "stitched_loo": "loo",
          "stitched_label_free": "r2"}
 
@@ -45,8 +50,9 @@ class RowMaker:
     """Makes the rows of one comparison. What was made of exactly the same is reused or, where it was interrupted, gone
     on with; everything else gets another name."""
 
-    def __init__(self, job: Job, device: torch.device, progress: bool, epochs: int | None, iterations: int | None,
-                 say: Callable[[str], None]):
+    def __init__(self, job: Job, rows: Collection[str], device: torch.device, progress: bool, epochs: int | None,
+                 iterations: int | None, say: Callable[[str], None]):
+        self.unstitched = "direct" if WITHOUT_DOUBLE_BATCHED.issuperset(rows) else "double_batched"
         self.job, self.device, self.progress, self.say = job, device, progress, say
         self.host, self.partner, self.folds = job.host, job.partner, job.folds
         self.seed = job.seed
@@ -72,16 +78,16 @@ class RowMaker:
                       checkpoint_name=self.partner.checkpoint_name)
 
     def _plain_ensemble(self) -> Answer:
-        return self._with_setting("double_batched", Setting())
+        return self._with_setting(self.unstitched, Setting())
 
     def _plain_ensemble_logits(self) -> Answer:
-        return self._with_setting("double_batched", Setting(combine="logits"))
+        return self._with_setting(self.unstitched, Setting(combine="logits"))
 
     def _weighted_ensemble(self) -> Answer:
-        folder = self.stitches("double_batched")
+        folder = self.stitches(self.unstitched)
         share, means = weighted_shares(folder, self.host.configuration, self.folds, str(nnUNet_results),
                                        str(nnUNet_preprocessed), self.device)
-        answer = self._with_setting("double_batched", Setting(host_share=share))
+        answer = self._with_setting(self.unstitched, Setting(host_share=share))
         return replace(answer, detail=f"A's share {share:g}, chosen on A's validation cases ({means[share]:.3f})")
 
     # -- stitches ----------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def mirroring(party: ModelFolder) -> str:
     return ", ".join(map(str, axes)) if axes else "none"
 
 
-def nnunet_version(party: ModelFolder) -> str:
-    """Of what exported the model; a trained one does not say."""
+def nnunet_version(party: ModelFolder) -> str | None:
+    """Of what exported the model; None of a trained one, which does not say."""
     versions = party.received.get("exported_with")
-    return str(versions.get("nnunetv2", "not recorded"))[:20] if isinstance(versions, dict) else "not recorded"
+    return str(versions["nnunetv2"])[:20] if isinstance(versions, dict) and "nnunetv2" in versions else None

@@ -211,6 +211,7 @@ def _other_lines(host: ModelFolder, partner: ModelFolder) -> list[Line]:
                 for p in (host, partner)]
     strides = [str(p.network_spec["arch_kwargs"].get("strides", "")).replace(" ", "") for p in (host, partner)]
     preprocessors = [p.configuration_manager.preprocessor_name for p in (host, partner)]
+    versions = [nnunet_version(p) for p in (host, partner)]
     return [
         _line("network", *networks, FINE, "layers are matched by scale and progress"),
         _line("features per stage", *features, FINE, "stitches translate between widths"),
@@ -218,7 +219,7 @@ def _other_lines(host: ModelFolder, partner: ModelFolder) -> list[Line]:
         _line("preprocessor", *preprocessors, BLOCKS, "another preprocessor's images cannot be made from the host's"),
         _line("trainer", host.trainer, partner.trainer, FINE),
         _line("mirroring axes", *map(mirroring, (host, partner)), BRIDGED, "only along axes that both have seen"),
-        _line("nnU-Net version", *map(nnunet_version, (host, partner)), FINE),
+        *([_line("nnU-Net version", *versions, FINE)] if None not in versions else []),
         _line("training cases", *[str(p.dataset_json.get("numTraining", "unknown")) for p in (host, partner)], FINE),
     ]
 

@@ -114,7 +114,7 @@ def reading(comparison: Comparison) -> list[str]:
                 who = _listed(found) if len(found) <= LISTED else \
                     f"{len(found)} of {len(tests)} models, {BETTER if sign > 0 else WORSE} in the table"
                 lines.append(f"{party}: {side} than {host} (Dice; Wilcoxon, Holm, p < 0.05): {who}.")
-        if tests and not any(t.significant for t in tests):
+        if tests and not any(t.significant or t.remark for t in tests):  # a remark says that no test could find any
             lines.append(f"{party}: no model differs from {host} (Dice; Wilcoxon, Holm, p < 0.05).")
     lines += _reading_unseen(comparison)
     for p in comparison.planes:

@@ -23,6 +23,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 AXES = 3
 TORCH_VERSION = re.compile(r"\d+(\.\d+)+([.+-]?[a-z0-9]+)*")
 CARD = "MODEL_CARD.md"
+ADAPTED = "adapt.json"
 INTENSITIES_KEPT = ("plans.json holds the mean, standard deviation, 0.5 and 99.5 percentile of the intensities inside "
                     "the training labels, per channel and over all cases: normalisation needs them.")
 SIGNATURE_KEPT = ("The signature of each fold: mean and covariance, over tiles of all training cases, of the means and "
@@ -44,7 +45,8 @@ class Fold:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A party's model. `files`: sha256 of the files beside this one. `received_as`: added by who installs."""
+    """A party's model. `files`: sha256 of the files beside this one. `received_as`: added by who installs.
+    `made_from`: another party's model that went into this one, in words, with its licence; empty where none did."""
 
     name: str
     trainer: str
@@ -58,6 +60,7 @@ class Manifest:
     checkpoint: str
     licence: str = ""
     contact: str = ""
+    made_from: str = ""
     exported_with: Mapping[str, str] = field(default_factory=dict)
     trained_with: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
@@ -85,7 +88,7 @@ class Manifest:
                               f"nnunetv2-stitch reads version {VERSION}; install the version that the sender has")
         for key in ("name", "trainer", "plans_name", "configuration", "checkpoint"):
             _require(is_name(value.get(key)), key)
-        for key in ("network", "licence", "contact"):
+        for key in ("network", "licence", "contact", "made_from"):
             _require(isinstance(value.get(key, ""), str), key)
         _require(isinstance(value.get("channels"), list) and all(isinstance(c, str) for c in value["channels"]),
                  "channels")
@@ -100,10 +103,11 @@ class Manifest:
         _require(isinstance(folds, list) and 0 < len(folds) <= 1000, "folds")
         read = tuple(map(_fold, folds))
         _require(len({f.fold for f in read}) == len(read), "folds")
-        texts = {key: printable(value.get(key, ""), 2000) for key in ("network", "licence", "contact")}
+        texts = {key: printable(value.get(key, ""), 2000) for key in ("network", "licence", "contact", "made_from")}
         return cls(value["name"], value["trainer"], value["plans_name"], value["configuration"], texts["network"],
                    value["labels"], tuple(value["channels"]), cases, read, value["checkpoint"], texts["licence"],
-                   texts["contact"], value.get("exported_with", {}), value.get("trained_with", {}), files)
+                   texts["contact"], texts["made_from"], value.get("exported_with", {}), value.get("trained_with", {}),
+                   files)
 
 
 def _fold(value: Any) -> Fold:
@@ -166,6 +170,15 @@ def received_manifest(model: ModelFolder) -> Manifest | None:
     return Manifest.from_json(value) if value else None
 
 
+def adapted_from(model: ModelFolder) -> str:
+    """Of a partner's model that nnUNetv2_adapt_party trained on: whose it was and what its licence says, in words."""
+    partner = _readable(os.path.join(model.path, ADAPTED)).get("partner")
+    if not isinstance(partner, dict):
+        return ""
+    dataset, name, licence = (printable(str(partner.get(key) or ""), 500) for key in ("dataset", "model", "licence"))
+    return f"{dataset}, {name}, trained on by another party; its licence: {licence or 'not said'}"
+
+
 def network_name(model: ModelFolder) -> str:
     """Class, stages and features, as in `PlainConvUNet, 4 stages, features 8 16 32 32`."""
     spec = model.network_spec
@@ -199,6 +212,7 @@ def card(manifest: Manifest) -> str:
         ("Checkpoint", manifest.checkpoint),
         ("Licence", manifest.licence or "not said: ask before you use or pass on this model"),
         ("Contact", manifest.contact or "not said"),
+        *([("Made from", manifest.made_from)] if manifest.made_from else []),
         ("Exported with", _shown_versions(manifest.exported_with)),
         ("Trained with", _shown_versions(manifest.trained_with)),
         *((f"Received as, {key}", value) for key, value in manifest.received_as.items()),

@@ -113,6 +113,9 @@ def read_party(path: str, checkpoint_name: str = FINAL, unpack_into: str | None 
             raise StitchError(f"{path} is no model folder and does not hold exactly one (found {names}); give the "
                               f"folder TRAINER__PLANS__CONFIGURATION itself")
         path = found[0]
+    elif not os.path.exists(path):
+        what = "zip" if path.lower().endswith(".zip") else "model folder or zip"
+        raise StitchError(f"{path} does not exist; give a {what} that is there")
     model = read_model_folder(path, checkpoint_name)
     if not model.folds:
         raise StitchError(f"{path} has no fold with {checkpoint_name}: choose another with -chk")

@@ -21,8 +21,9 @@ from nnunetv2_stitch.graph.propagation import function_name, shapes_of
 from nnunetv2_stitch.graph.tracing import spatial_dims, trace
 from nnunetv2_stitch.stitching.network import StitchedEnsemble as Network
 from nnunetv2_stitch.stitching.runner import GraphRunner
-from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.setting import SIDES, Setting
 
+CONVOLUTIONS = nn.Conv1d, nn.Conv2d, nn.Conv3d
 PROBABILITIES = (nn.Softmax, nn.Softmax2d, nn.Sigmoid)
 
 
@@ -62,10 +63,15 @@ class StitchedEnsemble(Network):
                 there is no such position.
         """
         pair = host, partner
+        for party, network in zip(SIDES, pair):
+            if not isinstance(network, nn.Module):
+                raise StitchError(f"the {party} is {type(network).__name__}; give a torch.nn.Module")
         traced = [trace(copy.deepcopy(network).eval()) for network in pair]
         if spatial_dims(traced[0]) != spatial_dims(traced[1]):
             raise StitchError("the host works in {}d and the partner in {}d, so they cannot be stitched".format(
                 *map(spatial_dims, traced)))
+        for party, graph in zip(SIDES, traced):
+            _require_channels(party, graph, input_channels)
         layers = [layer_nodes(t, input_channels, unknown="leave_out") for t in traced]
         num_classes = _outputs(layers)
         kinds = [_ends_in_probabilities(t) for t in traced]
@@ -97,15 +103,15 @@ class StitchedEnsemble(Network):
             network's map that is explained from the other's.
 
         Raises:
-            StitchError: no batch, a batch that is a mapping, or a network of which torch.fx has not seen all.
+            StitchError: no batch, a batch that is no finite images of these networks, or a network of which torch.fx
+                has not seen all.
         """
         matching = DirectMatching(self)
         device, checked = next(self.parameters()).device, False
+        if isinstance(batches, torch.Tensor):
+            raise StitchError("fit takes batches, and this is one tensor; give a list of batches, such as [images]")
         for batch in batches:
-            if isinstance(batch, Mapping):
-                raise StitchError(f"a batch is a mapping of {', '.join(map(str, batch))}; give images alone, as in "
-                                  f"fit(batch['image'] for batch in loader)")
-            x = (batch if isinstance(batch, torch.Tensor) else batch[0]).to(device)
+            x = self._images(batch).to(device)
             if not checked:
                 self._require_whole(x[:1])
                 checked = True
@@ -124,6 +130,22 @@ class StitchedEnsemble(Network):
             return double_batched_loss(self, x)
         finally:
             self.apply_setting(before)
+
+    def _images(self, batch) -> torch.Tensor:
+        """The images of one batch of a data loader."""
+        if isinstance(batch, Mapping):
+            raise StitchError(f"a batch is a mapping of {', '.join(map(str, batch))}; give images alone, as in "
+                              f"fit(batch['image'] for batch in loader)")
+        x = batch if isinstance(batch, torch.Tensor) or not len(batch) else batch[0]
+        if not isinstance(x, torch.Tensor):
+            raise StitchError(f"a batch of images is a torch tensor, and this is {type(x).__name__}; convert it first")
+        own = next(self.parameters()).dtype
+        if x.ndim < 2 or not len(x) or x.shape[1] != self.input_channels or x.dtype != own:
+            raise StitchError(f"a batch of images has shape (B, {self.input_channels}, ...) and type {own}, with "
+                              f"at least one image; this one has shape {tuple(x.shape)} and type {x.dtype}")
+        if not x.isfinite().all():
+            raise StitchError("a batch holds NaN or infinite values; stitches cannot be fitted to them")
+        return x
 
     def _require_whole(self, x: torch.Tensor) -> None:
         """A network may ask in its forward whether it is given a tensor, and torch.fx gives it something else."""
@@ -155,6 +177,16 @@ class StitchedEnsemble(Network):
 
 def _described(match: Match, host_sizes: dict, partner_sizes: dict) -> dict:
     return {**asdict(match), "resized": host_sizes[match.host] != partner_sizes[match.partner]}
+
+
+def _require_channels(party: str, traced: fx.GraphModule, input_channels: int) -> None:
+    """Raises StitchError where a convolution of the input takes another number of channels."""
+    image = next(n for n in traced.graph.nodes if n.op == "placeholder")
+    layers = [traced.get_submodule(n.target) for n in image.users if n.op == "call_module"]
+    takes = [m.in_channels for m in layers if isinstance(m, CONVOLUTIONS)]
+    if takes and takes[0] != input_channels:
+        raise StitchError(f"the first convolution of the {party} takes {takes[0]} channels, and input_channels is "
+                          f"{input_channels}")
 
 
 def _outputs(layers: Sequence[Sequence[LayerNode]]) -> int:

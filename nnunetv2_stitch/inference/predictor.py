@@ -24,7 +24,7 @@ from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import folds_to_use
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting, encode_setting
-from nnunetv2_stitch.stitching.plans import Stitching
+from nnunetv2_stitch.stitching.plans import Stitching, shown_names
 from nnunetv2_stitch.stitching.setting import Setting
 from nnunetv2_stitch.stitching.supernet import load_supernet
 
@@ -200,7 +200,7 @@ class StitchedPredictor(ImagePredictor):
         """Write what share each party had in the cases predicted last into `shares.json` there; see `write_shares`."""
         if self.uncompiled.is_gated:
             found = Stitching.find(self.configuration_manager.configuration)
-            names = [p.shown for p in found.parents] if found else list(self.uncompiled.parties)
+            names = shown_names(found.parents) if found else list(self.uncompiled.parties)
             ending = len(self.dataset_json["file_ending"]) + 5
             cases = [os.path.basename(files[0])[:-ending] for files in self.inputs]
             write_shares(output_folder, dict(zip(self.uncompiled.parties, names)), dict(zip(cases, self.case_shares)))

@@ -25,7 +25,7 @@ from nnunetv2_stitch.selection.party_terms import PartyTerms, party_terms
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, digest_of, score_cases
 from nnunetv2_stitch.selection.sweep import PositionSweep, Sweep
 from nnunetv2_stitch.selection.sweeps_file import PartySweeps
-from nnunetv2_stitch.stitching.plans import STITCHING_KEY, ParentRecord, Stitching
+from nnunetv2_stitch.stitching.plans import STITCHING_KEY, ParentRecord, Stitching, shown_names
 from nnunetv2_stitch.stitching.setting import in_ranges, party_names
 from nnunetv2_stitch.stitching.supernet import stitches_file, supernet_of_folder
 
@@ -120,9 +120,9 @@ def _records(model: ModelFolder) -> tuple[ParentRecord, ...]:
 def _party(model: ModelFolder, dataset_name: str, say: Callable[[str], None]) -> str:
     known = [r.dataset for r in _records(model)]
     names = party_names(len(known))
-    if known.count(dataset_name) == 1:
+    if dataset_name == known[0] or known.count(dataset_name) == 1:  # twice where a partner was adapted
         return names[known.index(dataset_name)]
-    said = ", ".join(f"{d} ({n})" for d, n in zip(known, names))
+    said = ", ".join(f"{d} ({n})" for d, n in zip(shown_names(_records(model)), names))
     if len(known) > 2:
         raise StitchError(f"the model's datasets are {said}; say with -party which of them {dataset_name} is")
     say(f"the model's datasets are {said}, so {dataset_name} is taken for the partner's; -party host says otherwise")

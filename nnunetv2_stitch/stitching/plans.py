@@ -122,6 +122,12 @@ class ParentRecord:
         return replace(other, folds=self.folds)
 
 
+def shown_names(parents: Sequence[ParentRecord]) -> list[str]:
+    """What people call the parents: two that are called alike, such as an adapted partner and its host, with plans."""
+    names = [p.shown for p in parents]
+    return [name if names.count(name) == 1 else f"{name}, {p.plans}" for name, p in zip(names, parents)]
+
+
 @dataclass(frozen=True)
 class Stitching:
     """What is ours alone in a configuration of plans: how its stitches are trained, between which parents, the host

@@ -89,7 +89,7 @@ def prepare(request: AdaptRequest, continue_training: bool = False) -> AdaptJob:
     require_tolerance(request.tolerance)
     if request.alpha is not None and request.alpha not in ALPHAS:
         raise StitchError(f"-alpha {request.alpha:g} is none of the points that are measured: "
-                          f"{', '.join(f'{a:g}' for a in ALPHAS)}")
+                          f"{', '.join(f'{a:g}' for a in ALPHAS)}; or give retain to have one chosen")
     partner = _find_partner(request)
     configuration = partner.configuration
     if request.configuration not in (None, configuration):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from nnunetv2_stitch.exchange.manifest import CARD, NO_PROMISE, cell, versions
+from nnunetv2_stitch.exchange.manifest import ADAPTED, CARD, NO_PROMISE, cell, versions
 from nnunetv2_stitch.figures.own_over_alpha import own_over_alpha
 from nnunetv2_stitch.fileio import write_json, write_text
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
@@ -21,7 +21,7 @@ from nnunetv2_stitch.parties.preprocessed import FINGERPRINT
 from nnunetv2_stitch.training.line import adapted_state
 from nnunetv2_stitch.training.records import without_records
 
-RECORD, FIGURE = "adapt.json", "adapt.png"
+RECORD, FIGURE = ADAPTED, "adapt.png"
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float | None, float | None]:

@@ -61,6 +61,7 @@ def test_what_blocks_is_the_exit_code(call, make_model, edit):  # noqa: F811
     (["911", "912", "914", "-tr_b", "T", "T", "T"], "-tr_b has 3 values for 2 partners"),
     (["911", "912", "-m_b", "x"], "x does not exist"),
     (["911", "-m_b", "nowhere"], "nowhere does not exist"),
+    (["911", "-m_b", "B.zip"], "B.zip does not exist; give a zip that is there"),
     (["911", "912", "-label_map", "nowhere.json"], "nowhere.json does not exist"),
 ])
 def test_bad_input_is_one_line(call, make_model, arguments, said):  # noqa: F811
@@ -108,6 +109,8 @@ def test_a_zip_is_looked_at_without_a_trace(call, make_model, results, tmp_path,
     before = sorted(tmp_path.rglob("*")), tree(tmp_path)
     code, out, err = call("911", "-m_b", sent)
     assert (code, err) == (0, "") and "Dataset912_B" in out
+    assert f"partner  Dataset912_B  {sent}\n" in out and "nnU-Net version" not in out
+    assert "These models can be stitched" in out
     assert (sorted(tmp_path.rglob("*")), tree(tmp_path)) == before
     monkeypatch.delenv("nnUNet_results")
     assert call("-m_a", host, "-m_b", sent)[0] == 0

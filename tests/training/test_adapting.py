@@ -22,12 +22,14 @@ from nnunetv2_stitch.distillation import distill
 from nnunetv2_stitch.entrypoints import adapt_party as adapt_entry
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.export import export_party
+from nnunetv2_stitch.exchange.install import unpack_party
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.find import find_models
 from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.pipeline import Request, train_stitch
 from nnunetv2_stitch.pipeline import prepare as prepare_stitching
+from nnunetv2_stitch.stitching.plans import Stitching, shown_names
 from nnunetv2_stitch.training import adapt_party, adapted_state
 from nnunetv2_stitch.training.stock import train_network
 
@@ -265,7 +267,7 @@ def test_regions_in_another_order(world):
 def test_the_partners_signature_holds_for_the_adapted_partner(world, tmp_path):
     """What a signature was measured behind is not trained, so the gate knows B's images through the adapted partner."""
     sent = tmp_path / "B.zip"
-    export_party(read_model_folder(str(world.model(world.partner))), str(sent), folds=[0])
+    export_party(read_model_folder(str(world.model(world.partner))), str(sent), folds=[0], licence="CC BY 4.0")
     result = adapt(world, sent)
     start, weights = adapted_state(result.model_folder, 0, 0), final(result.model_folder)
     first, later = (f"encoder.stages.{i}.0.convs.0.conv.weight" for i in (0, 1))
@@ -278,6 +280,18 @@ def test_the_partners_signature_holds_for_the_adapted_partner(world, tmp_path):
                          **SHORT)
     gate = read_json(str(Path(gated.model_folder) / "stitch_selection.json"))["gate"]
     assert gate["partners_known"] == [True]
+    # What is called alike is told apart, and a model made of another party's says so when it travels on.
+    plans = read_json(str(Path(gated.model_folder) / "plans.json"))["configurations"]["2d"]
+    assert shown_names(Stitching.of(plans).parents) == [f"{world.host.dataset}, nnUNetPlans",
+                                                        f"{world.host.dataset}, nnUNetAdaptedPlans"]
+    passed_on = result.model_folder
+    for number in range(2):
+        sent = export_party(read_model_folder(passed_on), str(tmp_path / f"on_{number}.zip"), folds=[0])
+        assert sent.manifest.made_from == (f"{world.partner.dataset}, nnUNetTrainerTiny__nnUNetPlans__2d, trained on "
+                                           f"by another party; its licence: CC BY 4.0")
+        with zipfile.ZipFile(sent.path) as archive:
+            assert "| Made from | " in archive.read("MODEL_CARD.md").decode()
+        passed_on = unpack_party(sent.path, str(tmp_path / f"received_{number}")).path
 
     student = distill(gated.model_folder, world.host.dataset, device="cpu", progress=False, folds=[0], epochs=1,
                       iterations=2, validate=False)
