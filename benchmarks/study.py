@@ -29,7 +29,10 @@ from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettin
 from nnunetv2_stitch.environment import environment_set, usable_cores
 from nnunetv2_stitch.evaluation.output import write_comparison
 from nnunetv2_stitch.evaluation.tables import markdown_table
+from nnunetv2_stitch.exchange.export import signature_of_fold
 from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
+from nnunetv2_stitch.parties.model_folder import read_model_folder
 
 FITS = {"direct": "direct", "double-batched": "stitched"}  # rows of the comparison
 FOLDS_WITHOUT_BLOCKS = 5
@@ -64,6 +67,14 @@ def prepare_parents(root: str, names: list[str], raw: str | None, settings: Demo
         for fold in folds:
             if not os.path.isfile(os.path.join(model, f"fold_{fold}", "checkpoint_final.pth")):
                 train_parent(name, settings, device, settings.seed + ord(side), fold)
+            sign(model, fold)
+
+
+def sign(model: str, fold: int) -> None:
+    """The signature that an export of the model would carry, for the gate."""
+    party, path = read_model_folder(model), os.path.join(model, f"fold_{fold}", SIGNATURE_FILE)
+    if not os.path.isfile(path):
+        write_json(path, signature_of_fold(party, fold, party.checkpoint_path(fold), print).to_json())
 
 
 def study_direction(root: str, host: str, partner: str, settings: DemoSettings, folds: list[int], rows,

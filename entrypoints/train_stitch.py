@@ -56,8 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("-rule", choices=("1", "2", "3", "loo", "retain", "guided"), help="how the position is chosen. 1: each fold's "
         "best. 2: the lowest mean rank over folds. 3: by -position. loo: the lowest mean rank over the other folds. "
         "retain: the first that A's validation cases cannot tell from the best, nor from A alone. guided: no "
-        "position; mixing weights of all switches, of any sign, are searched on A's images. Default: 2, or 3 with "
-        "-position")
+        "position; mixing weights of all switches, of any sign, are searched on A's images. Default: 3 with -position, "
+        "retain with -gate on, else 2")
     add("-tolerance", type=not_negative, metavar="T", help="with -rule retain: how much worse than the best a position "
         "may be, in standard errors over cases. Default: 1")
     steps = add("-search_steps", type=positive_int, default=100, metavar="N", help="with -rule guided: steps of the "
@@ -118,13 +118,14 @@ def train_stitch_entry() -> None:
 
 def request_of(args: argparse.Namespace) -> dict:
     """The command's arguments as fields of `pipeline.Request`."""
+    from nnunetv2_stitch.pipeline.job import default_rule
     asked = args.position
     if asked is not None:
         asked = asked[0] if len(asked) == 1 else asked
     return dict(
         **parties_of(args), configuration=args.configuration, folds=args.f, trainer_a=args.tr_a, plans_a=args.p_a,
         checkpoint_name=args.chk, fit=args.fit, positions=args.positions,
-        rule=args.rule or ("3" if asked is not None else "2"), position=asked,
+        rule=args.rule or default_rule(asked, args.gate == "on"), position=asked,
         **({} if args.tolerance is None else {"tolerance": args.tolerance}),
         search_steps=args.search_steps, output=args.output,
         combine=args.combine, gate=args.gate == "on", epochs=args.epochs, iterations=args.iterations,
@@ -145,7 +146,7 @@ def require_consistent(args: argparse.Namespace) -> None:
                               f"deploys it and validates")
     elif args.sweeps or args.prefer:
         raise StitchError(f"{'-sweeps' if args.sweeps else '-prefer'} needs --select, for a model that is trained")
-    if args.tolerance is not None and args.rule != "retain":
+    if args.tolerance is not None and request_of(args)["rule"] != "retain":
         raise StitchError("-tolerance is for -rule retain; add it, or leave -tolerance out")
     if args.prefer and not args.sweeps:
         raise StitchError("-prefer chooses with the numbers of partners: give their files with -sweeps FILE ...")

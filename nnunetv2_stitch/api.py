@@ -22,6 +22,7 @@ from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.merging.run import MergeRequest, MergeResult, merge_guided
 from nnunetv2_stitch.parties.trust import trusting
 from nnunetv2_stitch.pipeline import Request, StitchResult, train_stitch
+from nnunetv2_stitch.pipeline.job import default_rule
 from nnunetv2_stitch.stitching.plans import Training
 from nnunetv2_stitch.training import AdaptRequest, AdaptResult, adapt_party
 
@@ -73,8 +74,8 @@ def stitch(
         checkpoint_a, checkpoint_b: of one parent.
         fit: how stitches are fitted: `double_batched`, `direct` (closed form) or `task`.
         positions: which layers get stitches: `all`, `blocks` or a list.
-        rule: how the position is chosen: `1`, `2`, `3`, `loo`, `retain`, `guided`. None for `2`, or `3` with a
-            `position`.
+        rule: how the position is chosen: `1`, `2`, `3`, `loo`, `retain`, `guided`. None for `3` with a
+            `position`, `retain` with a `gate`, else `2`.
         tolerance: of rule `retain`, in standard errors over cases.
         search_steps: of rule `guided`, a batch each.
         position: by index, one for each partner, or by progress in the host from 0.0 to 1.0.
@@ -112,7 +113,7 @@ def stitch(
             dataset_a, dataset_b, *more, model_a=model_a, model_b=model_b, names=names, configuration=configuration,
             folds=folds, trainer_a=trainer_a, trainer_b=trainer_b, plans_a=plans_a, plans_b=plans_b, fold_b=fold_b,
             checkpoint_name=checkpoint_name, checkpoint_a=checkpoint_a, checkpoint_b=checkpoint_b, fit=fit,
-            positions=positions, rule=rule or (Request.rule if position is None else "3"), tolerance=tolerance,
+            positions=positions, rule=rule or default_rule(position, gate), tolerance=tolerance,
             search_steps=search_steps, position=position, output=output, combine=combine, gate=gate, epochs=epochs,
             iterations=iterations, plans_name=plans_name, seed=seed, checkpoint_segments=checkpoint_segments,
             positions_per_pass=positions_per_pass, half_targets=half_targets, device=find_device(device),

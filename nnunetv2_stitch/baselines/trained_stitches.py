@@ -21,14 +21,14 @@ from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import BASELINE_KEY
 from nnunetv2_stitch.parties.preprocessed import FINGERPRINT
 from nnunetv2_stitch.pipeline.identity import like, stitches_record, unlike_trained
-from nnunetv2_stitch.pipeline.job import TRAINERS, Job
+from nnunetv2_stitch.pipeline.job import TRAINERS, Job, default_rule
 from nnunetv2_stitch.pipeline.reporting import SELECTION_FILE
 from nnunetv2_stitch.pipeline.run import stitches_are_trained, train_stitch
 from nnunetv2_stitch.provenance import Provenance, begin
 from nnunetv2_stitch.selection.case_scores import CaseScores, choose_by_retention
 from nnunetv2_stitch.stitching.setting import Setting
 
-GATE_RULE = "2"
+GATE_RULE = default_rule(None, gate=True)
 
 
 def find_or_train(job: Job, fit: str, device: torch.device, progress: bool, say: Callable[[str], None]) -> str:

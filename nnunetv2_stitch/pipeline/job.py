@@ -15,6 +15,7 @@ from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
 from nnunetv2_stitch.selection.retention import TOLERANCE
+from nnunetv2_stitch.selection.rules import RETAIN
 from nnunetv2_stitch.stitching.plans import Layout, Stitching
 
 TRAINERS = {"double_batched": "nnUNetTrainerStitch", "direct": "nnUNetTrainerStitchDirect",
@@ -65,6 +66,12 @@ class Request:
     def partners(self) -> tuple[Partner, ...]:
         return (Partner(self.dataset_b, self.model_b, self.trainer_b, self.plans_b, self.fold_b, self.names,
                         self.checkpoint_b), *self.more)
+
+
+def default_rule(position: object, gate: bool) -> str:
+    """Where none is named: the given position, else the paper's rule 2. Behind a gate retention, because the gate keeps
+    the host's own cases and even shares are for images like no party's."""
+    return "3" if position is not None else RETAIN if gate else Request.rule
 
 
 @dataclass(frozen=True)
