@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import add_common, add_trust, groups, resolve_device, run, run_trusting
@@ -50,6 +51,8 @@ def main(args: argparse.Namespace) -> None:
         raise StitchError("give either -d DATASET or -m MODEL_FOLDER")
     if not is_writable(args.o):
         raise StitchError(f"no permission to write into {args.o}; choose another folder with -o")
+    if os.path.lexists(args.o) and not os.path.isdir(args.o):
+        raise StitchError(f"{args.o} is a file; choose another folder with -o")
     device = resolve_device(args.device)
     set_up_device(device)
     from nnunetv2_stitch.evaluation.case_look import find_case, write_look

@@ -228,5 +228,6 @@ def test_a_case_that_cannot_be_right_is_refused_in_one_line(world, stitched2d, t
     assert "holds none of the model's labels (1, 2)" in bad("-l", tmp_path / "foreign.nii.gz")
     assert f"{case} holds values between whole numbers" in bad("-l", case)
     assert "does not exist; give the file of this case's labels" in bad("-l", labels / "ts_999.nii.gz")
+    assert "small.nii.gz is a file; choose another folder" in bad("-o", tmp_path / "small.nii.gz")
     assert "either -d DATASET or -m MODEL_FOLDER" in bad("-d", 801, "-m", stitched2d.folder)
     assert "is no stitched model" in bad("-m", world.model(world.host))

@@ -111,6 +111,13 @@ def test_a_case_is_drawn_with_labels_percent_and_reference_each_where_it_is(tmp_
     assert has_colour(path, "#FF0000")
 
 
+def test_names_of_cases_parties_and_labels_are_drawn_as_they_are(tmp_path):
+    """The kind: a name that matplotlib takes for a formula, here one that is none."""
+    panels = [Panel("$\\host$", np.eye(4), np.eye(4, dtype=int))]
+    path = case_view([Row("$case_$", panels)], str(tmp_path / "view.png"), {"$a_$": 1}, "$B^$")
+    assert rgb(path).std() > 0
+
+
 def test_figures_leave_no_temporary_files(tmp_path):
     dice_over_position([sweep(0)], [1], str(tmp_path / "positions.png"))
     assert [p.name for p in tmp_path.iterdir()] == ["positions.png"]
