@@ -151,7 +151,7 @@ def _outline(axes, mask: np.ndarray, values) -> None:
     across, down = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)
     for value in values:
         if (mask == value).any():
-            axes.contour(across, down, padded == value, levels=[0.5], colors="white", linewidths=0.9).set(
+            axes.contour(across, down, padded == value, levels=[0.5], colors="white", linewidths=0.6).set(
                 path_effects=_dark_edge())
     axes.set_xlim(-0.5, mask.shape[1] - 0.5)
     axes.set_ylim(mask.shape[0] - 0.5, -0.5)
@@ -160,7 +160,7 @@ def _outline(axes, mask: np.ndarray, values) -> None:
 def _dark_edge() -> list:
     """White lines are seen on white too."""
     from matplotlib.patheffects import withStroke
-    return [withStroke(linewidth=1.8, foreground="black", alpha=0.6)]
+    return [withStroke(linewidth=1.2, foreground="black", alpha=0.5)]
 
 
 def _heat_colours():

@@ -151,6 +151,8 @@ def test_a_colour_image(world_rgb, nnunet_env, tmp_path):
 def with_two_channels(plans) -> None:
     schemes = ["ZScoreNormalization"] * 2
     plans["configurations"]["2d"].update(normalization_schemes=schemes, use_mask_for_norm=[False] * 2)
+    channels = plans["foreground_intensity_properties_per_channel"]
+    channels["1"] = channels["0"]
 
 
 @pytest.mark.slow
