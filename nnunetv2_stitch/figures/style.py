@@ -25,11 +25,11 @@ P, R = ParamSpec("P"), TypeVar("R")
 
 def own_style(draw: Callable[P, R]) -> Callable[P, R]:
     """Draw in matplotlib's default style, whatever is set. nnU-Net's logger sets seaborn's for the whole process, with
-    fonts of two and a half times the size."""
+    fonts of two and a half times the size. Dollar signs in names of cases and labels begin no formula."""
     @wraps(draw)
     def in_default_style(*args: P.args, **kwargs: P.kwargs) -> R:
         import matplotlib.style
-        with matplotlib.style.context("default"):
+        with matplotlib.style.context(["default", {"text.parse_math": False}]):
             return draw(*args, **kwargs)
     return in_default_style
 
