@@ -33,12 +33,12 @@ def box(axes: Axes, x: float, y: float, text: str, colour: str = PLAIN, size: fl
 
 
 def arrow(axes: Axes, start: Text, end: Text, label: str = "", bend: float = 0.0, at: float = 0.5,
-          style: str = "-") -> None:
+          style: str = "-", ends: str = "-|>") -> None:
     """From one box to the other; `at` says where along the way the label stands."""
     (x0, y0), (x1, y1) = start.get_position(), end.get_position()
     axes.figure.canvas.draw()
     axes.add_patch(FancyArrowPatch((x0, y0), (x1, y1), patchA=start.get_bbox_patch(), patchB=end.get_bbox_patch(),
-                                   arrowstyle="-|>", mutation_scale=11, color="0.35", linewidth=1.1, linestyle=style,
+                                   arrowstyle=ends, mutation_scale=11, color="0.35", linewidth=1.1, linestyle=style,
                                    shrinkA=2, shrinkB=2, connectionstyle=f"arc3,rad={bend}", zorder=2))
     if label:
         axes.text(x0 + at * (x1 - x0), y0 + at * (y1 - y0), label, ha="center", va="center", fontsize=7.5,
@@ -111,6 +111,56 @@ def stitched_pair() -> None:
     save(figure, "stitched_pair.png")
 
 
+def exchange() -> None:
+    """What passes between the hospitals."""
+    figure, axes = canvas(8, 2.9)
+    model = box(axes, 11, 68, "B's model folder", PARTNER)
+    images = box(axes, 11, 26, "B's images\n(stay at B)", PARTNER)
+    export = box(axes, 33, 68, "nnUNetv2_export_party")
+    package = box(axes, 55, 68, "B.zip:\nweights, plans,\nsignature, card", RESULT)
+    checked = box(axes, 77, 68, "checked,\nnothing in it is run")
+    used = box(axes, 77, 26, "adapt, stitch,\ngate, merge")
+    own = box(axes, 55, 26, "A's images and model\n(stay at A)", HOST)
+    result = box(axes, 94, 26, "one\nmodel", RESULT)
+    arrow(axes, model, export)
+    arrow(axes, images, export, "statistics", at=0.42, style="--")
+    for start, end in ((export, package), (package, checked), (checked, used), (own, used), (used, result)):
+        arrow(axes, start, end)
+    axes.axvline(44, 0.08, 0.85, color="0.6", linewidth=0.8, linestyle=":")
+    for x, who in ((22, "at B"), (72, "at A")):
+        axes.text(x, 92, who, ha="center", fontsize=9.5, weight="bold")
+    save(figure, "exchange.png")
+
+
+def several_partners() -> None:
+    """A star: the host is joined with each partner, and no partner with another."""
+    figure, axes = canvas(6, 2.8)
+    host = box(axes, 28, 50, "A's network, the host", HOST)
+    answer = box(axes, 84, 50, "mean of\nall answers", RESULT)
+    for y, who in ((84, "B"), (16, "C")):
+        partner = box(axes, 28, y, f"{who}'s network, a partner", PARTNER)
+        arrow(axes, partner, host, "stitches", at=0.45, style="--", ends="<|-|>")
+        arrow(axes, partner, answer)
+    arrow(axes, host, answer)
+    save(figure, "several_partners.png")
+
+
+def rounds() -> None:
+    figure, axes = canvas(7.4, 3.1)
+    start = box(axes, 9, 58, "a model\nall start from", RESULT)
+    merge = box(axes, 73, 58, "nnUNetv2_merge_party\nat the centre", HOST)
+    after = box(axes, 94, 58, "merged\nmodel", RESULT)
+    for y, who in ((86, "A, the centre"), (58, "B"), (30, "C")):
+        party = box(axes, 39, y, f"nnUNetv2_train_party\nat {who}", PARTNER if who in "BC" else HOST)
+        arrow(axes, start, party)
+        arrow(axes, party, merge)
+    arrow(axes, merge, after)
+    axes.annotate("", xy=(9, 48), xytext=(94, 48), zorder=1, arrowprops={
+        "arrowstyle": "-|>", "color": "0.35", "linestyle": "--", "connectionstyle": "arc3,rad=-0.37"})
+    axes.text(51, 16, "the next round", fontsize=8, color="0.25", ha="center")
+    save(figure, "rounds.png")
+
+
 def way_of_the_data() -> None:
     figure, axes = canvas(8, 7.4)
     a = box(axes, 16, 95, "model folder of A", HOST)
@@ -150,4 +200,7 @@ def way_of_the_data() -> None:
 if __name__ == "__main__":
     which_way()
     stitched_pair()
+    exchange()
+    several_partners()
+    rounds()
     way_of_the_data()
