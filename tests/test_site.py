@@ -83,3 +83,10 @@ def test_figures_are_small_and_each_is_shown():
     assert [f.name for f in figures if f"{f.parent.name}/{f.name})" not in text] == []
     studies = ROOT / "docs" / "explanation" / "figures"
     assert {f.name: f.stat().st_size for f in figures if f.parent != studies and f.stat().st_size > 80_000} == {}
+
+
+def test_links_of_the_readme_lead_somewhere():
+    """The README is no page of the site, so its links are looked at here."""
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)", (ROOT / "README.md").read_text())
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
