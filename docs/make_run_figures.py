@@ -1,7 +1,7 @@
 """Figures that the commands draw on a small world of two parties, into docs/figures: `python docs/make_run_figures.py`.
 
 The world is that of the tests (tests/world.py) with a partner whose images differ less. Every command runs as a user
-would type it; about five minutes on two free cores. With a folder as argument the world and all runs stay there.
+would type it; some minutes on two free cores. With a folder as argument the world and all runs stay there.
 """
 
 from __future__ import annotations
