@@ -13,6 +13,13 @@ FOLD = re.compile(r"fold_(all|0|[1-9][0-9]*)")
 DATASET_FOLDER = re.compile(r"Dataset(\d{3})_(.+)")  # with an id, as nnU-Net takes it
 
 
+def stock_id(dataset_name: str) -> str:
+    """The dataset as nnU-Net's commands that plan and preprocess want it: its id, 801 of Dataset801_Name. They take no
+    name. A name without an id is returned as it is."""
+    found = DATASET_FOLDER.fullmatch(dataset_name)
+    return str(int(found[1])) if found else dataset_name
+
+
 def names_in(folder: str) -> list[str]:
     """Names of files and folders, sorted, without hidden ones (`.DS_Store`, `._x`, `.nfs000`) and those of systems."""
     return sorted(n for n in os.listdir(folder) if not n.startswith(".") and n not in LITTER)

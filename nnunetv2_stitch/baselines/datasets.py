@@ -15,7 +15,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import file_ending_dataset_map
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.folders import files_in
+from nnunetv2_stitch.folders import files_in, stock_id
 from nnunetv2_stitch.locks import locked, plans_locked
 from nnunetv2_stitch.parties.datasets import STORED, data_digest, folds_of
 from nnunetv2_stitch.parties.model_folder import BASELINE_KEY, ModelFolder
@@ -132,7 +132,8 @@ def _link_party(party: ModelFolder, prefix: str, target: str, data_identifier: s
     data = os.path.join(source, party.configuration_manager.data_identifier)
     identifiers = [n[:-len(".pkl")] for n in files_in(data, ".pkl")]
     if not identifiers:
-        raise StitchError(f"{source} holds no preprocessed case; run nnUNetv2_preprocess -d {party.dataset_name}")
+        raise StitchError(f"{source} holds no preprocessed case; run nnUNetv2_preprocess "
+                          f"-d {stock_id(party.dataset_name)}")
     return identifiers
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import stock_id
 
 # What preprocessing depends on. Network, patch size and batch size are the host's for everybody.
 SAME_CONFIGURATION = ("preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm")
@@ -122,10 +123,10 @@ def _check_data(parties: Sequence[FederatedParty], configuration: str) -> None:
         identifier = str(own.get("data_identifier"))
         if not os.path.isdir(os.path.join(folder, identifier)):
             raise StitchError(f"{os.path.join(folder, identifier)} does not exist; run nnUNetv2_preprocess -d "
-                              f"{party.dataset} -plans_name {party.plans_name} -c {configuration}")
+                              f"{stock_id(party.dataset)} -plans_name {party.plans_name} -c {configuration}")
         if not os.path.isfile(os.path.join(folder, "dataset_fingerprint.json")):
             raise StitchError(f"{folder}/dataset_fingerprint.json does not exist, without which nnU-Net does not "
-                              f"train; run nnUNetv2_extract_fingerprint -d {party.dataset}")
+                              f"train; run nnUNetv2_extract_fingerprint -d {stock_id(party.dataset)}")
         properties = _properties(own, plans, dataset)
         for key, value in properties.items():
             if reference.setdefault(key, value) != value:

@@ -10,6 +10,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import stock_id
 from nnunetv2_stitch.nnunet_internals import split
 from nnunetv2_stitch.parties.datasets import folds_of
 
@@ -86,12 +87,12 @@ def require_trainable(folder: str, data_identifier: str, folds: Sequence[int | s
     Raises:
         StitchError: data, fingerprint or reference segmentations are missing, or the splits name cases that are.
     """
-    data, name = os.path.join(folder, data_identifier), os.path.basename(folder)
+    data, dataset = os.path.join(folder, data_identifier), stock_id(os.path.basename(folder))
     for path in (data, os.path.join(folder, "dataset.json")):
         if not os.path.exists(path):
             raise StitchError(f"{path} does not exist: {preprocess}")
-    for path, why, command in ((FINGERPRINT, "training", f"nnUNetv2_extract_fingerprint -d {name}"),
-                               (LABELS, "validation", f"nnUNetv2_preprocess -d {name}")):
+    for path, why, command in ((FINGERPRINT, "training", f"nnUNetv2_extract_fingerprint -d {dataset}"),
+                               (LABELS, "validation", f"nnUNetv2_preprocess -d {dataset}")):
         if not os.path.exists(os.path.join(folder, path)):
             raise StitchError(f"{os.path.join(folder, path)} does not exist; nnU-Net wants it for {why}: run {command}")
     cases, splits = set(case_names(data)), os.path.join(folder, SPLITS)
@@ -115,4 +116,4 @@ def require_trainable(folder: str, data_identifier: str, folds: Sequence[int | s
         unlabelled = [c for c in validation if not os.path.isfile(os.path.join(folder, LABELS, c + ending))]
         if unlabelled:
             raise StitchError(f"{os.path.join(folder, LABELS, unlabelled[0] + ending)} does not exist; nnU-Net wants "
-                              f"it for validation: run nnUNetv2_preprocess -d {name}")
+                              f"it for validation: run nnUNetv2_preprocess -d {dataset}")

@@ -11,7 +11,7 @@ from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import is_writable, read_json, write_json
-from nnunetv2_stitch.folders import FOLD, folds_in
+from nnunetv2_stitch.folders import FOLD, folds_in, stock_id
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.preprocessed import folds_without_foreground, require_trainable
 from nnunetv2_stitch.pipeline.job import Job
@@ -50,8 +50,9 @@ def check_folders(job: Job, previous: dict | None, continue_training: bool) -> N
 def check_what_is_there(job: Job, previous: dict | None, continue_training: bool) -> None:
     """The part of `check_folders` that needs no permission to write."""
     require_trainable(job.preprocessed_folder, job.host.configuration_manager.data_identifier, job.folds,
-                      f"the host's data must be preprocessed here; run nnUNetv2_preprocess -d {job.host.dataset_name} "
-                      f"-plans_name {job.host.plans_name} -c {job.host.configuration}")
+                      f"the host's data must be preprocessed here; run nnUNetv2_preprocess -d "
+                      f"{stock_id(job.host.dataset_name)} -plans_name {job.host.plans_name} "
+                      f"-c {job.host.configuration}")
     started = [f for f in job.folds if os.path.isdir(os.path.join(job.model_folder, f"fold_{f}"))]
     if started and not continue_training:
         raise StitchError(f"{job.model_folder} already holds fold {started[0]}; add --c to go on, -o_p NAME to keep it "

@@ -17,7 +17,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 from nnunetv2_stitch.bridging.model_properties import normalisations
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.folders import files_in
+from nnunetv2_stitch.folders import files_in, stock_id
 from nnunetv2_stitch.parties.model_folder import ADAPTED_KEY, MADE_KEYS, ModelFolder
 from nnunetv2_stitch.parties.preprocessed import FINGERPRINT
 from nnunetv2_stitch.training.records import without_records
@@ -62,7 +62,7 @@ def _fingerprint(folder: str) -> dict:
     found = read_json(path).get("foreground_intensity_properties_per_channel")
     if not isinstance(found, dict):
         raise StitchError(f"{path} names no intensities; run nnUNetv2_extract_fingerprint -d "
-                          f"{os.path.basename(folder)}")
+                          f"{stock_id(os.path.basename(folder))}")
     return found
 
 

@@ -10,7 +10,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import is_writable
-from nnunetv2_stitch.folders import require_plans_name
+from nnunetv2_stitch.folders import require_plans_name, stock_id
 from nnunetv2_stitch.parties.preprocessed import require_trainable
 from nnunetv2_stitch.training.continuing import with_earlier_folds
 from nnunetv2_stitch.training.records import TrainingRecord
@@ -119,4 +119,4 @@ def require_data(job: TrainingJob) -> None:
     """Raises StitchError if nnU-Net's trainer lacks anything of the job's data."""
     require_trainable(job.preprocessed_folder, job.plans["configurations"][job.configuration]["data_identifier"],
                       job.folds, f"the images must be preprocessed here by {job.whose} plans; run nnUNetv2_preprocess "
-                                 f"-d {job.dataset} -c {job.configuration}")
+                                 f"-d {stock_id(job.dataset)} -c {job.configuration}")

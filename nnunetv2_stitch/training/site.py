@@ -13,7 +13,7 @@ from nnunetv2_stitch.bridging.model_properties import normalisations, output_nam
 from nnunetv2_stitch.bridging.report import TOLERANCE
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.folders import files_in
+from nnunetv2_stitch.folders import files_in, stock_id
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.training.member import Member
@@ -66,8 +66,8 @@ def find_site(dataset: int | str, configuration: str, fold: int | str, members: 
     own = ModelFolder(folder, dataset_name, "nnUNetTrainer", plans_name, configuration, plans, dataset_json, ())
     data = os.path.join(folder, own.configuration_manager.data_identifier)
     if not os.path.isdir(data):
-        raise StitchError(f"{data} does not exist; run nnUNetv2_preprocess -d {dataset_name} -plans_name {plans_name} "
-                          f"-c {configuration}")
+        raise StitchError(f"{data} does not exist; run nnUNetv2_preprocess -d {stock_id(dataset_name)} "
+                          f"-plans_name {plans_name} -c {configuration}")
     for member in members:
         _require_same_terms(own, member, path, whose)
     same = output_names(own) == output_names(model) and \

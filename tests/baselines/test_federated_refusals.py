@@ -44,11 +44,11 @@ def test_a_partner_with_another_network_is_fine(asked):
     ({"change": edit("nnUNetPlans.json", lambda p: p["configurations"]["2d"].update(spacing=[2.0, 2.0]))},
      "spacing differs from Dataset801_HostBlobs.*nnUNetv2_move_plans_between_datasets"),
     ({"change": edit("nnUNetPlans.json", lambda p: p["configurations"]["2d"].update(data_identifier="no"))},
-     "run nnUNetv2_preprocess -d Dataset802"),
+     "run nnUNetv2_preprocess -d 802"),
     ({"change": edit("nnUNetPlans.json", lambda p: p["configurations"]["2d"].update(previous_stage="x"))}, "cascade"),
     ({"change": edit("dataset.json", lambda d: d["labels"].update(c=3))}, "labels in dataset.json differs"),
     ({"change": lambda w: (w.preprocessed / w.partner.dataset / "dataset_fingerprint.json").unlink()},
-     "nnUNetv2_extract_fingerprint -d Dataset802"),
+     "nnUNetv2_extract_fingerprint -d 802"),
 ])
 def test_bad_input(asked, arguments, message):
     with pytest.raises(StitchError, match=message):
