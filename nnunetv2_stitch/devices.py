@@ -81,6 +81,16 @@ def trainer_for(dataset: str, configuration: str, fold: int | str, trainer: str,
     return get_trainer_from_args(dataset, configuration, fold, trainer, plans_name, continue_training, device)
 
 
+def set_budget(trainer, epochs: int | None, iterations: int | None) -> None:
+    """Epochs and iterations per epoch instead of the trainer's own, with validation that is no longer than a fifth of
+    an epoch, as nnU-Net's; None leaves them."""
+    if epochs is not None:
+        trainer.num_epochs = epochs
+    if iterations is not None:
+        trainer.num_iterations_per_epoch = iterations
+        trainer.num_val_iterations_per_epoch = max(1, min(trainer.num_val_iterations_per_epoch, iterations // 5))
+
+
 def half_precision(device: torch.device) -> contextlib.AbstractContextManager:
     """bfloat16 rather than nnU-Net's float16: its range needs no scaling of the loss, whose gradients are summed."""
     import torch

@@ -16,7 +16,7 @@ import world as worlds
 
 TESTS = Path(__file__).resolve().parent
 # Read while torch and nnU-Net are imported, so set before any test file is. Nobody's own folders may be touched.
-os.environ.update(worlds.QUIET)
+os.environ.update(worlds.QUIET, MATPLOTLIBRC=str(TESTS / "data" / "matplotlibrc"))
 for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer"):
     os.environ.pop(variable, None)
 

@@ -6,10 +6,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -275,10 +277,21 @@ def _changes_network(name: str) -> type[nnUNetTrainer] | None:
     """The trainer class of this name, if it is installed here and has a way of its own to build networks."""
     if name == STOCK or not IDENTIFIER.fullmatch(name):
         return None
+    folders = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), without_warnings():  # it tells where it looks
-            found = recursive_find_trainer_class_by_name(name)
+        found = _trainer_class(name, tuple(_state(f) for f in folders))
     except Exception:  # not found, no trainer, or a trainer file of the user's that cannot be imported
         return None
     own = getattr(found, "build_network_architecture", None)
     return None if own in (None, nnUNetTrainer.build_network_architecture) else found
+
+
+@cache
+def _trainer_class(name: str, folders: tuple[tuple[str, int], ...]) -> type[nnUNetTrainer]:
+    """As nnU-Net finds it, which imports every trainer file anew; what is found is kept until `folders` change."""
+    with contextlib.redirect_stdout(io.StringIO()), without_warnings():  # it tells where it looks
+        return recursive_find_trainer_class_by_name(name)
+
+
+def _state(folder: str) -> tuple[str, int]:
+    return folder, os.stat(folder).st_mtime_ns if os.path.isdir(folder) else 0

@@ -13,14 +13,13 @@ import torch
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.run.run_training import maybe_load_checkpoint
 
-from nnunetv2_stitch.devices import trainer_for
+from nnunetv2_stitch.devices import set_budget, trainer_for
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
 from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.randomness import seed_everything
-from nnunetv2_stitch.training.session import set_budget
 
 
 def train_network(dataset: str, configuration: str, fold: int | str, trainer: str, plans_name: str,
