@@ -20,6 +20,8 @@ import pytest
 import world as worlds
 
 FOLDER = "nnUNetTrainerStitch__nnUNetStitchPlans"
+#: of nnUNetv2_predict: no processes beside it, each of which would import nnU-Net
+ALONE = ("-device", "cpu", "-npp", 0, "-nps", 0)
 #: for tests that care for the steps and not for the stitches: a few positions along the network, a few steps
 SHORT = {"folds": [0], "positions": [2, 20, 41], "epochs": 1, "iterations": 2}
 ENTRIES = {
@@ -31,10 +33,12 @@ ENTRIES = {
     "nnUNetv2_install_party": "nnunetv2_stitch.entrypoints.install_party:install_party_entry",
     "nnUNetv2_stitch_info": "nnunetv2_stitch.entrypoints.stitch_info:stitch_info_entry",
     "nnUNetv2_train": "nnunetv2.run.run_training:run_training_entry",
+    "nnUNetv2_predict": "nnunetv2.inference.predict_from_raw_data:predict_entry_point",
     "nnUNetv2_evaluate_folder": "nnunetv2.evaluation.evaluate_predictions:evaluate_folder_entry_point",
     "nnUNetv2_find_best_configuration":
         "nnunetv2.evaluation.find_best_configuration:find_best_configuration_entry_point",
     "nnUNetv2_export_model_to_zip": "nnunetv2.model_sharing.entry_points:export_pretrained_model_entry",
+    "nnUNetv2_install_pretrained_model_from_zip": "nnunetv2.model_sharing.entry_points:install_from_zip_entry_point",
 }
 
 
