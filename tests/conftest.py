@@ -4,8 +4,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -71,7 +69,8 @@ def thread_pools():
 
 
 def _world(dim: int, config, tmp_path_factory, rgb: bool = False) -> worlds.World:
-    """Built in another process, because nnU-Net's set-up of logging, threads and seeds is no test's business."""
+    """Each party in a process of its own, because nnU-Net's set-up of logging, threads and seeds is no test's business;
+    both at once, because other tests wait for them."""
     digest = hashlib.sha256(version("nnunetv2").encode())
     for source in (TESTS / "world.py", *sorted(worlds.TRAINERS.glob("*.py"))):
         digest.update(source.read_bytes())
@@ -84,10 +83,11 @@ def _world(dim: int, config, tmp_path_factory, rgb: bool = False) -> worlds.Worl
         if not root.is_dir():
             unfinished = folder / f"{root.name}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
-            command = [sys.executable, str(TESTS / "world.py"), str(unfinished), "--dim", str(dim),
-                       *(["--rgb"] if rgb else [])]
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            if done.returncode:
-                raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-5000:]}")
+            command = ["world.py", str(unfinished), "--dim", str(dim), *(["--rgb"] if rgb else [])]
+            parties = [stitched_model.start(*command, "--party", str(i), env=worlds.QUIET) for i in (0, 1)]
+            for party in parties:
+                if party.wait(3000):
+                    raise RuntimeError(f"{' '.join(command)} failed:\n{party.output[-5000:]}")
+                party.log.unlink()
             unfinished.rename(root)
     return worlds.World(root, dim, rgb)
