@@ -17,6 +17,34 @@ TESTS = Path(__file__).resolve().parent
 os.environ.update(worlds.QUIET, MATPLOTLIBRC=str(TESTS / "data" / "matplotlibrc"))
 for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer"):
     os.environ.pop(variable, None)
+# Files that take long, the longest first: a process that begins with one of them when all others are done is waited
+# for. The second needs no world, and is run while the first builds one.
+LONG = """
+    baselines/test_compare test_packaging benchmarks/test_study baselines/test_adapted_rows training/test_adapting
+    benchmarks/test_ablations demo/test_whole_demo federation/test_flower_run exchange/test_parent_check
+    pipeline/test_interrupted entrypoints/test_merge_party pipeline/test_torchrun stock/test_chain
+    benchmarks/test_many_cases pipeline/test_options pipeline/test_continuing inference/test_colour_images
+    benchmarks/test_rounds entrypoints/test_train_stitch entrypoints/test_evaluate_stitched bridging/test_same_answer
+    bridging/test_several_partners gating/test_gated_model entrypoints/test_select entrypoints/test_sweep_stitched
+    pipeline/test_label_and_axis_terms stock/test_made_before baselines/test_reuse distillation/test_training
+    training/test_rounds_of_merging baselines/test_federated federation/test_flower_app gating/test_stock_prediction
+    pipeline/test_folds_at_once
+""".split()
+
+
+def pytest_configure(config):
+    """A process of pytest-xdist keeps to one core. Training takes as many threads as it may use cores, and in several
+    processes they would wait for one another."""
+    config.option.loadscopereorder = False  # else files with few tests come last, and those are the long ones
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
+
+
+def pytest_collection_modifyitems(items):
+    place = {TESTS / f"{name}.py": i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")

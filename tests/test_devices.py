@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from world import all_cores
 
 import nnunetv2_stitch
 from nnunetv2_stitch.devices import set_up_device
@@ -33,7 +34,8 @@ def kept(monkeypatch):
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    yield
+    with all_cores():
+        yield
     torch.set_num_threads(threads)
 
 

@@ -150,6 +150,20 @@ def thread_pools():
         multiprocessing.get_context = original
 
 
+@contextmanager
+def all_cores():
+    """Also in a process that tests/conftest.py keeps to one of them."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    kept = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count()))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, kept)
+
+
 def draw_case(party: Party, dim: int, rng):
     """An image and its labels, arrays (z, y, x): the brightest parts of two smooth random fields are a and b."""
     import numpy as np
@@ -275,7 +289,8 @@ def main() -> None:
     parser.add_argument("--rgb", action="store_true")
     parser.add_argument("--party", type=int, choices=(0, 1), help="build this one only")
     arguments = parser.parse_args()
-    build(arguments.folder.resolve(), arguments.dim, arguments.rgb, arguments.party)
+    with all_cores():
+        build(arguments.folder.resolve(), arguments.dim, arguments.rgb, arguments.party)
 
 
 if __name__ == "__main__":
