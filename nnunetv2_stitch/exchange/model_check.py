@@ -3,20 +3,15 @@ the one that the plans describe, within bounds, and that its trainer builds."""
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import io
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 from torch.nn.modules.module import (
@@ -24,6 +19,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from nnunetv2_stitch.devices import trainer_class
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.plans_check import (
     DATASET,
@@ -277,21 +273,10 @@ def _changes_network(name: str) -> type[nnUNetTrainer] | None:
     """The trainer class of this name, if it is installed here and has a way of its own to build networks."""
     if name == STOCK or not IDENTIFIER.fullmatch(name):
         return None
-    folders = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)
     try:
-        found = _trainer_class(name, tuple(_state(f) for f in folders))
+        with without_warnings():
+            found = trainer_class(name)
     except Exception:  # not found, no trainer, or a trainer file of the user's that cannot be imported
         return None
     own = getattr(found, "build_network_architecture", None)
     return None if own in (None, nnUNetTrainer.build_network_architecture) else found
-
-
-@cache
-def _trainer_class(name: str, folders: tuple[tuple[str, int], ...]) -> type[nnUNetTrainer]:
-    """As nnU-Net finds it, which imports every trainer file anew; what is found is kept until `folders` change."""
-    with contextlib.redirect_stdout(io.StringIO()), without_warnings():  # it tells where it looks
-        return recursive_find_trainer_class_by_name(name)
-
-
-def _state(folder: str) -> tuple[str, int]:
-    return folder, os.stat(folder).st_mtime_ns if os.path.isdir(folder) else 0
