@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from nnunetv2_stitch.environment import usable_cores
@@ -11,6 +14,7 @@ from nnunetv2_stitch.errors import StitchError
 
 if TYPE_CHECKING:
     import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
 AUTO = "auto"
@@ -79,6 +83,35 @@ def trainer_for(dataset: str, configuration: str, fold: int | str, trainer: str,
     from nnunetv2.run.run_training import get_trainer_from_args
     set_up_cudnn()
     return get_trainer_from_args(dataset, configuration, fold, trainer, plans_name, continue_training, device)
+
+
+def trainer_class(name: str) -> type[nnUNetTrainer]:
+    """The class that nnU-Net finds, which imports every trainer file anew to do so: kept until another folder is named
+    in nnUNet_extTrainer, or files in one come or go.
+
+    Raises:
+        RuntimeError, AssertionError: there is none, or it is no trainer.
+        Exception: of any type, from a trainer file that cannot be imported.
+    """
+    folders = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)
+    return _trainer_class(name, tuple((f, os.stat(f).st_mtime_ns if os.path.isdir(f) else 0) for f in folders))
+
+
+@cache
+def _trainer_class(name: str, folders: tuple[tuple[str, int], ...]) -> type[nnUNetTrainer]:
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    with contextlib.redirect_stdout(io.StringIO()):  # it says where it looks
+        return recursive_find_trainer_class_by_name(name)
+
+
+def set_budget(trainer, epochs: int | None, iterations: int | None) -> None:
+    """Epochs and iterations per epoch instead of the trainer's own, with validation that is no longer than a fifth of
+    an epoch, as nnU-Net's; None leaves them."""
+    if epochs is not None:
+        trainer.num_epochs = epochs
+    if iterations is not None:
+        trainer.num_iterations_per_epoch = iterations
+        trainer.num_val_iterations_per_epoch = max(1, min(trainer.num_val_iterations_per_epoch, iterations // 5))
 
 
 def half_precision(device: torch.device) -> contextlib.AbstractContextManager:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -20,6 +22,8 @@ import pytest
 import world as worlds
 
 FOLDER = "nnUNetTrainerStitch__nnUNetStitchPlans"
+#: of nnUNetv2_predict: no processes beside it, each of which would import nnU-Net
+ALONE = ("-device", "cpu", "-npp", 0, "-nps", 0)
 #: for tests that care for the steps and not for the stitches: a few positions along the network, a few steps
 SHORT = {"folds": [0], "positions": [2, 20, 41], "epochs": 1, "iterations": 2}
 ENTRIES = {
@@ -30,11 +34,14 @@ ENTRIES = {
     "nnUNetv2_distill_stitched": "nnunetv2_stitch.entrypoints.distill_stitched:distill_stitched_entry",
     "nnUNetv2_install_party": "nnunetv2_stitch.entrypoints.install_party:install_party_entry",
     "nnUNetv2_stitch_info": "nnunetv2_stitch.entrypoints.stitch_info:stitch_info_entry",
+    "world.py": "world:main",
     "nnUNetv2_train": "nnunetv2.run.run_training:run_training_entry",
+    "nnUNetv2_predict": "nnunetv2.inference.predict_from_raw_data:predict_entry_point",
     "nnUNetv2_evaluate_folder": "nnunetv2.evaluation.evaluate_predictions:evaluate_folder_entry_point",
     "nnUNetv2_find_best_configuration":
         "nnunetv2.evaluation.find_best_configuration:find_best_configuration_entry_point",
     "nnUNetv2_export_model_to_zip": "nnunetv2.model_sharing.entry_points:export_pretrained_model_entry",
+    "nnUNetv2_install_pretrained_model_from_zip": "nnunetv2.model_sharing.entry_points:install_from_zip_entry_point",
 }
 
 
@@ -74,12 +81,32 @@ _built: dict[worlds.World, Stitched] = {}
 def trained(world: worlds.World, factory: pytest.TempPathFactory) -> Stitched:
     """The world's folds stitched at every position, in a copy of the world; once per session. Read only."""
     if world not in _built:
-        copy = replace(world, root=Path(shutil.copytree(world.root, factory.mktemp("stitched") / "world")))
-        before = tree(copy.model(copy.host), copy.model(copy.partner))
-        with environment(copy.env), worlds.thread_pools():
-            result = stitch(copy, epochs=2, iterations=4)
-        _built[world] = Stitched(copy, result, before)
+        _built[world] = once_for_all_workers(factory, f"stitched_{world.root.name}", lambda root: _trained(world, root))
     return _built[world]
+
+
+def _trained(world: worlds.World, root: Path) -> Stitched:
+    copy = replace(world, root=Path(shutil.copytree(world.root, root / "world")))
+    before = tree(copy.model(copy.host), copy.model(copy.partner))
+    with environment(copy.env), worlds.thread_pools():
+        result = stitch(copy, epochs=2, iterations=4)
+    return Stitched(copy, result, before)
+
+
+def once_for_all_workers(factory: pytest.TempPathFactory, name: str, make):
+    """`make(folder)`, or what it gave in another of this run's processes of pytest-xdist, whose temporary folders lie
+    beside one another; what it gives is pickled."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, kept = shared / name, shared / f"{name}.pickle"
+    with open(shared / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that crashed
+            folder.mkdir()
+            kept.write_bytes(pickle.dumps(make(folder)))
+        return pickle.loads(kept.read_bytes())
 
 
 @contextlib.contextmanager

@@ -28,9 +28,12 @@ COMMANDS = {f"nnUNetv2_{name}": name for name in (
     "stitch_trainers")}
 HEAVY = ("torch", "nnunetv2", "numpy", "matplotlib", "batchgenerators")
 LOOK_UP = """
-import sys, nnunetv2
+import os, sys, nnunetv2
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
-for name in sys.argv[1:]:
+for asked in sys.argv[1:]:
+    name, _, folder = asked.partition("@")
+    if folder:
+        os.environ["nnUNet_extTrainer"] = folder
     try:
         print("FOUND", find(name).__module__)
     except RuntimeError as error:
@@ -79,9 +82,10 @@ class Environment:
         """Run pip offline, with what is installed already."""
         self.run("python", "-m", "pip", "--disable-pip-version-check", "-q", *arguments)
 
-    def look_up(self, *trainers: str, **variables: str) -> list[str]:
-        """Ask the real nnU-Net for trainers; return one line each."""
-        lines = self.run("python", "-c", LOOK_UP, *trainers, **variables).splitlines()
+    def look_up(self, *trainers: str) -> list[str]:
+        """Ask the real nnU-Net for trainers; return one line each. From `trainer@folder` on, nnUNet_extTrainer is this
+        folder."""
+        lines = self.run("python", "-c", LOOK_UP, *trainers).splitlines()
         assert lines[-1] == f"NNUNET {self.nnunet / '__init__.py'}"
         return [line for line in lines if line.startswith(("FOUND", "MISSING"))]
 
@@ -222,8 +226,7 @@ def test_nnunet_finds_the_trainers_and_survives_without_us(environment):
     before = sources(environment.nnunet)
 
     folder = environment.run("nnUNetv2_stitch_trainers").strip()
-    assert environment.look_up(stock, ours) == [found_stock, "MISSING"]
-    assert environment.look_up(ours, nnUNet_extTrainer=folder) == [f"FOUND {ours}"]
+    assert environment.look_up(stock, ours, f"{ours}@{folder}") == [found_stock, "MISSING", f"FOUND {ours}"]
 
     environment.run("nnUNetv2_stitch_trainers", "--register")
     new = set(sources(environment.nnunet)) - set(before)

@@ -150,6 +150,20 @@ def thread_pools():
         multiprocessing.get_context = original
 
 
+@contextmanager
+def all_cores():
+    """Also in a process that tests/conftest.py keeps to one of them."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    kept = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count()))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, kept)
+
+
 def draw_case(party: Party, dim: int, rng):
     """An image and its labels, arrays (z, y, x): the brightest parts of two smooth random fields are a and b."""
     import numpy as np
@@ -246,17 +260,17 @@ def train_party(world: World, party: Party) -> None:
         run_training(party.dataset, world.configuration, fold, TRAINER, PLANS, device=torch.device("cpu"))
 
 
-def build(root: Path, dim: int, rgb: bool = False) -> World:
-    """Build the world in an empty or missing folder."""
+def build(root: Path, dim: int, rgb: bool = False, only: int | None = None) -> World:
+    """Build the world in an empty or missing folder, or `only` one of its parties."""
     world = World(root, dim, rgb)
     os.environ.update(world.env)
     for folder in (world.raw, world.preprocessed, world.results):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
     import torch
 
     torch.set_num_threads(int(QUIET["OMP_NUM_THREADS"]))
     with thread_pools():
-        for party in world.parties:
+        for party in world.parties if only is None else [world.parties[only]]:
             start = time.time()
             write_raw(world, party)
             train_party(world, party)
@@ -268,10 +282,16 @@ def write(path: Path, value) -> None:
     path.write_text(json.dumps(value, indent=4))
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dim", type=int, choices=(2, 3), required=True)
     parser.add_argument("--rgb", action="store_true")
+    parser.add_argument("--party", type=int, choices=(0, 1), help="build this one only")
     arguments = parser.parse_args()
-    build(arguments.folder.resolve(), arguments.dim, arguments.rgb)
+    with all_cores():
+        build(arguments.folder.resolve(), arguments.dim, arguments.rgb, arguments.party)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,9 +3,7 @@ the one that the plans describe, within bounds, and that its trainer builds."""
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -14,7 +12,6 @@ from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 from torch.nn.modules.module import (
@@ -22,6 +19,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from nnunetv2_stitch.devices import trainer_class
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.plans_check import (
     DATASET,
@@ -276,8 +274,8 @@ def _changes_network(name: str) -> type[nnUNetTrainer] | None:
     if name == STOCK or not IDENTIFIER.fullmatch(name):
         return None
     try:
-        with contextlib.redirect_stdout(io.StringIO()), without_warnings():  # it tells where it looks
-            found = recursive_find_trainer_class_by_name(name)
+        with without_warnings():
+            found = trainer_class(name)
     except Exception:  # not found, no trainer, or a trainer file of the user's that cannot be imported
         return None
     own = getattr(found, "build_network_architecture", None)

@@ -13,6 +13,7 @@ import torch
 from nnunetv2.paths import nnUNet_results
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_stitch.devices import set_budget
 from nnunetv2_stitch.distributed import local_device
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, read_json, write_json
@@ -44,9 +45,7 @@ class StitchSession:
             raise StitchError(f"plans {trainer.plans_manager.plans_name} describe no stitched ensemble for "
                               f"{trainer.configuration_name}; run nnUNetv2_train_stitch DATASET_A DATASET_B first")
         training = found.training
-        for name in ("num_epochs", "num_iterations_per_epoch"):
-            if getattr(training, name) is not None:
-                setattr(trainer, name, getattr(training, name))
+        set_budget(trainer, training.num_epochs, training.num_iterations_per_epoch)
         for name in SAVERS:
             setattr(trainer, name, getattr(training, name) or getattr(trainer, name))
         self.rng_seed = int(training.seed)
@@ -106,9 +105,10 @@ class StitchSession:
                                            str(nnUNet_results))
 
     def plot_matches(self) -> None:
-        """The networks with their matches, in place of nnU-Net's drawing of one network."""
+        """The networks with their matches, in place of nnU-Net's drawing of one network; left to whoever deploys, who
+        marks the chosen one."""
         from nnunetv2_stitch.figures import matches_by_partner
-        if self.trainer.local_rank == 0:
+        if self.trainer.local_rank == 0 and self.deploys:
             matches_by_partner(layout_of(self.trainer.stitched), self.trainer.output_folder_base)
 
     # -- steps ----------------------------------------------------------------------------------------------------

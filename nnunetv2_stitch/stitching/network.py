@@ -19,6 +19,7 @@ from nnunetv2_stitch.gating.gate import GateOptions
 from nnunetv2_stitch.graph.nodes import layer_nodes
 from nnunetv2_stitch.graph.tracing import spatial_dims, trace
 from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
+from nnunetv2_stitch.stitching.empty_weights import nothing_filled_on_meta
 from nnunetv2_stitch.stitching.gated import Gated
 from nnunetv2_stitch.stitching.joining import join, prune
 from nnunetv2_stitch.stitching.layers import Heads, SameSize, Switch
@@ -358,9 +359,10 @@ def build_parent(spec: Mapping, input_channels: int, num_classes: int) -> nn.Mod
     """
     require_allowed_classes(dict(spec))
     try:
-        return get_network_from_plans(spec["network_class_name"], dict(spec["arch_kwargs"]),
-                                      spec["_kw_requires_import"], input_channels, num_classes,
-                                      allow_init=True, deep_supervision=False)
+        with nothing_filled_on_meta():
+            return get_network_from_plans(spec["network_class_name"], dict(spec["arch_kwargs"]),
+                                          spec["_kw_requires_import"], input_channels, num_classes,
+                                          allow_init=True, deep_supervision=False)
     except (AssertionError, TypeError, ValueError, KeyError, RuntimeError) as error:
         name = spec.get("network_class_name")
         raise StitchError(f"network {name} cannot be built from its plans: {error}") from error

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 
+from nnunetv2_stitch.devices import set_budget
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, write_json
 from nnunetv2_stitch.locks import plans_locked
@@ -132,16 +133,6 @@ class StartSession(TrainingSession):
         told = {k: v for k, v in self.record.to_json().items() if k != "folds"}
         self.write_record({**told, "model": os.path.basename(self.record.model),
                            **self.record.of_fold(self.trainer.fold)})
-
-
-def set_budget(trainer, epochs: int | None, iterations: int | None) -> None:
-    """Epochs and iterations per epoch instead of the trainer's own, with validation that is no longer than a fifth of
-    an epoch; None leaves them."""
-    if epochs is not None:
-        trainer.num_epochs = epochs
-    if iterations is not None:
-        trainer.num_iterations_per_epoch = iterations
-        trainer.num_val_iterations_per_epoch = max(1, min(trainer.num_val_iterations_per_epoch, iterations // 5))
 
 
 def require_digest(path: str, digest: str, again: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import tempfile
 import zipfile
@@ -13,14 +11,13 @@ import torch
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.run.run_training import maybe_load_checkpoint
 
-from nnunetv2_stitch.devices import trainer_for
+from nnunetv2_stitch.devices import set_budget, trainer_class, trainer_for
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
 from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.randomness import seed_everything
-from nnunetv2_stitch.training.session import set_budget
 
 
 def train_network(dataset: str, configuration: str, fold: int | str, trainer: str, plans_name: str,
@@ -86,10 +83,8 @@ def fold_folder(dataset: str, trainer: str, plans_name: str, configuration: str,
 
 def is_installed(trainer: str) -> bool:
     """Whether nnU-Net finds a trainer class of this name here."""
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it says where it looks
-            recursive_find_trainer_class_by_name(trainer)
+        trainer_class(trainer)
     except (RuntimeError, AssertionError):
         return False
     return True
@@ -97,11 +92,10 @@ def is_installed(trainer: str) -> bool:
 
 def budget(trainer: str, plans: dict, configuration: str, dataset_json: dict) -> tuple[int, int]:
     """Epochs and iterations per epoch of a trainer class, so that another way of training can be given the same."""
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
     # A trainer makes its folder and log as soon as it is made, so not in the user's results.
     with tempfile.TemporaryDirectory() as folder, environment_set({"nnUNet_results": folder}):
-        made = recursive_find_trainer_class_by_name(trainer)({**plans, "continue_training": False}, configuration, 0,
-                                                             dataset_json, torch.device("cpu"))
+        made = trainer_class(trainer)({**plans, "continue_training": False}, configuration, 0, dataset_json,
+                                      torch.device("cpu"))
     return made.num_epochs, made.num_iterations_per_epoch
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from exchange.zips import everything_below, require_absent
-from stitched_model import assert_equal_voxels, console_script
+from stitched_model import ALONE, assert_equal_voxels, call, stitched_env
 
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.exchange.install import install_party
@@ -100,10 +100,11 @@ def test_stock_commands_with_nothing_but_our_stock_zip(world2d, nnunet_env, tmp_
     sent = export_party(read_model_folder(str(world2d.model(party))), str(tmp_path / "party.zip"),
                         name="Dataset055_Blobs", stock=True)
     (tmp_path / "results").mkdir()
-    away = {"nnUNet_results": str(tmp_path / "results"), "nnUNet_raw": str(tmp_path), "nnUNet_preprocessed": ""}
-    console_script("nnUNetv2_install_pretrained_model_from_zip", sent.path, world=world2d, **away)
-    console_script("nnUNetv2_predict", "-i", images, "-o", tmp_path / "after", "-d", 55, "-c", "2d", "-tr",
-                   "nnUNetTrainerTiny", "-f", 0, 1, "-device", "cpu", "-npp", 1, "-nps", 1, world=world2d, **away)
+    away = {**stitched_env(world2d), "nnUNet_results": str(tmp_path / "results"), "nnUNet_raw": str(tmp_path),
+            "nnUNet_preprocessed": ""}
+    call("nnUNetv2_install_pretrained_model_from_zip", sent.path, env=away)
+    call("nnUNetv2_predict", "-i", images, "-o", tmp_path / "after", "-d", 55, "-c", "2d", "-tr", "nnUNetTrainerTiny",
+         "-f", 0, 1, *ALONE, env=away)
     assert_equal_voxels(tmp_path / "before", tmp_path / "after", 3)
 
 

@@ -71,6 +71,6 @@ def add_cases(world: worlds.World, party: worlds.Party, training: int = 30, vali
 @pytest.fixture(scope="session")
 def gated2d(world2d, tmp_path_factory) -> GatedModel:
     """Read only."""
-    return make(world2d, tmp_path_factory.mktemp("gated"))
+    return stitched_model.once_for_all_workers(tmp_path_factory, "gated2d", lambda root: make(world2d, root))
 
 

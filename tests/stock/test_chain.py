@@ -1,26 +1,35 @@
-"""Stock nnU-Net commands on a stitched model, in processes of their own, with nnU-Net's three variables and no more."""
+"""Stock nnU-Net commands on a stitched model, in processes of their own, with nnU-Net's three variables and no more;
+once as users start them, otherwise from a server that has imported everything."""
 
 import json
 from pathlib import Path
 
 import pytest
-from stitched_model import assert_equal_voxels, call, console_script, stitch, stitched_env
+from stitched_model import ALONE, assert_equal_voxels, call, console_script, stitch, stitched_env
 
 pytestmark = pytest.mark.slow
 MODEL = ("-tr", "nnUNetTrainerStitch", "-p", "nnUNetStitchPlans")
 
 
-def chain(stitched, tmp_path):
+def predict(*arguments, world):
+    call("nnUNetv2_predict", *arguments, *ALONE, env=stitched_env(world))
+
+
+def as_users(*arguments, world):
+    console_script("nnUNetv2_predict", *arguments, *ALONE, world=world)
+
+
+def chain(stitched, tmp_path, predict):
     """Our prediction, both stock predictions of it, and the evaluation of them."""
     world, env = stitched.world, stitched_env(stitched.world)
     images, labels = world.test_images(world.partner), world.test_labels(world.partner)
     ours, theirs, folder = (tmp_path / name for name in ("ours", "stock", "from_folder"))
     folds = [str(f) for f in stitched.result.folds]
     call("nnUNetv2_predict_stitched", "-i", images, "-o", ours, "-d", world.host.dataset_id, "-device", "cpu", env=env)
-    console_script("nnUNetv2_predict", "-i", images, "-o", theirs, "-d", world.host.dataset_id, *MODEL, "-c",
-                   world.configuration, "-f", *folds, "-device", "cpu", world=world)
+    predict("-i", images, "-o", theirs, "-d", world.host.dataset_id, *MODEL, "-c", world.configuration, "-f", *folds,
+            world=world)
     console_script("nnUNetv2_predict_from_modelfolder", "-i", images, "-o", folder, "-m", stitched.folder, "-f", *folds,
-                   "-device", "cpu", world=world)
+                   "-device", "cpu", "-npp", 1, "-nps", 1, world=world)
     cases = len(list(Path(labels).iterdir()))
     assert_equal_voxels(ours, theirs, cases)
     assert_equal_voxels(ours, folder, cases)
@@ -31,11 +40,11 @@ def chain(stitched, tmp_path):
 
 
 def test_chain_2d(stitched2d, tmp_path):
-    chain(stitched2d, tmp_path)
+    chain(stitched2d, tmp_path, as_users)
 
 
 def test_chain_3d(stitched3d, tmp_path):
-    chain(stitched3d, tmp_path)
+    chain(stitched3d, tmp_path, predict)
 
 
 def test_find_best_configuration_export_and_install_elsewhere(stitched2d, copy_world, nnunet_env, thread_pools,
@@ -53,11 +62,11 @@ def test_find_best_configuration_export_and_install_elsewhere(stitched2d, copy_w
     call("nnUNetv2_export_model_to_zip", "-d", host, "-o", exported, *MODEL, "-c", world.configuration, "-f", 0, 1,
          env=env)
     elsewhere.mkdir()
-    away = {"nnUNet_results": str(elsewhere)}
-    console_script("nnUNetv2_install_pretrained_model_from_zip", exported, world=world, **away)
+    away = {**env, "nnUNet_results": str(elsewhere)}
+    call("nnUNetv2_install_pretrained_model_from_zip", exported, env=away)
     images = world.test_images(world.host)
     here, there = tmp_path / "here", tmp_path / "there"
     call("nnUNetv2_predict_stitched", "-i", images, "-o", here, "-d", host, "-device", "cpu", env=env)
-    console_script("nnUNetv2_predict", "-i", images, "-o", there, "-d", world.host.dataset,
-                   *MODEL, "-c", world.configuration, "-f", 0, 1, "-device", "cpu", world=world, **away)
+    call("nnUNetv2_predict", "-i", images, "-o", there, "-d", world.host.dataset, *MODEL, "-c", world.configuration,
+         "-f", 0, 1, *ALONE, env=away)
     assert_equal_voxels(here, there, len(list(Path(world.test_labels(world.host)).iterdir())))
