@@ -11,7 +11,8 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.comparison import FILE, Comparison, save_comparison
 from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.metrics import MEASURES
-from nnunetv2_stitch.evaluation.report import Figure, report
+from nnunetv2_stitch.evaluation.page import Figure
+from nnunetv2_stitch.evaluation.report import report
 from nnunetv2_stitch.evaluation.rows import markdown, write_csv, write_text
 from nnunetv2_stitch.evaluation.worst_cases import worst_panels
 from nnunetv2_stitch.figures.case_lines import case_lines
