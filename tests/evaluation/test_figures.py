@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from nnunetv2_stitch.figures import dice_by_party, dice_over_position, matches, overlays
+from nnunetv2_stitch.figures import Panel, Row, case_view, dice_by_party, dice_over_position, matches, overlays
 from nnunetv2_stitch.figures.style import DPI, GREEN, SKY
 
 MODELS = ("A alone", "B alone", "plain ensemble", "stitched")
@@ -84,6 +84,31 @@ def test_overlays_paint_only_where_the_mask_is(tmp_path):
     blueness = pixels[:round(pixels.shape[0] * 0.85), :, 2] - pixels[:round(pixels.shape[0] * 0.85), :, 0]
     assert (blueness[:, width:2 * width] > 60).any()
     assert not (blueness[:, 2 * width:] > 60).any()
+
+
+def test_a_case_is_drawn_with_labels_percent_and_reference_each_where_it_is(tmp_path):
+    """A panel alone is grey; labels, heat and outline change the panels they are given to, and colours stay colours."""
+    image, mask, heat = np.linspace(0, 1, 64).reshape(8, 8), np.zeros((8, 8), int), np.zeros((8, 8))
+    mask[2:6, 2:6], heat[2:6, 2:6] = 1, 100
+
+    def panels(reference=None, **given):
+        row = Row("case", [Panel("image", image), Panel("other", image, **given)], reference)
+        pixels = rgb(case_view([row], str(tmp_path / "view.png"), {"cortex": 1}))
+        half = pixels[round(0.2 * len(pixels)):round(0.6 * len(pixels))].astype(int)
+        return np.array_split(half, 2, axis=1)
+
+    def colours(pixels):
+        return int((np.ptp(pixels, axis=-1) > 60).sum())
+    plain = panels()
+    assert [colours(p) for p in plain] == [0, 0]
+    for given in ({"labels": mask}, {"heat": heat}):
+        left, right = panels(**given)
+        assert colours(left) == 0 < colours(right) < 0.5 * right[..., 0].size
+    outlined = panels(mask)
+    assert all((a.shape == b.shape) and 0 < (a != b).any(-1).mean() < 0.2 for a, b in zip(plain, outlined))
+    case_view([Row("case", [Panel("image", np.stack([image, 0 * image, 0 * image], -1))])],
+              path := str(tmp_path / "colour.png"), {})
+    assert has_colour(path, "#FF0000")
 
 
 def test_figures_leave_no_temporary_files(tmp_path):
