@@ -64,7 +64,7 @@ class Stitched:
 def stitch(world: worlds.World, **arguments):
     """`train_stitch` of the world's two parties, on the CPU, under the environment that the test has set."""
     from nnunetv2_stitch.pipeline import train_stitch
-    arguments = {"device": "cpu", "progress": False, **arguments}
+    arguments = {"device": "cpu", "progress": False, "page": False, **arguments}
     return train_stitch(world.host.dataset_id, world.partner.dataset_id, **arguments)
 
 
@@ -77,7 +77,7 @@ def trained(world: worlds.World, factory: pytest.TempPathFactory) -> Stitched:
         copy = replace(world, root=Path(shutil.copytree(world.root, factory.mktemp("stitched") / "world")))
         before = tree(copy.model(copy.host), copy.model(copy.partner))
         with environment(copy.env), worlds.thread_pools():
-            result = stitch(copy, epochs=2, iterations=4)
+            result = stitch(copy, epochs=2, iterations=4, page=True)
         _built[world] = Stitched(copy, result, before)
     return _built[world]
 
