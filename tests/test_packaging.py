@@ -23,7 +23,7 @@ FOLDERS = {
 }
 COMMANDS = {f"nnUNetv2_{name}": name for name in (
     "train_stitch", "predict_stitched", "merge_party", "train_party", "distill_stitched", "stitch_info",
-    "adapt_party",
+    "adapt_party", "stitch_view",
     "sweep_stitched", "export_party", "install_party", "compare_stitched", "evaluate_stitched", "stitch_demo",
     "stitch_trainers")}
 HEAVY = ("torch", "nnunetv2", "numpy", "matplotlib", "batchgenerators")

@@ -60,10 +60,18 @@ def worst_panels(comparison: Comparison, party: str, count: int = 3) -> list[lis
 
 def worst_slice(reference: np.ndarray, predictions: Sequence[np.ndarray], spacing: Sequence[float]) -> tuple[int, int]:
     """Axis across which to cut, and the index of the slice with the most wrong voxels."""
-    axis = int(np.argmax([np.inf if n == 1 else s for n, s in zip(reference.shape, spacing)]))
-    others = tuple(a for a in range(reference.ndim) if a != axis)
-    wrong = sum(np.count_nonzero(p != reference, axis=others) for p in predictions)
-    return axis, int(np.argmax(wrong))
+    axis = slice_axis(reference.shape, spacing)
+    return axis, int(np.argmax(sum(per_slice(p != reference, axis) for p in predictions)))
+
+
+def slice_axis(shape: Sequence[int], spacing: Sequence[float]) -> int:
+    """Axis across which an image is cut: that of the largest spacing, or of the only slice."""
+    return int(np.argmax([np.inf if n == 1 else s for n, s in zip(shape, spacing)]))
+
+
+def per_slice(mask: np.ndarray, axis: int) -> np.ndarray:
+    """Number of voxels of a mask in each slice across an axis."""
+    return np.count_nonzero(mask, axis=tuple(a for a in range(mask.ndim) if a != axis))
 
 
 def upright(picture: np.ndarray, axis: int, properties: dict[str, Any]) -> np.ndarray:

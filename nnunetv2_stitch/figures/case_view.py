@@ -13,6 +13,7 @@ from nnunetv2_stitch.figures.style import BLUE, GREEN, ORANGE, PURPLE, VERMILLIO
 LABEL_COLOURS = (ORANGE, BLUE, PURPLE, GREEN, VERMILLION)
 WIDTH, PANEL = 11.0, (1.75, 2.6)  # inches: of the figure where panels may be of any size, and of panels at most
 WRAP = 18  # letters
+MANY = 12  # labels; of more, the legend names those that are drawn
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,15 @@ def case_view(rows: Sequence[Row], path: str, labels: Mapping[str, int], title: 
                 _outline(axes, np.asarray(row.reference), labels.values())
             if panel.title != above[number]:
                 above[number] = panel.title
-                axes.set_title(fill(panel.title, WRAP), fontsize=10 if len(panel.title) <= WRAP else 8)
+                lines = panel.title.split("\n")
+                axes.set_title("\n".join(fill(line, WRAP) for line in lines),
+                               fontsize=10 if max(map(len, lines)) <= WRAP else 8)
             if panel.note:
                 axes.text(0.98, 0.02, panel.note, transform=axes.transAxes, ha="right", va="bottom", fontsize=8,
                           color="white", bbox={"facecolor": "black", "alpha": 0.5, "linewidth": 0, "pad": 1})
         line[0].set_ylabel(row.title, fontsize=8)
-    patches = [Patch(color=colours[value], label=name) for name, value in labels.items()]
+    drawn = _drawn(rows) if len(labels) > MANY else set(labels.values())
+    patches = [Patch(color=colours[value], label=name) for name, value in labels.items() if value in drawn]
     if any(row.reference is not None for row in rows):
         patches.append(Patch(facecolor="0.5", edgecolor="white", linewidth=1.5, label="outline: reference"))
     if patches:
@@ -113,6 +117,12 @@ def _shape(row: Row) -> tuple[float, float]:
     """Height and width of a row's panels, in widths of a pixel."""
     rows, columns = np.shape(row.panels[0].image)[:2]
     return rows * row.aspect, columns
+
+
+def _drawn(rows: Sequence[Row]) -> set[int]:
+    """Values of all label maps."""
+    maps = [row.reference for row in rows] + [panel.labels for row in rows for panel in row.panels]
+    return {int(value) for m in maps if m is not None for value in np.unique(m)}
 
 
 def _colours(image: np.ndarray) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import wraps
 from typing import Any
 
@@ -81,6 +82,11 @@ def require_channels_of(case: str, files: Sequence[str], found: int, needed: int
 class ImagePredictor(InputLists, nnUNetPredictor):
     """nnU-Net's predictor, which passes over files that are no images of cases, and names the case that cannot be read
     or whose channels are not the model's."""
+
+    @wraps(nnUNetPredictor.__init__)
+    def __init__(self, *arguments, **options):
+        with redirect_stdout(io.StringIO()):  # on a CPU nnU-Net says that it does what everyone means
+            super().__init__(*arguments, **options)
 
     def files_of_cases(self, folder: str) -> list[list[str]]:
         return list(image_files(folder, self.dataset_json["file_ending"]).values())

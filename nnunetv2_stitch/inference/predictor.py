@@ -5,12 +5,8 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from itertools import combinations
-from types import SimpleNamespace
 
-import numpy as np
 import torch
-from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -19,7 +15,13 @@ from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import image_files
 from nnunetv2_stitch.inference.find import results_folder, stitched_configuration
 from nnunetv2_stitch.inference.images import ImagePredictor
-from nnunetv2_stitch.inference.shares import SharesAsMaps, write_shares
+from nnunetv2_stitch.inference.maps import (
+    disagreement,
+    preprocessed,
+    segmentation_and_probabilities,
+    share_maps,
+)
+from nnunetv2_stitch.inference.shares import write_shares
 from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import folds_to_use
@@ -183,27 +185,24 @@ class StitchedPredictor(ImagePredictor):
         """
         parents = [self.answering_as(party) for party in self.uncompiled.parties]
 
-        def disagreement(data, properties):
-            probabilities = []
-            for parent in parents:
-                logits = parent.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()
-                probabilities.append(convert_predicted_logits_to_segmentation_with_correct_shape(
-                    logits, self.plans_manager, self.configuration_manager, self.label_manager, properties,
-                    return_probabilities=True)[1])
-            pairs = [np.abs(np.asarray(a) - np.asarray(b)) for a, b in combinations(probabilities, 2)]
-            share = np.max([d.max(0) if self.label_manager.has_regions else d.sum(0) / 2 for d in pairs], axis=0)
-            return np.round(100 * share).astype(np.uint8)
+        def map_of(data, properties):
+            found = [segmentation_and_probabilities(parent, data, properties)[1] for parent in parents]
+            return disagreement(found, self.label_manager.has_regions)
 
-        return self._save_maps(disagreement, input_folder, output_folder, overwrite, num_parts, part_id)
+        return self._save_maps(map_of, input_folder, output_folder, overwrite, num_parts, part_id)
+
+    @property
+    def party_names(self) -> dict[str, str]:
+        """What each party of the network is called, the host first."""
+        found = Stitching.find(self.configuration_manager.configuration)
+        return dict(zip(parties := self.uncompiled.parties, [p.shown for p in found.parents] if found else parties))
 
     def save_shares(self, output_folder: str) -> None:
         """Write what share each party had in the cases predicted last into `shares.json` there; see `write_shares`."""
         if self.uncompiled.is_gated:
-            found = Stitching.find(self.configuration_manager.configuration)
-            names = [p.shown for p in found.parents] if found else list(self.uncompiled.parties)
             ending = len(self.dataset_json["file_ending"]) + 5
             cases = [os.path.basename(files[0])[:-ending] for files in self.inputs]
-            write_shares(output_folder, dict(zip(self.uncompiled.parties, names)), dict(zip(cases, self.case_shares)))
+            write_shares(output_folder, self.party_names, dict(zip(cases, self.case_shares)))
 
     def save_share_maps(self, input_folder: str, output_folder: str, overwrite: bool = True, num_parts: int = 1,
                         part_id: int = 0) -> list[str]:
@@ -216,16 +215,10 @@ class StitchedPredictor(ImagePredictor):
         """
         if not self.uncompiled.is_gated:
             return []
-        maps = copy.copy(self)
-        maps.network = SharesAsMaps(self.uncompiled)
-        maps.label_manager = SimpleNamespace(num_segmentation_heads=1)
-        percent = SimpleNamespace(foreground_labels=[1], convert_logits_to_segmentation=lambda share: np.round(
-            100 * np.asarray(share[0])).clip(0, 100).astype(np.uint8))
+        host = self.uncompiled.parties[0]
 
         def host_share(data, properties):
-            share = ImagePredictor.predict_logits_from_preprocessed_data(maps, torch.from_numpy(data)).float().cpu()
-            return convert_predicted_logits_to_segmentation_with_correct_shape(
-                share, self.plans_manager, self.configuration_manager, percent, properties)
+            return share_maps(self, data, properties, [host])[host]
 
         return self._save_maps(host_share, input_folder, output_folder, overwrite, num_parts, part_id)
 
@@ -235,15 +228,13 @@ class StitchedPredictor(ImagePredictor):
         ending = self.dataset_json["file_ending"]
         cases = list(image_files(input_folder, ending).values())[part_id::num_parts]
         os.makedirs(output_folder, exist_ok=True)
-        preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
         writer = self.plans_manager.image_reader_writer_class()
         written = []
         for files in cases:
             path = os.path.join(output_folder, os.path.basename(files[0])[:-len(ending) - 5] + ending)
             if not overwrite and os.path.isfile(path):
                 continue
-            data, _, properties = preprocessor.run_case(files, None, self.plans_manager, self.configuration_manager,
-                                                        self.dataset_json)
+            data, properties = preprocessed(self, files)
             writer.write_seg(make(data, properties), path, properties)
             written.append(path)
         return written

@@ -37,8 +37,8 @@ def sentence(names: Mapping[str, str], shares: Sequence[float]) -> str:
 
 
 class SharesAsMaps(nn.Module):
-    """In the place of a gated network: the host's share of each image as a map `(B, 1, *spatial)`, so that nnU-Net's
-    own sliding window lays the tiles' shares over a case as it does with answers."""
+    """In the place of a gated network: the parties' shares of each image as maps `(B, parties, *spatial)`, so that
+    nnU-Net's own sliding window lays the tiles' shares over a case as it does with answers."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -48,5 +48,5 @@ class SharesAsMaps(nn.Module):
         return self.network.load_state_dict(*arguments, **options)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        host = self.network.gated.shares(x)[:, 0]
-        return host.reshape(-1, 1, *[1] * (x.ndim - 2)).expand(-1, 1, *x.shape[2:]).clone()
+        shares = self.network.gated.shares(x)
+        return shares.reshape(*shares.shape, *[1] * (x.ndim - 2)).expand(*shares.shape, *x.shape[2:]).clone()
