@@ -83,6 +83,14 @@ def require_alone(page: Page) -> None:
     assert policy.startswith("default-src 'none'")
 
 
+def page_of(folder: Path | str) -> Page:
+    """The page in a model folder, which has to be whole and alone."""
+    page = Page((Path(folder) / "report.html").read_text(encoding="utf-8"))
+    require_whole(page)
+    require_alone(page)
+    return page
+
+
 def dump(page: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess:
     """The page as Chromium has it in the end."""
     done = subprocess.run([CHROMIUM, *QUIET, f"--user-data-dir={folder / 'profile'}", *flags, "--dump-dom",

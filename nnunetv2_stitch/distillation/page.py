@@ -40,7 +40,7 @@ def _page(job: DistillJob, result: DistillResult, device: torch.device, stack: E
                       checkpoint_name=host.checkpoint),
                *(Answer(f"{letter(i)} alone", job.teacher.path, folds, mode)
                  for i, mode in enumerate(party_names(len(parents))[1:], 1)),
-               Answer("teacher", job.teacher.path, folds),
+               Answer("teacher", job.teacher.path, folds, has_maps=True),
                Answer("student", job.model_folder, folds)]
     parts = stack.enter_context(measured_and_shown(job.dataset, answers, device))
     student, teacher = job.parameters

@@ -6,30 +6,33 @@ What is on disk from nnU-Net's validation is used; the rest is predicted for the
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.evaluation.case_look import DISAGREEMENT, STITCHED, look_at, mean_dice, picture
 from nnunetv2_stitch.evaluation.entries import ModelEntry
 from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.output import value_names
 from nnunetv2_stitch.evaluation.page import Figure
 from nnunetv2_stitch.evaluation.predicting import load_predictor
 from nnunetv2_stitch.evaluation.segmentations import reader_for
-from nnunetv2_stitch.evaluation.validated import Answer, Case, Measured
+from nnunetv2_stitch.evaluation.validated import Answer, Case
 from nnunetv2_stitch.evaluation.worst_cases import upright, worst_slice
 from nnunetv2_stitch.figures.case_view import Panel, Row, case_view
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.inference.predictor import StitchedPredictor
+from nnunetv2_stitch.inference.maps import preprocessed, segmentation
 
-DISAGREEMENT, SHARE = "disagreement", "A's share"
+if TYPE_CHECKING:
+    import torch
+
+    from nnunetv2_stitch.inference.images import ImagePredictor
+
+MAPS = {DISAGREEMENT: "disagreement", "share_host": "A's share"}  # that are shown, and what they are called
 MAPPED, PLAIN = "cases with maps", "cases"  # sections of the page
 
 
@@ -66,118 +69,86 @@ def find_site(dataset: str) -> Site:
     return Site(dataset, dataset_json, os.path.join(folder, "gt_segmentations"), images)
 
 
-def case_figures(site: Site, cases: Sequence[tuple[str, Case]], answers: Sequence[Answer], found: Measured,
-                 folder: str, device: torch.device, missing: list[str]) -> list[Figure]:
-    """One figure per case: image, reference, each answer, and maps of the last answer where it is a stitched ensemble.
+def case_figures(site: Site, cases: Sequence[tuple[str, Case]], answers: Sequence[Answer], folder: str,
+                 device: torch.device, missing: list[str]) -> list[Figure]:
+    """One figure per case: image, reference, each answer, and the maps of the answer that has some.
 
     Args:
         cases: what each is called, such as `best case`, and which it is.
         answers: all that are shown; the last is the result.
-        folder: where figures and predictions are written; for the caller to remove.
+        folder: where the figures are written.
         missing: receives a line for everything that could not be shown, and why.
     """
     cases = [(name, key) for name, key in cases if all(map(os.path.isfile, site.images.get(key[1], ["?"])))
-             and os.path.isfile(os.path.join(site.references, key[1] + site.ending))]
+             and os.path.isfile(_reference(site, key))]
     if not cases:
         missing.append(f"Pictures of cases: the images of {site.dataset} are not in nnUNet_raw, or no case was "
                        f"validated.")
         return []
-    keys = [key for _, key in cases]
-    shown: dict[str, dict[Case, str]] = {}
-    for answer in answers:
+    masks: dict[Case, dict[str, np.ndarray]] = {key: {} for _, key in cases}
+    heats: dict[Case, dict[str, np.ndarray]] = {key: {} for _, key in cases}
+    # Answers with maps first: where the maps are made, their parties have answered too.
+    for answer in sorted(answers, key=lambda a: not a.has_maps):
         try:
-            shown[answer.name] = _segmentations(site, answer, keys, os.path.join(folder, str(len(shown))), device)
+            for fold in dict.fromkeys(fold for fold, _ in masks):
+                _answer(site, answer, answers, fold, masks, heats, device)
         except (StitchError, OSError) as error:
-            missing.append(f"Pictures of {answer.name}: {_first_line(error)}.")
-    maps = _maps(site, answers[-1], keys, folder, device, missing)
-    return [_figure(site, name, key, shown, maps, found, os.path.join(folder, f"case_{number}.png"))
-            for number, (name, key) in enumerate(cases)]
+            missing.append(f"Pictures of {answer.name}: {str(error).rstrip('.')}.")
+    names = [a.name for a in answers]
+    return [_figure(site, name, key, {n: masks[key][n] for n in names if n in masks[key]}, heats[key],
+                    os.path.join(folder, f"case_{number}.png")) for number, (name, key) in enumerate(cases)]
 
 
-def _segmentations(site: Site, answer: Answer, keys: Sequence[Case], folder: str,
-                   device: torch.device) -> dict[Case, str]:
-    """Files of one model's answers; predicted into `folder` where its validation has left none."""
-    found = {}
-    for fold in dict.fromkeys(fold for fold, _ in keys):
-        predictor, validation = None, answer.validation(fold)
-        for case in (c for f, c in keys if f == fold):
-            path = os.path.join(validation or "", case + site.ending)
-            if validation is None or not os.path.isfile(path):
-                predictor = predictor or _predictor(answer, fold, device)
-                path = os.path.join(folder, f"{fold}_{case}{site.ending}")
-                os.makedirs(folder, exist_ok=True)
-                with contextlib.redirect_stdout(io.StringIO()):
-                    predictor.predict_from_files_sequential([list(site.images[case])],
-                                                            [path.removesuffix(site.ending)])
-            found[fold, case] = path
-    return found
+def _answer(site: Site, answer: Answer, answers: Sequence[Answer], fold: int | str,
+            masks: dict[Case, dict[str, np.ndarray]], heats: dict[Case, dict[str, np.ndarray]],
+            device: torch.device) -> None:
+    """Put one model's answers to the cases of a fold into `masks`, and its maps into `heats`."""
+    predictor, validation = None, answer.validation(fold)
+    for key in (key for key in masks if key[0] == fold):
+        path, files = os.path.join(validation or "", key[1] + site.ending), list(site.images[key[1]])
+        if answer.has_maps:
+            predictor = predictor or _predictor(answer, fold, device)
+            look = look_at(predictor, files)
+            said = {a.name: look.answers[a.mode or STITCHED] for a in answers
+                    if a.folder == answer.folder and (a.mode or STITCHED) in look.answers}
+            heats[key] = {MAPS[kind]: percent for kind, percent in look.percent.items() if kind in MAPS}
+            masks[key].update(said)
+        elif answer.name in masks[key]:
+            continue
+        elif validation is not None and os.path.isfile(path):
+            masks[key][answer.name] = reader_for(site.ending, path, site.dataset_json).read_seg(path)[0][0]
+        else:
+            predictor = predictor or _predictor(answer, fold, device)
+            masks[key][answer.name] = segmentation(predictor, *preprocessed(predictor, files))
 
 
-def _predictor(answer: Answer, fold: int | str, device: torch.device):
+def _predictor(answer: Answer, fold: int | str, device: torch.device) -> ImagePredictor:
     if fold not in answer.folds:
-        raise StitchError(f"{answer.folder} has no fold for fold {fold}")
+        raise StitchError(f"{answer.folder} has nothing for fold {fold}")
     return load_predictor(ModelEntry(answer.name, folder=answer.folder, mode=answer.mode or None),
                           [answer.folds[fold]], answer.checkpoint_name, device, True)
 
 
-def _maps(site: Site, result: Answer, keys: Sequence[Case], folder: str, device: torch.device,
-          missing: list[str]) -> dict[str, dict[Case, str]]:
-    """Files of the maps in percent, by what they show; none of a model that is no stitched ensemble."""
-    maps: dict[str, dict[Case, str]] = {}
-    for fold in dict.fromkeys(fold for fold, _ in keys):
-        predictor = _predictor(result, fold, device)
-        if not isinstance(predictor, StitchedPredictor):
-            return {}
-        own = [key for key in keys if key[0] == fold]
-        inputs = _inputs(site, own, os.path.join(folder, f"inputs_{fold}"))
-        for kind, write in ((DISAGREEMENT, predictor.save_disagreement), (SHARE, predictor.save_share_maps)):
-            target = os.path.join(folder, f"{kind}_{fold}")
-            try:
-                with contextlib.redirect_stdout(io.StringIO()):
-                    written = write(inputs, target)
-            except StitchError as error:
-                missing.append(f"Map of {kind}: {_first_line(error)}.")
-                continue
-            if written:
-                maps.setdefault(kind, {}).update(
-                    {key: os.path.join(target, key[1] + site.ending) for key in own})
-    return maps
+def _reference(site: Site, key: Case) -> str:
+    return os.path.join(site.references, key[1] + site.ending)
 
 
-def _inputs(site: Site, keys: Sequence[Case], folder: str) -> str:
-    """The cases' images in a folder of their own, under the names that prediction expects."""
-    os.makedirs(folder, exist_ok=True)
-    for _, case in keys:
-        for number, path in enumerate(site.images[case]):
-            target = os.path.join(folder, f"{case}_{number:04d}{site.ending}")
-            try:
-                os.symlink(os.path.abspath(path), target)
-            except OSError:  # not everyone may on Windows
-                shutil.copyfile(path, target)
-    return folder
-
-
-def _figure(site: Site, name: str, key: Case, shown: Mapping[str, Mapping[Case, str]],
-            maps: Mapping[str, Mapping[Case, str]], found: Measured, path: str) -> Figure:
-    reference_file = os.path.join(site.references, key[1] + site.ending)
-    reader = reader_for(site.ending, reference_file, site.dataset_json)
-    reference, properties = reader.read_seg(reference_file)
-    reference, (image, _) = reference[0], reader.read_images(tuple(site.images[key[1]]))
-    masks = {answer: reader.read_seg(files[key])[0][0] for answer, files in shown.items()}
-    heats = {kind: reader.read_seg(files[key])[0][0] for kind, files in maps.items() if key in files}
+def _figure(site: Site, name: str, key: Case, masks: Mapping[str, np.ndarray], heats: Mapping[str, np.ndarray],
+            path: str) -> Figure:
+    reader = reader_for(site.ending, _reference(site, key), site.dataset_json)
+    (reference, *_), properties = reader.read_seg(_reference(site, key))
+    image = picture(reader.read_images((site.images[key[1]][0],))[0])
     axis, index = worst_slice(reference, list(masks.values()), properties["spacing"])
 
     def cut(voxels: np.ndarray) -> np.ndarray:
         return upright(voxels.take(index, axis), axis, properties)
 
-    is_photo = len(image) == 3 and len(site.images[key[1]]) == 1  # one file with three channels
-    grey = cut(np.moveaxis(image, 0, -1)) if is_photo else cut(image[0])
-    label = site.labels.main
-    dice = {answer: found.dice.get(answer, {}).get(key, {}).get(label, float("nan")) for answer in masks}
-    panels = [Panel("image", grey), Panel("reference", grey, cut(reference)),
-              *(Panel(answer, grey, cut(mask), note=f"{dice[answer]:.3f}" if np.isfinite(dice[answer]) else "")
+    underneath, label = cut(image), site.labels.main
+    dice = {answer: mean_dice(reference, mask, site.labels) for answer, mask in masks.items()}
+    panels = [Panel("image", underneath), Panel("reference", underneath, cut(reference)),
+              *(Panel(answer, underneath, cut(mask), note=f"{dice[answer]:.3f}" if np.isfinite(dice[answer]) else "")
                 for answer, mask in masks.items()),
-              *(Panel(kind, grey, heat=cut(heat)) for kind, heat in heats.items())]
+              *(Panel(kind, underneath, heat=cut(heat)) for kind, heat in heats.items())]
     spacing = [s for a, s in enumerate(properties["spacing"]) if a != axis]
     where = f", slice {index}" if reference.shape[axis] > 1 else ""
     case_view([Row("", panels, cut(reference), float(spacing[0] / spacing[1]))], path, value_names(site.labels))
@@ -186,7 +157,3 @@ def _figure(site: Site, name: str, key: Case, shown: Mapping[str, Mapping[Case, 
     return Figure(path, title, f"Image of case {key[1]}{where}, alone and under the reference and the segmentations of "
                                f"{', '.join(masks)}{'; maps of ' + ' and '.join(heats) if heats else ''}. Dice, "
                                f"{label}: {listed or 'not known'}.", MAPPED if heats else PLAIN)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -92,11 +92,16 @@ def compatibility(host: str, partner: str, report: Report) -> list[Table]:
             Table(f"{host} beside {partner}: all {len(rows)} properties", rows, folded=True)]
 
 
+def remove_page(folder: str) -> None:
+    """Of an earlier result, so that none tells of what is not there any more."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(folder, PAGE))
+
+
 def write_page(folder: str, make: Callable[[], ResultPage],
                say: Callable[[str], None] = lambda line: None) -> str | None:
     """Write `report.html` into a finished model's folder; None where that failed, and why is said in a line on stderr:
-    the model is what the user waited for. A page of an earlier result is removed first, so that none tells of what
-    is no longer there.
+    the model is what the user waited for. A page of an earlier result is gone then too.
 
     Args:
         make: gathers what is shown.
@@ -105,8 +110,7 @@ def write_page(folder: str, make: Callable[[], ResultPage],
     path = os.path.join(folder, PAGE)
     say(f"writing {path}")
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
+        remove_page(folder)
         write_text(path, result_page(make()))
     except Exception as error:  # whatever it is, the model stays
         line = " ".join(str(error).split()) or type(error).__name__

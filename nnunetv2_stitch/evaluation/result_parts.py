@@ -14,8 +14,10 @@ from nnunetv2_stitch.evaluation.page import Figure
 from nnunetv2_stitch.evaluation.result_page import Table
 from nnunetv2_stitch.evaluation.validated import Answer, Measured, measured, three_cases
 
-HOW_MEASURED = ("nnU-Net's own validation: whole cases, on the original grid, with mirroring. Every case was validated "
-                "in the fold that did not train on it. Mean over cases [95 % interval: bootstrap over cases, BCa].")
+HOW_MEASURED = ("nnU-Net's own validation: whole cases, on the original grid, with mirroring, in the fold that did not "
+                "train on them. Mean over cases [95 % interval: bootstrap over cases, BCa].")
+TRAINED_ON = ("Fold 'all' was trained on the cases that it is validated with: these numbers say nothing of other "
+              "patients.")
 
 SEEN = ("Numbers: Dice, {label}. White outline: the reference. In 3d the slice with most errors. Three cases are "
         "examples and no measure.")
@@ -51,8 +53,9 @@ def measured_and_shown(dataset: str, answers: Sequence[Answer], device: torch.de
     by = next((a.name for a in (answers[-1], answers[0]) if found.dice[a.name]), "")
     cases = [(f"{name} case under {by}", key) for name, key in three_cases(found.dice.get(by, {}), site.labels.main)]
     with tempfile.TemporaryDirectory(prefix="stitch_page") as folder:
-        drawn = case_figures(site, cases, answers, found, folder, device, missing)
-        yield Parts(found.said, _tables(found), tuple(drawn), tuple(missing),
+        drawn = case_figures(site, cases, answers, folder, device, missing)
+        trained_on = [TRAINED_ON] if "all" in answers[-1].folds else []
+        yield Parts((*found.said, *trained_on), _tables(found), tuple(drawn), tuple(missing),
                     SEEN.format(label=site.labels.main) + (MAPS if any(f.section == MAPPED for f in drawn) else ""))
 
 

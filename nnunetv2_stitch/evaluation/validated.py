@@ -31,6 +31,7 @@ class Answer:
         folds: by fold of the result the model's own.
         mode: of a stitched ensemble, as `StitchedPredictor` takes it; empty for the model as it is.
         checkpoint_name: that is used.
+        has_maps: it is a stitched ensemble as deployed, and its maps of disagreement and shares are shown.
         of_host: whether nnU-Net's validation of this model was on the host's cases.
     """
 
@@ -39,6 +40,7 @@ class Answer:
     folds: Mapping[int | str, int | str]
     mode: str = ""
     checkpoint_name: str = FINAL
+    has_maps: bool = False
     of_host: bool = True
 
     def validation(self, fold: int | str) -> str | None:
@@ -97,6 +99,9 @@ def measured(answers: Sequence[Answer], labels: Labels, ending: str, missing: li
         if not found[answer.name] and any(answer.validation(f) for f in answer.folds):
             missing.append(f"Dice of {answer.name}: {answer.folder} holds no validation of nnU-Net's "
                            f"(fold_K/validation/summary.json).")
+        elif len(found[answer.name]) != len(found[answers[-1].name]) and found[answers[-1].name]:
+            missing.append(f"{answer.name} was validated on {len(found[answer.name])} cases, {answers[-1].name} on "
+                           f"{len(found[answers[-1].name])}; differences are of the cases of both.")
     there = {name: dice for name, dice in found.items() if dice}
     first, result = answers[0].name, answers[-1].name
     tables = []

@@ -58,7 +58,7 @@ def _page(job: Job, result: StitchResult, device: torch.device, stack: ExitStack
     answers = [Answer("A alone", job.host.path, folds[0], checkpoint_name=job.host.checkpoint_name),
                *(Answer(f"{name} alone", job.model_folder, folds[0], mode)
                  for name, mode in zip(letters[1:], party_names(len(parties))[1:])),
-               Answer("stitched", job.model_folder, folds[0])]
+               Answer("stitched", job.model_folder, folds[0], has_maps=True)]
     parts = stack.enter_context(measured_and_shown(job.host.dataset_name, answers, device))
     names = " and ".join(p.dataset_name for p in job.partners)
     said = [f"Deployed: {describe(arguments['setting'])}.",
@@ -116,6 +116,7 @@ def _commands(job: Job, result: StitchResult, letters: Sequence[str]) -> list[tu
         ("Predict", f"nnUNetv2_predict_stitched -i INPUT_FOLDER -o OUTPUT_FOLDER {which}"),
         ("Predict with stock nnU-Net, where this package is installed",
          f"nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}"),
+        ("Look at a case", f"nnUNetv2_stitch_view -m {model} -i IMAGE_FILE -l LABEL_FILE -o OUTPUT_FOLDER"),
         ("Evaluate on test cases with labels, yours and others'",
          f"nnUNetv2_evaluate_stitched -models {models} -datasets A=TEST_CASES_OF_A B=TEST_CASES_OF_B -o OUTPUT_FOLDER"),
         ("Teach one plain network what this one knows", f"nnUNetv2_distill_stitched -m {model} -d {result.dataset}")]

@@ -11,6 +11,7 @@ import torch
 from nnunetv2_stitch.distributed import in_group
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.evaluation.result_page import remove_page
 from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.parties.checkpoint import sha256
@@ -110,6 +111,8 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
                 write_json(_stamp(job, fold), _made_with(job, fold))
         if page and not job.request.comparison:
             write_stitched_page(job, result, device, say)
+        else:
+            remove_page(job.model_folder)
     return result
 
 

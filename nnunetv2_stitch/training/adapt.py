@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from nnunetv2_stitch.environment import our_trainers_known
+from nnunetv2_stitch.evaluation.result_page import remove_page
 from nnunetv2_stitch.exchange.manifest import received_manifest
 from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.folders import folds_in
@@ -89,6 +90,8 @@ def adapt(job: AdaptJob, device: torch.device, continue_training: bool = False, 
             remarks=record["remarks"], files=files)
         if validate:
             write_adapted_page(job, result, record, device, say)
+        else:
+            remove_page(job.result_folder)
     return result
 
 

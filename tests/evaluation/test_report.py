@@ -8,6 +8,7 @@ import pytest
 from pages import NEEDS_CHROMIUM, Page, ask, dump, require_alone, require_whole
 
 from nnunetv2_stitch.evaluation.output import write_comparison
+from nnunetv2_stitch.evaluation.report import report
 
 NOTE = "needs <b>both</b> & more"
 
@@ -52,6 +53,11 @@ def test_marks_rules_and_parties_are_told(page):
         assert text in page.text
     heads = [a for a in page.all("th") if a.get("scope") == "row"]
     assert len(heads) == 3 * 2 * 4  # models, parties, tables
+
+
+def test_a_page_with_pictures_of_patients_says_so(page, comparison2d):
+    assert "images of patients of A, B" in page.text and "-worst 0" in page.text
+    assert "images of patients" not in report(comparison2d, [])
 
 
 def test_light_and_dark(folder):

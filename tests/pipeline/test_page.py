@@ -1,6 +1,5 @@
 """report.html of what the commands make: it says what nnU-Net's validation found, shows cases, and stays here."""
 
-import base64
 import json
 import shutil
 import zipfile
@@ -9,22 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nnunetv2.model_sharing.model_export import export_pretrained_model
-from pages import Page, require_alone, require_whole
-from stitched_model import SHORT, stitch
+from pages import Page, page_of
+from stitched_model import stitch
 
-from nnunetv2_stitch.distillation import distill
-from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
 from nnunetv2_stitch.pipeline import page as page_module
-from nnunetv2_stitch.training import adapt_party
 
 pytestmark = pytest.mark.slow
-
-
-def page_of(folder) -> Page:
-    page = Page((Path(folder) / "report.html").read_text(encoding="utf-8"))
-    require_whole(page)
-    require_alone(page)
-    return page
 
 
 def case_means(model: Path, folds) -> dict[str, float]:
@@ -54,8 +43,8 @@ def test_a_stitched_models_page_says_what_validation_found(stitched2d):
     for name, case in (("Best", ranked[0]), ("Median", ranked[5]), ("Worst", ranked[-1])):
         assert len(pictures(page, f"{name} case under stitched: {case}, fold ")) == 1
     shown = next(a["alt"] for a in page.all("img") if ranked[-1] in a["alt"])
-    assert f"A alone {host[ranked[-1]]:.3f}, stitched {ours[ranked[-1]]:.3f}" in shown
-    assert "B alone" in shown and "maps of disagreement" in shown
+    assert f"A alone {host[ranked[-1]]:.3f}, B alone 0." in shown and f"stitched {ours[ranked[-1]]:.3f}" in shown
+    assert "maps of disagreement" in shown
     for text in (world.host.dataset, world.partner.dataset, "nnUNetTrainerTiny", "PlainConvUNet", "features per stage",
                  "not said: ask before you pass the result on", "all 21 properties",
                  "nnUNetv2_predict_stitched"):
@@ -85,45 +74,22 @@ def test_what_cannot_be_shown_is_said_and_the_model_is_made(world, monkeypatch, 
     images = world.raw / world.host.dataset
     shutil.rmtree(world.model(world.host) / "fold_0" / "validation")
     images.rename(images.with_name("away"))
-    result = stitch(world, **{**SHORT, "plans_name": "nnUNetShortPlans"}, page=True)
+    result = stitch(world, only_selection=True, page=True)
     page = page_of(result.model_folder)
-    assert "Dice of A alone: " in page.text and "Pictures of cases: the images of " in page.text
-    assert "Stitched: mean Dice 0." in page.text and "difference to A alone" not in page.text
+    assert "A alone was validated on 5 cases, stitched on 10" in page.text
+    assert "Pictures of cases: the images of " in page.text and "on 5 of A's validation cases" in page.text
+
+    shutil.rmtree(world.model(world.host) / "fold_1" / "validation")
+    images.with_name("away").rename(images)
+    page = page_of(stitch(world, only_selection=True, page=True).model_folder)
+    assert "Dice of A alone: " in page.text and "difference to A alone" not in page.text
+    assert "Stitched: mean Dice 0." in page.text and "A alone 0." in page.all("img")[-1]["alt"]  # predicted for it
 
     def fails(*arguments, **named):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(page_module, "measured_and_shown", fails)
     capsys.readouterr()
-    again = stitch(world, **{**SHORT, "plans_name": "nnUNetShortPlans"}, continue_training=True, page=True)
+    again = stitch(world, only_selection=True, page=True)
     said = [line for line in capsys.readouterr().err.splitlines() if "report.html" in line]
     assert len(said) == 1 and "No space left on device" in said[0] and "complete without it" in said[0]
     assert not (Path(result.model_folder) / "report.html").exists() and again.positions == result.positions
-
-
-def test_pages_of_adapted_distilled_merged_and_gated_models(world):
-    host = world.model(world.host)
-    short = {"device": "cpu", "progress": False, "folds": [0], "epochs": 1, "iterations": 2}
-    adapted = adapt_party(world.host.dataset, str(world.model(world.partner)), **short, alpha=None)
-    page = page_of(adapted.model_folder)
-    assert "adapted" in page.text and "A beside B" in page.text and "Along the line" in page.text
-    shown = next(a["alt"] for a in page.all("img") if "case" in a["alt"] and "alpha" not in a["alt"])
-    assert "A alone, B alone, adapted" in shown and len(page.all("img")) == 4  # the line and three cases
-
-    teacher = host.with_name("nnUNetTrainerStitch__nnUNetStitchPlans__2d")
-    student = distill(str(teacher), world.host.dataset, **short)
-    page = page_of(student.model_folder)
-    assert "A alone, B alone, teacher, student" in page.all("img")[0]["alt"] and len(page.all("img")) == 3
-    assert page.text.count("a partner of the teacher") == 1
-
-    merged = merge_guided(MergeRequest([str(host), student.model_folder], world.host.dataset, "2d", 0,
-                                       "nnUNetMergedPlans", steps=1), "cpu")
-    page = page_of(merged.model_folder)
-    assert "FedAvg weighting" in page.text and "Dice of merged: " in page.text and len(page.all("img")) == 4
-
-    gated = stitch(world, **{**SHORT, "plans_name": "nnUNetGatedPlans", "fit": "direct", "gate": True}, page=True,
-                   trainer_a=host.name.split("__")[0], plans_a=host.name.split("__")[1])
-    page = page_of(gated.model_folder)
-    has_gate = (Path(gated.model_folder) / "gate_shares.png").read_bytes()
-    assert base64.b64encode(has_gate).decode() in page.source
-    record = json.loads((Path(gated.model_folder) / "stitch_selection.json").read_text())["gate"]
-    assert ("A's share" in page.text) == (record["chosen"] is not None)
