@@ -190,20 +190,19 @@ def rows(image: np.ndarray, look: CaseLook, reference: np.ndarray | None, labels
 
 
 def slices_to_show(segmentations: Sequence[np.ndarray], axis: int, count: int) -> list[int]:
-    """Slices across an axis where segmentations differ most, else where most foreground is, else the middle one.
-
-    What is worth a look is divided into `count` parts of equal thickness, of each of which the best slice is taken, so
-    that they are no neighbours that show the same.
-    """
+    """At most `count` slices across an axis, in order: where segmentations differ most, then where most foreground is,
+    else the middle one. They are apart by a part of what is worth a look, for neighbours show the same."""
     foreground = per_slice(np.any([s > 0 for s in segmentations], axis=0), axis)
     differing = per_slice(np.any([s != segmentations[0] for s in segmentations], axis=0), axis)
     score = differing + foreground / (1 + foreground.sum())
     worth = np.flatnonzero(score)
     if not len(worth):
         return [len(score) // 2]
-    parts = np.array_split(np.arange(worth[0], worth[-1] + 1), count)
-    best = [int(part[np.argmax(score[part])]) for part in parts if len(part)]
-    return [index for index in best if score[index]]
+    apart, found = max(1, (worth[-1] + 1 - worth[0]) // (2 * count)), []
+    for index in np.argsort(-score, kind="stable").tolist():
+        if score[index] and len(found) < count and all(abs(index - other) >= apart for other in found):
+            found.append(index)
+    return sorted(found)
 
 
 def mean_dice(reference: np.ndarray, prediction: np.ndarray, labels: Labels) -> float:

@@ -194,8 +194,8 @@ class StitchedPredictor(ImagePredictor):
     @property
     def party_names(self) -> dict[str, str]:
         """What each party of the network is called, the host first."""
-        found = Stitching.find(self.configuration_manager.configuration)
-        return dict(zip(parties := self.uncompiled.parties, [p.shown for p in found.parents] if found else parties))
+        found, parties = Stitching.find(self.configuration_manager.configuration), self.uncompiled.parties
+        return dict(zip(parties, [p.shown for p in found.parents] if found and found.parents else parties))
 
     def save_shares(self, output_folder: str) -> None:
         """Write what share each party had in the cases predicted last into `shares.json` there; see `write_shares`."""

@@ -13,7 +13,7 @@ import torch
 from bridging.conftest import altered  # noqa: F401 -- a fixture
 from gating.untrained import gated_folder
 from matplotlib.image import imread
-from partner_site import command, refused
+from partner_site import command, edit, refused
 from stitched_model import stock_prediction
 
 from nnunetv2_stitch.entrypoints import stitch_view
@@ -151,46 +151,29 @@ def test_a_colour_image(world_rgb, nnunet_env, tmp_path):
 def with_two_channels(plans) -> None:
     schemes = ["ZScoreNormalization"] * 2
     plans["configurations"]["2d"].update(normalization_schemes=schemes, use_mask_for_norm=[False] * 2)
-    channels = plans["foreground_intensity_properties_per_channel"]
-    channels["1"] = channels["0"]
-
-
-def in_two_channels(dataset) -> None:
-    dataset["channel_names"] = {"0": "MRI", "1": "none"}
-
-
-def blind_to_the_second(weights) -> None:
-    for name, value in weights.items():
-        if value.ndim == 4 and value.shape[1] == 1:
-            weights[name] = torch.cat([value, 0 * value], 1)
 
 
 @pytest.mark.slow
-def test_the_channel_that_is_named_is_shown(world2d, altered, tmp_path):  # noqa: F811
-    """Whichever file of a case is given, the model gets all of them."""
-    host, partner = (altered(world2d.model(p), with_two_channels, in_two_channels, blind_to_the_second,
-                             f"Dataset89{i}_Two") for i, p in enumerate(world2d.parties))
-    both = tmp_path / "both"
-    both.mkdir()
-    for party in world2d.parties:
-        first = world2d.test_images(party) / "ts_000_0000.nii.gz"
-        shutil.copy(first, both / f"{party.name}_0000.nii.gz")
-        second = sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(1, 64, 64)).astype(np.float32))
-        second.CopyInformation(sitk.ReadImage(str(first)))
-        sitk.WriteImage(second, str(both / f"{party.name}_0001.nii.gz"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(world2d), "test_images", lambda self, party: both)
-        model = stitched(world2d, tmp_path, host, partner)
-    name = world2d.host.name
+def test_the_channel_that_is_named_is_shown(world, stitched2d, tmp_path):
+    """Whichever file of a case is given, the model gets all of them: here it learned nothing of the second."""
+    model = Path(shutil.copytree(stitched2d.folder, tmp_path / stitched2d.folder.name))
+    edit(model / "plans.json", with_two_channels)
+    edit(model / "dataset.json", lambda d: d.update(channel_names={"0": "MRI", "1": "noise"}))
+    checkpoint = torch.load(path := model / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    for name, value in checkpoint["network_weights"].items():
+        if value.ndim == 4 and value.shape[1] == 1:
+            checkpoint["network_weights"][name] = torch.cat([value, 0 * value], 1)
+    torch.save(checkpoint, path)
+    images = one_case(world.test_images(world.host), tmp_path / "images")
+    host = stock(world.model(world.host), images, tmp_path / "stock")
+    noise = sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(1, 64, 64)).astype(np.float32))
+    noise.CopyInformation(sitk.ReadImage(str(images / "ts_000_0000.nii.gz")))
+    sitk.WriteImage(noise, str(images / "ts_000_0001.nii.gz"))
     pictures = []
-    for channel in (0, 1):
+    for channel in range(2):
         out = tmp_path / f"out{channel}"
-        command(stitch_view, "-m", model, "-i", both / f"{name}_{channel:04d}.nii.gz", "-o", out, "-f", 0,
-                "--disable_tta")
-        pictures.append(imread(out / f"{name}_view.png"))
-        np.testing.assert_array_equal(array(out / f"{name}_host.nii.gz"),
-                                      stock(world2d.model(world2d.host), world2d.test_images(world2d.host),
-                                            tmp_path / f"stock{channel}"))
+        np.testing.assert_array_equal(looked(model, images / f"ts_000_000{channel}.nii.gz", out)["host"], host)
+        pictures.append(imread(out / "ts_000_view.png"))
     assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).mean() > 0.05
 
 
