@@ -96,12 +96,13 @@ def measured(answers: Sequence[Answer], labels: Labels, ending: str, missing: li
     """
     found = {a.name: validated_dice(a, labels, ending) for a in answers}
     for answer in answers:
-        if not found[answer.name] and any(answer.validation(f) for f in answer.folds):
+        cases, all_cases = len(found[answer.name]), len(found[answers[-1].name])
+        if not cases and any(answer.validation(f) for f in answer.folds):
             missing.append(f"Dice of {answer.name}: {answer.folder} holds no validation of nnU-Net's "
                            f"(fold_K/validation/summary.json).")
-        elif len(found[answer.name]) != len(found[answers[-1].name]) and found[answers[-1].name]:
-            missing.append(f"{answer.name} was validated on {len(found[answer.name])} cases, {answers[-1].name} on "
-                           f"{len(found[answers[-1].name])}; differences are of the cases of both.")
+        elif cases and all_cases and cases != all_cases:
+            missing.append(f"{answer.name} was validated on {cases} cases, {answers[-1].name} on {all_cases}; "
+                           f"differences are of the cases of both.")
     there = {name: dice for name, dice in found.items() if dice}
     first, result = answers[0].name, answers[-1].name
     tables = []
