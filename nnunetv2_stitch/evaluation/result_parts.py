@@ -21,8 +21,8 @@ TRAINED_ON = ("Fold 'all' was trained on the cases that it is validated with: th
 
 SEEN = ("Numbers: Dice, {label}. White outline: the reference. In 3d the slice with most errors. Three cases are "
         "examples and no measure.")
-MAPS = (" Disagreement: how much the untouched parents' probabilities differ. A's share, where there is a gate: how much "
-        "of the answer it leaves to A. Both in percent.")
+MAPS = (" Disagreement: how much the untouched parents' probabilities differ. A's share, where there is a gate: how "
+        "much of the answer it leaves to A. Both in percent.")
 
 
 @dataclass(frozen=True)
