@@ -33,7 +33,15 @@ if TYPE_CHECKING:
 
 def write_adapted_page(job: AdaptJob, result: AdaptResult, record: Mapping, device: torch.device,
                        say: Callable[[str], None] = lambda line: None) -> str | None:
-    """Write the page of the chosen point of the line; see `write_page`. `record`: contents of adapt.json."""
+    """Write the page of the chosen point of the line; see `write_page`.
+
+    Args:
+        job: that is done.
+        result: what came out, validated.
+        record: contents of adapt.json.
+        device: where to predict what no validation has left.
+        say: receives one line.
+    """
     with ExitStack() as stack:
         return write_page(job.result_folder, lambda: _page(job, result, record, device, stack), say)
 
