@@ -22,5 +22,6 @@ def packages() -> list[str]:
 setup(
     packages=packages(),
     package_dir={f"nnunetv2_stitch.{folder}": folder for folder in MAPPED_FOLDERS},
-    package_data={"nnunetv2_stitch.demo": ["*.npz", "*.txt", "*.md"]},
+    package_data={"nnunetv2_stitch.demo": ["*.npz", "*.txt", "*.md"],
+                  "nnunetv2_stitch.evaluation.templates": ["*.html", "*.css"]},
 )

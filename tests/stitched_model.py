@@ -71,7 +71,7 @@ class Stitched:
 def stitch(world: worlds.World, **arguments):
     """`train_stitch` of the world's two parties, on the CPU, under the environment that the test has set."""
     from nnunetv2_stitch.pipeline import train_stitch
-    arguments = {"device": "cpu", "progress": False, **arguments}
+    arguments = {"device": "cpu", "progress": False, "page": False, **arguments}
     return train_stitch(world.host.dataset_id, world.partner.dataset_id, **arguments)
 
 
@@ -89,7 +89,7 @@ def _trained(world: worlds.World, root: Path) -> Stitched:
     copy = replace(world, root=Path(shutil.copytree(world.root, root / "world")))
     before = tree(copy.model(copy.host), copy.model(copy.partner))
     with environment(copy.env), worlds.thread_pools():
-        result = stitch(copy, epochs=2, iterations=4)
+        result = stitch(copy, epochs=2, iterations=4, page=True)
     return Stitched(copy, result, before)
 
 

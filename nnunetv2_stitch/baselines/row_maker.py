@@ -211,7 +211,8 @@ class RowMaker:
                 self.say(f"fold {fold}: merging B with B fine-tuned on A")
                 merge_guided(MergeRequest([self.partner, tuned], self.host.dataset_name, self.host.configuration, fold,
                                           plans_name, plans_name=tuned.plans_name,
-                                          steps=self.job.request.search_steps, seed=self.seed), self.device, self.say)
+                                          steps=self.job.request.search_steps, seed=self.seed), self.device, self.say,
+                             page=False)
         written = {f: read_json(os.path.join(folder, f"fold_{f}", RECORD))["chosen"] for f in self.folds}
         return Answer(folder, self.folds, detail="written: " + ", ".join(dict.fromkeys(written.values())))
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
+from nnunetv2_stitch.distillation.page import write_student_page
 from nnunetv2_stitch.distillation.prepare import DistillJob, DistillRequest, prepare
 from nnunetv2_stitch.distillation.teacher import beyond_weights, taught_by
 from nnunetv2_stitch.distillation.unlabelled import preprocess_unlabelled
 from nnunetv2_stitch.environment import our_trainers_known
-from nnunetv2_stitch.training.folds import train_folds
+from nnunetv2_stitch.training.folds import trained
 from nnunetv2_stitch.training.job import TrainingResult
 
 
@@ -36,7 +37,8 @@ def distill(teacher: str, dataset: str | int, *, device: str | torch.device = "c
         dataset: the host's, by id or name, preprocessed here.
         device: where to compute.
         continue_training: go on after an interruption; folds and epochs that are done are kept.
-        validate: predict each fold's validation cases, as nnU-Net does at the end of a training.
+        validate: predict each fold's validation cases, as nnU-Net does at the end of a training, and write
+            `report.html`.
         progress: show progress bars.
         say: receives one line per step.
         **request: the other fields of `DistillRequest`.
@@ -53,6 +55,10 @@ def distill(teacher: str, dataset: str | int, *, device: str | torch.device = "c
                                   progress)
 
     doing = "training the student" + ("" if job.record.weight else ", without a teacher")
-    job, dice = train_folds(job, torch.device(device), continue_training, say, doing, unlabelled, validate)
-    return DistillResult.of(job, dice, start=job.record.start, parameters=job.parameters,
-                            taught_by=taught_by(beyond_weights(job.teacher), job.record.weight))
+    device = torch.device(device)
+    with trained(job, device, continue_training, say, doing, unlabelled, validate) as (job, dice):
+        result = DistillResult.of(job, dice, start=job.record.start, parameters=job.parameters,
+                                  taught_by=taught_by(beyond_weights(job.teacher), job.record.weight))
+        if validate:
+            write_student_page(job, result, device, say)
+    return result

@@ -11,7 +11,8 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.comparison import FILE, Comparison, save_comparison
 from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.metrics import MEASURES
-from nnunetv2_stitch.evaluation.report import Figure, report
+from nnunetv2_stitch.evaluation.page import Figure
+from nnunetv2_stitch.evaluation.report import report
 from nnunetv2_stitch.evaluation.rows import markdown, write_csv, write_text
 from nnunetv2_stitch.evaluation.worst_cases import worst_panels
 from nnunetv2_stitch.figures.case_lines import case_lines
@@ -69,7 +70,7 @@ def draw(comparison: Comparison, folder: str, worst: int = 3) -> tuple[list[Figu
             heat_map, comparison, measure)
     for party in comparison.parties:
         for measure in MEASURES:
-            add(f"cases {party}", f"{measure.heading}, {comparison.whose(party)}",
+            add(f"cases {party}", f"{measure.heading}, {party} ({comparison.whose(party)})",
                 f"Line plot of {measure.heading} ({comparison.labels.main}) over all models: a line for each case of "
                 f"{party}, with mean and interval of each model.", f"cases_{party}_{measure.key}", case_lines,
                 comparison, party, measure)
@@ -82,7 +83,7 @@ def draw(comparison: Comparison, folder: str, worst: int = 3) -> tuple[list[Figu
             continue
         for number, panels in enumerate(groups, 1):
             shown = [name for name in panels[0]["masks"] if name != "reference"]
-            add(f"worst {party}", f"Worst cases, {', '.join(shown)}",
+            add(f"worst {party}", f"Worst cases of {party}, {', '.join(shown)}",
                 f"Image, reference and segmentations of {', '.join(shown)} for the cases "
                 f"{', '.join(p['title'] for p in panels)} of {party}.", f"worst_{party}_{number}",
                 lambda panels, path: overlays(panels, path, value_names(comparison.labels)), panels)

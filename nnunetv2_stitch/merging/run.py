@@ -18,6 +18,7 @@ from nnunetv2_stitch.merging.guided import FEDAVG, GUIDED, guided
 from nnunetv2_stitch.merging.members import fedavg_weights, make_atlas, mirroring_of_all, read_members
 from nnunetv2_stitch.merging.objective import SURROGATES, CentreObjective, require_labels
 from nnunetv2_stitch.merging.output import check_target, write_merged
+from nnunetv2_stitch.merging.page import write_merged_page
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.search.coefficients import SEARCHES, SearchOptions, require_cma
@@ -69,7 +70,7 @@ class MergeResult:
 
 
 def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
-                 say: Callable[[str], None] = lambda line: None) -> MergeResult:
+                 say: Callable[[str], None] = lambda line: None, page: bool = True) -> MergeResult:
     """Search merging coefficients on the centre's data and write the best model as an ordinary nnU-Net model folder.
 
     Method: Zhu et al., arXiv 2503.20138 (model atlas, coefficients of any sign). Groups, optimiser, stopping and
@@ -77,6 +78,7 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
 
     Args:
         say: receives one line per step.
+        page: write `report.html` at the end, with pictures of three cases.
 
     Raises:
         StitchError: bad input, before anything is written.
@@ -117,8 +119,11 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
         "fold": str(site.fold), "plans_name": request.name,
     }
     files = write_merged(folder, site, state, record, mirroring_of_all(members))
-    return MergeResult(folder, site.fold, site.dataset_name, site.configuration, request.name, chosen,
-                       objective.scored_by, rows, check, remarks, files)
+    result = MergeResult(folder, site.fold, site.dataset_name, site.configuration, request.name, chosen,
+                         objective.scored_by, rows, check, remarks, files)
+    if page:
+        write_merged_page(members, result, torch.device(device), say)
+    return result
 
 
 def score_known_ways(objective: CentreObjective, members: Sequence[Member],

@@ -11,6 +11,7 @@ import torch
 from nnunetv2_stitch.distributed import in_group
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.evaluation.result_page import remove_page
 from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.parties.checkpoint import sha256
@@ -22,6 +23,7 @@ from nnunetv2_stitch.pipeline.fold_run import FoldRun, carry_out, require_proces
 from nnunetv2_stitch.pipeline.job import Job, Request
 from nnunetv2_stitch.pipeline.job_locks import Claim
 from nnunetv2_stitch.pipeline.measuring import measure
+from nnunetv2_stitch.pipeline.page import write_stitched_page
 from nnunetv2_stitch.pipeline.prepare import prepare
 from nnunetv2_stitch.pipeline.reporting import StitchResult, recorded_dice, report, result_of
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
@@ -35,8 +37,8 @@ from nnunetv2_stitch.stitching.supernet import STITCHES_FILE
 def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None = None, *more: str | int | Partner,
                  device: str | torch.device = "cuda", num_gpus: int = 1, continue_training: bool = False,
                  only_validation: bool = False, only_selection: bool = False, sweeps: Sequence[str] = (),
-                 prefer: str = "balanced", save_probabilities: bool = False, progress: bool = True,
-                 say: Callable[[str], None] = lambda line: None, **request) -> StitchResult:
+                 prefer: str = "balanced", save_probabilities: bool = False, page: bool = True,
+                 progress: bool = True, say: Callable[[str], None] = lambda line: None, **request) -> StitchResult:
     """Stitch the trained nnU-Net of `dataset_b`, and of any `more`, to that of `dataset_a`, using A's images alone.
 
     Args:
@@ -50,6 +52,7 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
         only_selection: train nothing, choose again among what is trained: by the request's rule, or with `sweeps`,
             files of nnUNetv2_sweep_stitched from partners, by what `prefer` asks for: `own`, `balanced`, `partner`.
         save_probabilities: keep the validation's probabilities (npz) for nnUNetv2_find_best_configuration.
+        page: write `report.html` at the end, with pictures of three cases; not of what is made for a comparison only.
         progress: show progress bars.
         say: receives one line per step.
         **request: the other fields of `Request`.
@@ -106,6 +109,10 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
                 say(f"fold {fold}: validation with nnU-Net's sliding window")
                 carry_out(_fold_run(job, fold, validate=True, save_probabilities=save_probabilities), device, num_gpus)
                 write_json(_stamp(job, fold), _made_with(job, fold))
+        if page and not job.request.comparison:
+            write_stitched_page(job, result, device, say)
+        else:
+            remove_page(job.model_folder)
     return result
 
 

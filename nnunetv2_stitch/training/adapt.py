@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from nnunetv2_stitch.environment import our_trainers_known
+from nnunetv2_stitch.evaluation.result_page import remove_page
 from nnunetv2_stitch.exchange.manifest import received_manifest
 from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.folders import folds_in
@@ -17,6 +18,7 @@ from nnunetv2_stitch.provenance import Provenance
 from nnunetv2_stitch.training.adapt_choice import CASES_FILE, FoldScores, choose, score_fold
 from nnunetv2_stitch.training.adapt_job import AdaptJob, AdaptRequest, prepare
 from nnunetv2_stitch.training.adapt_output import mean_and_error, write_adapted
+from nnunetv2_stitch.training.adapt_page import write_adapted_page
 from nnunetv2_stitch.training.adapt_plans import preprocess
 from nnunetv2_stitch.training.folds import train_folds, trained, validate_fold
 from nnunetv2_stitch.training.job import TrainingResult, require_data
@@ -50,7 +52,8 @@ def adapt_party(dataset: str | int, partner: Partner | str, *, device: str | tor
         partner: the partner's model: a folder, a zip, or how to find it.
         device: where to compute.
         continue_training: go on after an interruption; folds, epochs and cases that are done are kept.
-        validate: predict each fold's validation cases with the result, as nnU-Net does at the end of a training.
+        validate: predict each fold's validation cases with the result, as nnU-Net does at the end of a training, and
+            write `report.html`.
         progress: show progress bars.
         say: receives one line per step.
         **request: the other fields of `AdaptRequest`.
@@ -80,11 +83,16 @@ def adapt(job: AdaptJob, device: torch.device, continue_training: bool = False, 
         say(f"alpha {record['alpha']:g}: {record['reason']}")
         files = write_adapted(job.result_folder, job.model_folder, job.plans, job.dataset_json, folds, record, device)
         dice = {f: validate_fold(job, f, device, say, trainer=TRAINER) for f in folds} if validate else {}
-    return AdaptResult.of(
-        job, dice, model_folder=job.result_folder, training_folder=job.model_folder, trainer=TRAINER, folds=folds,
-        alpha=record["alpha"], reason=record["reason"], reached=record["reached"],
-        mean=dict(zip(record["alphas"], record["mean"])), host_alone=record["host_alone"]["mean"],
-        remarks=record["remarks"], files=files)
+        result = AdaptResult.of(
+            job, dice, model_folder=job.result_folder, training_folder=job.model_folder, trainer=TRAINER, folds=folds,
+            alpha=record["alpha"], reason=record["reason"], reached=record["reached"],
+            mean=dict(zip(record["alphas"], record["mean"])), host_alone=record["host_alone"]["mean"],
+            remarks=record["remarks"], files=files)
+        if validate:
+            write_adapted_page(job, result, record, device, say)
+        else:
+            remove_page(job.result_folder)
+    return result
 
 
 @our_trainers_known()

@@ -1,44 +1,16 @@
 """The page: whole, safe, and, where Chromium is at hand, shown without errors and without a request to anywhere."""
 
 import json
-import re
-import shutil
-import subprocess
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from pages import NEEDS_CHROMIUM, Page, ask, dump, require_alone, require_whole
 
 from nnunetv2_stitch.evaluation.output import write_comparison
+from nnunetv2_stitch.evaluation.report import report
 
-CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
 NOTE = "needs <b>both</b> & more"
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text."""
-
-    def __init__(self, source: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(source)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "link", "img", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data if "style" not in self.open else ""
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -56,22 +28,12 @@ def page(folder):
 
 
 def test_the_page_is_whole(page):
-    assert page.open == []
-    ids = [a["id"] for _, a in page.tags if "id" in a]
-    assert len(ids) == len(set(ids))
-    assert {a["href"] for a in page.all("a")} <= {f"#{i}" for i in ids} and page.all("a")
-    assert page.all("html") == [{"lang": "en"}]
-    assert len(page.all("h1")) == 1
+    require_whole(page)
 
 
 def test_nothing_is_loaded_and_nothing_runs(page, folder):
-    source = (folder / "report.html").read_text(encoding="utf-8")
-    assert not page.all("script") and not re.search(r"https?://|@import|url\(", source)
-    assert not [a for _, a in page.tags for name in a if name.startswith("on")]
-    assert all(a["src"].startswith("data:image/png;base64,") for a in page.all("img"))
-    policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy.startswith("default-src 'none'")
-    assert str(folder) not in source
+    require_alone(page)
+    assert str(folder) not in page.source
 
 
 def test_every_figure_is_in_it_with_words_for_it(page, folder):
@@ -93,6 +55,11 @@ def test_marks_rules_and_parties_are_told(page):
     assert len(heads) == 3 * 2 * 4  # models, parties, tables
 
 
+def test_a_page_with_pictures_of_patients_says_so(page, comparison2d):
+    assert "images of patients of A, B" in page.text and "-worst 0" in page.text
+    assert "images of patients" not in report(comparison2d, [])
+
+
 def test_light_and_dark(folder):
     source = (folder / "report.html").read_text(encoding="utf-8")
     assert "prefers-color-scheme: dark" in source and "color-scheme: light dark" in source
@@ -100,13 +67,8 @@ def test_light_and_dark(folder):
 
 def visit(page: Path, log: Path) -> tuple[list[str], list[str]]:
     """What a page writes to the console, and the addresses it asks for, those of the browser itself left out."""
-    done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND",
-         f"--user-data-dir={log.parent / 'profile'}", "--enable-logging=stderr", f"--log-net-log={log}",
-         "--net-log-capture-mode=Everything", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120)
-    assert "</html>" in done.stdout, done.stderr[-2000:]
+    done = dump(page, log.parent, "--enable-logging=stderr", f"--log-net-log={log}",
+                "--net-log-capture-mode=Everything")
     events = json.loads(log.read_text())["events"]
     asked = {e["params"]["url"] for e in events
              if "url" in e.get("params", {}) and e["params"].get("initiator", "not an origin") != "not an origin"}
@@ -114,10 +76,17 @@ def visit(page: Path, log: Path) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@NEEDS_CHROMIUM
 def test_in_a_browser(folder, tmp_path):
     bad = tmp_path / "bad.html"
     bad.write_text('<html><img src="http://127.0.0.1:9/x.png"><script>console.error("oh")</script></html>')
     said, asked = visit(bad, tmp_path / "bad.json")
     assert any("oh" in line for line in said) and asked == ["http://127.0.0.1:9/x.png"]  # such things would be seen
     assert visit(folder / "report.html", tmp_path / "log.json") == ([], [])
+
+
+@pytest.mark.slow
+@NEEDS_CHROMIUM
+def test_everyone_can_read_it(page, tmp_path):
+    told = ask(page.source, tmp_path, 400, True)
+    assert told["dark"] and told["violations"] == [] and told["content"] <= 400

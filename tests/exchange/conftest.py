@@ -64,6 +64,7 @@ def write_model(folder: Path, identifier: str = IDENTIFIER, folds=(0, 1)) -> Pat
             (folder / f"fold_{fold}" / name).write_text(json.dumps(value))
         for name in ("progress.png", "training_log_2026.txt", "validation/patient_0815.nii.gz"):
             (folder / f"fold_{fold}" / name).write_text("patient_0815 on secret-host-name")
+    (folder / "report.html").write_text("patient_0815")  # of a stitched or adapted model: it shows patients
     for name, value in (("plans.json", plans()), ("dataset.json", dataset_json()),
                         ("dataset_fingerprint.json", {"shapes_after_crop": [[1, 777, 555]]})):
         (folder / name).write_text(json.dumps(value))

@@ -51,7 +51,7 @@ def test_nothing_but_what_a_partner_needs(stock, copy, tmp_path, export):
                                    "fold_0/checkpoint_final.pth", "fold_1/checkpoint_final.pth")] if stock else OURS
     assert sorted(members(tmp_path / "out.zip")) == sorted(wanted)
     require_absent(tmp_path / "out.zip", (*SECRETS, str(tmp_path), str(copy)))
-    for left_out in ("dataset_fingerprint.json", "fold_0/debug.json", "fold_1/training_log_2026.txt",
+    for left_out in ("report.html", "dataset_fingerprint.json", "fold_0/debug.json", "fold_1/training_log_2026.txt",
                      "fold_0/validation/ (2 files", "plans.json: my_notes", "dataset.json: training",
                      "configurations.2d_bs4", "optimizer_state", "percentile of the intensities"):
         assert left_out in said, left_out

@@ -11,6 +11,7 @@ import pytest
 import stitched_model
 import torch
 from gating.conftest import POSITION
+from pages import page_of
 from stitched_model import assert_equal_voxels, read_segmentations, stock_prediction
 
 from nnunetv2_stitch.pipeline.gating import PATH
@@ -48,6 +49,14 @@ def gate_of_plans(folder: Path) -> dict:
 def test_stock_nnunet_gives_the_same_voxels(gated2d, predicted):
     for party in gated2d.world.parties:
         assert_equal_voxels(predicted / party.name, predicted / f"stock_{party.name}", 3)
+
+
+def test_its_page_shows_who_answers_what(gated2d):
+    page = page_of(gated2d.folder)
+    shown = [a["alt"] for a in page.all("img")]
+    assert any("A's share of the answer" in alt for alt in shown)
+    assert sum("maps of disagreement and A's share" in alt for alt in shown) == 3
+    assert "SiteB" in page.text and "Gate: each image" in page.text
 
 
 def test_each_party_s_images_are_answered_by_its_own_network_and_no_worse(gated2d, predicted, tmp_path):

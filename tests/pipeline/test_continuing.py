@@ -38,13 +38,13 @@ def network_weights(folder):
 def test_going_on_after_the_end_keeps_everything(world, folder, stitched2d):
     before, weights = tree(folder), network_weights(folder)
     said = []
-    result = stitch(world, epochs=2, iterations=4, continue_training=True, say=said.append)
-    assert said == ["fold 0: stitches are trained", "fold 1: stitches are trained"]
+    result = stitch(world, epochs=2, iterations=4, continue_training=True, say=said.append, page=True)
+    assert said == ["fold 0: stitches are trained", "fold 1: stitches are trained", f"writing {folder / 'report.html'}"]
     assert result.table == stitched2d.result.table and result.positions == stitched2d.result.positions
     after = tree(folder)
     rewritten = {p for p in before if before[p] != after[p]}
     assert after.keys() == before.keys()
-    assert all(p.endswith((".pth", ".png")) for p in rewritten), rewritten
+    assert all(p.endswith((".pth", ".png", "report.html")) for p in rewritten), rewritten
     for path, kept in network_weights(folder).items():
         assert kept.keys() == weights[path].keys() and all(torch.equal(v, kept[k]) for k, v in weights[path].items())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import world as worlds
+from pages import page_of
 from stitched_model import environment
 
 from nnunetv2_stitch.exchange.export import export_party
@@ -69,6 +70,8 @@ def test_three_parties_three_rounds(world2d, sites, tmp_path):
         record = read_json(Path(merged.model_folder) / "fold_0" / "merge.json")
         assert record["base"] == {"kind": "checkpoint", "sha256": sha256(base)}
         assert record["check"]["verdict"] == "merge" and len(record["members"]) == 3
+        page = page_of(merged.model_folder)
+        assert "FedAvg weighting" in page.text and "Coefficients, fold 0" in page.text
         assert max(row["score"] for row in record["table"]) > 0.8
         base = str(Path(merged.model_folder) / "fold_0" / "checkpoint_final.pth")
     # A party's last model is the network of the centre's first, with other weights.
