@@ -19,7 +19,8 @@ from nnunetv2_stitch.graph.nodes import LayerNode, layer_nodes
 from nnunetv2_stitch.graph.tracing import trace
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
 from nnunetv2_stitch.parties.model_folder import ADAPTED_KEY, ModelFolder
-from nnunetv2_stitch.stitching.network import CLASS_PATH, StitchedEnsemble, build_parent
+from nnunetv2_stitch.stitching.described import build_parent
+from nnunetv2_stitch.stitching.network import CLASS_PATH, StitchedEnsemble
 from nnunetv2_stitch.stitching.setting import Setting, party_names
 
 
@@ -171,7 +172,13 @@ def _read(kind: type, said: Mapping) -> Any:
 
 def record_parent(party: ModelFolder, results: str, folds: dict[int | str, int | str],
                   name: str = "", licence: str = "") -> ParentRecord:
-    """A `ParentRecord`; the folder is relative to nnUNet_results where it lies inside, absolute elsewhere."""
+    """A `ParentRecord`.
+
+    Args:
+        results: nnUNet_results; the folder is recorded relative to it where it lies inside, absolute elsewhere.
+        folds: stitched fold -> the party's.
+        name, licence: what came with the model.
+    """
     paths = {s: party.checkpoint_path(own) for s, own in folds.items()}
     return ParentRecord(
         party.dataset_name, party.trainer, party.plans_name, party.configuration, party.checkpoint_name,
@@ -193,6 +200,16 @@ def stitched_plans(host: ModelFolder, partners: Sequence[ModelFolder], layout: L
     """Plans with one stitched configuration.
 
     `data_identifier` stays the host's, so that the host's preprocessed data are reused.
+
+    Args:
+        layout: the matches.
+        plans_name: of these plans.
+        setting: how the switches stand until a position is deployed.
+        positions: with stitches; None for all.
+        training: how these are fitted.
+        parents: where the weights of host and partners come from.
+        bridges: to each partner, see `bridging`; none where all agree with the host.
+        data: digest of the host's preprocessed data.
     """
     needed = any(b is not None and not b.is_identity for b in bridges)
     plans = copy.deepcopy(host.plans)
