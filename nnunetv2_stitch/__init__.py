@@ -14,8 +14,8 @@ _make_mapped_folders_importable(__path__[0])
 
 # Public names and the modules they are in, which are imported at the first use: torch and nnU-Net take seconds.
 _MODULES = {
-    "stitch": "api.making", "compare": "api.comparing", "evaluate": "api.comparing", "distill": "api.making",
-    "adapt": "api.making", "merge": "api.making",
+    "stitch": "api.training", "compare": "api.evaluation", "evaluate": "api.evaluation", "distill": "api.training",
+    "adapt": "api.training", "merge": "api.training",
     "StitchedPredictor": "inference.predictor", "StitchedEnsemble": "fitting.any_networks",
     "features": "graph.features", "match_layers": "graph.matching", "StitchError": "errors",
 }

@@ -51,7 +51,8 @@ def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: st
 
     Args:
         rows: keys of `ROWS` to make; default all. "A alone" is always among them: the others are tested against it.
-        **request: fields of `Request`, for the stitches. For these and all other arguments see `api.comparing.compare`.
+        **request: fields of `Request`, for the stitches. For these and the other arguments see
+            `api.evaluation.compare`.
 
     Raises:
         StitchError: bad input, before anything is written; or a row that could not be made.

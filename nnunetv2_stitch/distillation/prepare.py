@@ -26,7 +26,7 @@ from nnunetv2_stitch.parties.model_folder import (
     ModelFolder,
     folds_to_use,
 )
-from nnunetv2_stitch.stitching.described import build_parent
+from nnunetv2_stitch.stitching.description import build_parent
 from nnunetv2_stitch.stitching.plans import ParentRecord, Stitching, count_parameters
 from nnunetv2_stitch.training.job import TrainingJob, check_request, checked
 from nnunetv2_stitch.training.records import relative_to_results

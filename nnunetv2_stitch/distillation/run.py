@@ -32,7 +32,7 @@ def distill(teacher: str, dataset: str | int, *, device: str | torch.device = "c
     """Teach one plain network what a stitched ensemble knows, on the host's images.
 
     Args:
-        **request: the other fields of `DistillRequest`. For these and all other arguments see `api.making.distill`.
+        **request: the other fields of `DistillRequest`. For these and all other arguments see `api.training.distill`.
 
     Raises:
         StitchError: bad input, before anything is written; or an image without labels that cannot be read.

@@ -13,6 +13,7 @@ from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher, req
 from nnunetv2_stitch.distillation.unlabelled import JoinedDataset, is_labelled
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.nnunet_internals import mixed_precision, on_device, optimise
+from nnunetv2_stitch.parties.checkpoint import require_digest
 from nnunetv2_stitch.training.session import TrainingSession
 
 
@@ -39,7 +40,7 @@ class DistillSession(TrainingSession):
             self.teacher = teacher.to(self.trainer.device)
         if record.start == HOST and self.trainer.current_epoch == 0:
             path = record.host_checkpoint(self.trainer.fold)
-            self.require_digest(path, entry["host_sha256"])
+            require_digest(path, entry["host_sha256"], self.again)
             self.start_from(path)
         self.seed()
         self.trainer.print_to_log_file(f"nnunetv2-stitch: seed {record.seed}, start {record.start}, weight of the "

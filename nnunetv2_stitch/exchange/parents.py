@@ -24,7 +24,7 @@ from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, networ
 from nnunetv2_stitch.parties.find import find_models, find_pair, select_model
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, read_model_folder
 from nnunetv2_stitch.parties.untrusted_json import without_warnings
-from nnunetv2_stitch.stitching.described import build_parent
+from nnunetv2_stitch.stitching.description import build_parent
 
 UNPACKED = "stitch_parties"  # in nnUNet_results; stock nnU-Net does not look there
 

@@ -20,7 +20,7 @@ from nnunetv2_stitch.federation.data import dataset_folder, party_files
 from nnunetv2_stitch.federation.figures import progress_curve
 from nnunetv2_stitch.federation.output import CURVE_FILE, FINAL, finished, require_same, write_files_beside
 from nnunetv2_stitch.federation.round_files import MODELS, keep_round, kept_models
-from nnunetv2_stitch.federation.round_line import told
+from nnunetv2_stitch.federation.round_summary import summary
 from nnunetv2_stitch.federation.settings import RoundsSettings, check_search, own_site, rounds_folder
 from nnunetv2_stitch.federation.sharing import set_shared, shared_arrays
 from nnunetv2_stitch.federation.state import WEIGHTS_FILE, State, read_state, write_state
@@ -68,7 +68,7 @@ def _train(grid: Grid, settings: RoundsSettings, folder: str, fold_folder: str) 
         def on_round(entry: dict[str, Any], weights: dict[str, np.ndarray], models: list[PartyModel]) -> None:
             nonlocal state
             state = keep_round(work, state, entry, weights, models)
-            _say(f"round {entry['round']}/{settings.rounds}: {told(entry)}")
+            _say(f"round {entry['round']}/{settings.rounds}: {summary(entry)}")
 
         if state.round < settings.rounds:
             _wait_for_parties(grid, settings.parties)

@@ -16,7 +16,7 @@ from nnunetv2_stitch.fitting.live_bytes import LiveBytes
 from nnunetv2_stitch.graph import layer_nodes, trace
 from nnunetv2_stitch.nnunet_internals import sliding_window_slicers
 from nnunetv2_stitch.selection.bands import Bands, bytes_per_answer, room_for_sums
-from nnunetv2_stitch.stitching.described import build_parent
+from nnunetv2_stitch.stitching.description import build_parent
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.plans import Stitching, supernet_from_plans
 from nnunetv2_stitch.stitching.setting import Setting

@@ -42,7 +42,7 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
     Args:
         device: where to compute. In a process group (`distributed.process_group`) the first process calls this within
             `fold_run.leading`, the others `follow`.
-        **request: the other fields of `Request`. For these and all other arguments see `api.making.stitch`.
+        **request: the other fields of `Request`. For these and all other arguments see `api.training.stitch`.
 
     Raises:
         StitchError: bad input, before anything is written.

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.graph.nodes import layer_nodes
 from nnunetv2_stitch.graph.tracing import spatial_dims, trace
-from nnunetv2_stitch.stitching.described import Described
+from nnunetv2_stitch.stitching.description import Description
 from nnunetv2_stitch.stitching.gated import Gated
 from nnunetv2_stitch.stitching.joining import join, prune
 from nnunetv2_stitch.stitching.layers import Heads, SameSize, Switch
@@ -25,7 +25,7 @@ SETTING_KEY = "_extra_state"
 CLASS_PATH = "nnunetv2_stitch.stitching.network.StitchedEnsemble"
 
 
-class StitchedEnsemble(Described):
+class StitchedEnsemble(Description):
     """All parents, their stitches and switches (arXiv 2512.17592), described by plain JSON.
 
     Input `(B, C, *spatial)`, output logits `(B, K, *spatial)`. A star: every stitch is between the host and one

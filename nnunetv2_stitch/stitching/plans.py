@@ -17,9 +17,9 @@ from nnunetv2_stitch.fileio import found_again, recorded
 from nnunetv2_stitch.graph.matching import Match, match_star
 from nnunetv2_stitch.graph.nodes import LayerNode, layer_nodes
 from nnunetv2_stitch.graph.tracing import trace
-from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
+from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, require_digest, sha256
 from nnunetv2_stitch.parties.model_folder import ADAPTED_KEY, ModelFolder
-from nnunetv2_stitch.stitching.described import build_parent
+from nnunetv2_stitch.stitching.description import build_parent
 from nnunetv2_stitch.stitching.network import CLASS_PATH, StitchedEnsemble
 from nnunetv2_stitch.stitching.setting import Setting, party_names
 
@@ -270,9 +270,7 @@ def load_parents(network: StitchedEnsemble, configuration: dict, fold: int | str
                               f"present place, or put it back")
         checkpoint = load_parent(path)
         weights = network_weights(checkpoint)
-        if sha256(path) != record.sha256(fold):
-            raise StitchError(f"{path} is not the checkpoint that the plans were made for (sha256 differs); "
-                              f"run nnUNetv2_train_stitch again")
+        require_digest(path, record.sha256(fold), "run nnUNetv2_train_stitch again")
         with torch.device("meta"):
             whole = build_parent(spec, *network.shape_of(party))
         load_weights(getattr(network, party), weights, path, whole)

@@ -46,7 +46,7 @@ def adapt_party(dataset: str | int, partner: Partner | str, *, device: str | tor
     first point that the host's own validation cases cannot tell from the best.
 
     Args:
-        **request: the other fields of `AdaptRequest`. For these and all other arguments see `api.making.adapt`.
+        **request: the other fields of `AdaptRequest`. For these and all other arguments see `api.training.adapt`.
 
     Raises:
         StitchError: bad input, before anything is written; images that nnU-Net cannot preprocess; or validation cases

@@ -21,6 +21,26 @@ Say = Callable[[str], None]
 
 
 @contextmanager
+def claimed(job: Job, continue_training: bool, say: Say = lambda line: None,
+            before: Callable[[Job], None] = lambda job: None) -> Iterator[Job]:
+    """Within the context the job's folds are this command's alone. Its plans are written, with what other commands have
+    written into them since the job was prepared; `before` that, alone with the plans as well, other data are.
+
+    Raises:
+        StitchError: a fold is taken, or what is there by now does not go with the job.
+    """
+    with FoldLocks(job.model_folder) as folds:
+        with plans_locked(job.plans_file, lambda: say(f"waiting for another command that writes {job.plans_file}")):
+            job = checked(job, continue_training)
+            before(job)
+            folds.take(job.folds)
+            write_json(job.plans_file, job.plans)
+            for fold in job.folds:  # others see by the folders that folds are begun
+                os.makedirs(job.fold_folder(fold), exist_ok=True)
+        yield job
+
+
+@contextmanager
 def trained(job: Job, device: torch.device, continue_training: bool, say: Say, doing: str,
             before: Callable[[Job], None] = lambda job: None,
             validate: bool = False) -> Iterator[tuple[Job, dict[int | str, float]]]:
@@ -29,21 +49,11 @@ def trained(job: Job, device: torch.device, continue_training: bool, say: Say, d
 
     Args:
         doing: what is said before a fold.
-        before: writes other data that the training needs, alone with the plans.
+        before: see `claimed`.
         validate: predict each fold's validation cases, as nnU-Net does at the end of a training.
-
-    Raises:
-        StitchError: a fold is taken, or what is there by now does not go with the job.
     """
     dice = {}
-    with FoldLocks(job.model_folder) as folds:
-        with plans_locked(job.plans_file, lambda: say(f"waiting for another command that writes {job.plans_file}")):
-            job = checked(job, continue_training)  # with what other commands have written since it was prepared
-            before(job)
-            folds.take(job.folds)
-            write_json(job.plans_file, job.plans)
-            for fold in job.folds:  # others see by the folders that folds are begun
-                os.makedirs(job.fold_folder(fold), exist_ok=True)
+    with claimed(job, continue_training, say, before) as job:
         for fold in job.folds:
             running = _train_fold(job, fold, device, say, doing)
             if validate:

@@ -12,7 +12,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, write_json
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.nnunet_internals import uncompiled
-from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, require_digest
 from nnunetv2_stitch.parties.checkpoint_writing import load_training, write_checkpoint
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.training.checkpoints import handed_on
@@ -47,10 +47,6 @@ class TrainingSession:
     def network(self) -> torch.nn.Module:
         """Without torch.compile's wrapper, which puts a prefix before every name."""
         return uncompiled(self.trainer.network)
-
-    def require_digest(self, path: str, digest: str) -> None:
-        """Raises StitchError unless the file is still the one that the plans were made for."""
-        require_digest(path, digest, self.again)
 
     @property
     def again(self) -> str:
@@ -110,7 +106,7 @@ class StartSession(TrainingSession):
         self.mirroring_axes = tuple(entry["mirroring"])  # what it has never seen mirrored may not be symmetric
         if trainer.current_epoch == 0:
             path = record.checkpoint(trainer.fold)
-            self.require_digest(path, entry["sha256"])
+            require_digest(path, entry["sha256"], self.again)
             self.start_from(path)
         self.seed()
         trainer.print_to_log_file(f"nnunetv2-stitch: begun with checkpoint {entry['sha256']}, seed {record.seed}, "
@@ -130,9 +126,3 @@ def set_budget(trainer, epochs: int | None, iterations: int | None) -> None:
     if iterations is not None:
         trainer.num_iterations_per_epoch = iterations
         trainer.num_val_iterations_per_epoch = max(1, min(trainer.num_val_iterations_per_epoch, iterations // 5))
-
-
-def require_digest(path: str, digest: str, again: str) -> None:
-    """Raises StitchError unless the file is still the one that plans were made for; `again`: what to do then."""
-    if sha256(path) != digest:
-        raise StitchError(f"{path} is not the checkpoint that the plans were made for (sha256 differs); {again}")

@@ -131,12 +131,8 @@ def distill(
         epochs, iterations: None for nnU-Net's.
         plans_name: of the plans that are written.
         seed: recorded beside the weights.
-        device: `auto` for cuda, mps or the cpu, the first that is there.
-        continue_training: go on after an interruption.
         validate: predict each fold's validation cases at the end.
-        trust: let checkpoints run code, as stock nnU-Net does.
-        progress: show progress bars.
-        say: receives one line per step.
+        device, continue_training, trust, progress, say: see `stitch`.
 
     Raises:
         StitchError: bad input, before anything is written; or an image without labels that cannot be read.
@@ -180,12 +176,8 @@ def adapt(
             in standard errors.
         alpha: point of the line, 0 for the partner, 1 for the partner trained on; None to choose it by retention.
         seed: recorded beside the weights.
-        device: `auto` for cuda, mps or the cpu, the first that is there.
-        continue_training: go on after an interruption.
         validate: predict each fold's validation cases with the result.
-        trust: let checkpoints run code, as stock nnU-Net does.
-        progress: show progress bars.
-        say: receives one line per step.
+        device, continue_training, trust, progress, say: see `stitch`.
 
     Raises:
         StitchError: bad input, before anything is written; images that nnU-Net cannot preprocess; or validation cases
@@ -228,9 +220,7 @@ def merge(
         plans_name: plans your data were preprocessed with; None for the models'.
         checkpoint_name: of all models, or one for each.
         seed: recorded in merge.json.
-        device: `auto` for cuda, mps or the cpu, the first that is there.
-        trust: let checkpoints run code, as stock nnU-Net does.
-        say: receives one line per step.
+        device, trust, say: see `stitch`.
 
     Raises:
         StitchError: bad input, before anything is written.

@@ -16,7 +16,7 @@ from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
 from nnunetv2_stitch.stitching.setting import party_names
 
 
-class Described(nn.Module):
+class Description(nn.Module):
     """The part of `StitchedEnsemble` that no setting and no weight changes; for its arguments see there."""
 
     def __init__(self, input_channels: int, num_classes: int, parents: Sequence[Mapping], matches: Sequence[Mapping],

@@ -59,11 +59,8 @@ def compare(
         tolerance: of the surface Dice, in mm; None for one voxel.
         worst: how many of each party's worst cases are shown.
         tta: mirror when predicting.
-        device: `auto` for cuda, mps or the cpu, the first that is there.
         resume: go on with an interrupted comparison.
-        trust: let checkpoints run code, as stock nnU-Net does.
-        progress: show progress bars.
-        say: receives one line per step.
+        device, trust, progress, say: see `stitch`.
 
     Raises:
         StitchError: bad input, before anything is written; or a row that could not be made.
@@ -108,14 +105,11 @@ def evaluate(
         dataset_json: a file with the labels, where neither models nor datasets have one.
         folds: of the models; None for all that each has trained.
         checkpoint_name: of the models.
-        device: `auto` for cuda, mps or the cpu, the first that is there.
         tta: mirror when predicting.
         worst: how many of each party's worst cases are shown.
         continue_prediction: keep what the same models have predicted already.
         seed: of the bootstrap.
-        trust: let checkpoints run code, as stock nnU-Net does.
-        progress: show progress bars.
-        say: receives one line per step.
+        device, trust, progress, say: see `stitch`.
 
     Raises:
         StitchError: a name taken twice or unknown, labels that contradict each other, a missing or unreadable file, a
