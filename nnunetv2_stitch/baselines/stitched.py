@@ -67,7 +67,7 @@ def weighted_shares(model_folder: str, configuration: str, folds: Sequence[int |
 
 
 def count_shares(model_folder: str, configuration: str, folds: Sequence[int | str], results: str, preprocessed: str,
-                  device: torch.device) -> Iterator[tuple[str, list[list[np.ndarray]]]]:
+                 device: torch.device) -> Iterator[tuple[str, list[list[np.ndarray]]]]:
     """What each fold's validation cases are called, and their counts by share of the host and case.
 
     Args:
