@@ -15,7 +15,8 @@ import torch
 
 from nnunetv2_stitch.environment import usable_cores
 from nnunetv2_stitch.graph import layer_nodes, match_star, trace
-from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
+from nnunetv2_stitch.stitching.description import build_parent
+from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.setting import party_names
 
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}

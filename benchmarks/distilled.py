@@ -11,7 +11,8 @@ from common import machine, medians, parser, plain_unet, supernet
 
 from nnunetv2_stitch.distillation.student import architecture_of_host
 from nnunetv2_stitch.graph import layer_nodes, trace
-from nnunetv2_stitch.stitching.network import CLASS_PATH, build_parent
+from nnunetv2_stitch.stitching.description import build_parent
+from nnunetv2_stitch.stitching.network import CLASS_PATH
 from nnunetv2_stitch.stitching.plans import count_parameters
 from nnunetv2_stitch.stitching.setting import Setting
 

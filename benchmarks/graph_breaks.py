@@ -8,7 +8,8 @@ from common import SIZES, plain_unet, supernet
 from nnunetv2_stitch.bridging.bridge import Bridge, Intensity
 from nnunetv2_stitch.fitting.closed_form import all_average
 from nnunetv2_stitch.graph import layer_nodes, match_layers, trace
-from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
+from nnunetv2_stitch.stitching.description import build_parent
+from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.setting import Setting
 
 RATIO = (1.25, 0.8)

@@ -22,7 +22,8 @@ from torch.profiler import ProfilerActivity, profile
 from nnunetv2_stitch.fitting.cutting import best_cuts
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups
 from nnunetv2_stitch.pipeline.memory import Need, forward_bytes, forward_need, step_bytes, training_need
-from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
+from nnunetv2_stitch.stitching.description import build_parent
+from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.runner import GraphRunner
 from nnunetv2_stitch.stitching.setting import Setting
 

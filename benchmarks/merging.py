@@ -12,7 +12,7 @@ from common import machine, medians, parser, plain_unet
 from torch.profiler import ProfilerActivity, profile
 
 from nnunetv2_stitch.merging.atlas import Atlas
-from nnunetv2_stitch.stitching.network import build_parent
+from nnunetv2_stitch.stitching.description import build_parent
 
 MEMBERS = (2, 4, 8)
 

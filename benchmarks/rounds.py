@@ -147,7 +147,7 @@ def every_way(study: Study, request: MergeRequest, record: Mapping, folder: str)
     greedy = [record["greedy_soup"][label] for label in atlas.labels]
     found = torch.tensor([record["coefficients"][label] for label in atlas.labels], dtype=torch.float64)
     weights = {UNIFORM: mixture(atlas, uniform(atlas)), GREEDY: mixture(atlas, greedy),
-               FEDAVG: mixture(atlas, fedavg_weights(members)), GUIDED: atlas.merged(found)}
+               FEDAVG: mixture(atlas, fedavg_weights(members))}
     seed_everything(request.seed)
     with opened(site, study.device) as centre:
         objective = CentreObjective(centre, atlas)
@@ -157,7 +157,10 @@ def every_way(study: Study, request: MergeRequest, record: Mapping, folder: str)
             load_weights(objective.network, member.weights, member.path)
             folders[letter] = write_model(folder, f"member{letter}", models[0], objective.state())
         for way in WAYS:
-            atlas.write_weights(objective.network, weights[way])
+            if way == GUIDED:
+                atlas.write(objective.network, found)
+            else:
+                atlas.write_weights(objective.network, weights[way])
             folders[way] = write_model(folder, way.replace(" ", ""), models[0], objective.state())
     return folders
 

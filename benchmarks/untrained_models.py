@@ -12,7 +12,8 @@ import torch
 
 from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.graph import layer_nodes, match_star, trace
-from nnunetv2_stitch.stitching.network import CLASS_PATH, StitchedEnsemble, build_parent
+from nnunetv2_stitch.stitching.description import build_parent
+from nnunetv2_stitch.stitching.network import CLASS_PATH, StitchedEnsemble
 from nnunetv2_stitch.stitching.setting import Setting, party_names
 
 CONFIGURATION, TRAINER = "3d_fullres", "nnUNetTrainer"

@@ -16,7 +16,7 @@ import numpy as np
 from make_figures import with_palette
 from PIL import Image
 
-from nnunetv2_stitch.figures.overlay_grid import LABEL_COLOURS
+from nnunetv2_stitch.figures.case_view import LABEL_COLOURS
 from nnunetv2_stitch.figures.style import new_figure, own_style
 
 ROOT = Path(__file__).resolve().parents[1]

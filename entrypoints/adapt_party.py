@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
+    add_budget,
     add_common,
-    add_trust,
+    add_continue,
+    flags_of,
     groups,
     not_negative,
-    positive,
-    positive_int,
-    resolve_device,
-    run,
-    run_trusting,
-    validation_line,
+    print_validation,
+    ready_device,
+    run_parsed,
+    say_step,
 )
-from nnunetv2_stitch.entrypoints.parties import fold, parse_parties
+from nnunetv2_stitch.entrypoints.parties import add_name_maps, fold, parse_parties
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,9 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("parties", metavar="DATASET", nargs="*", help="your dataset (A), by name or id. Then the partner's (B), unless "
                                                       "-m_b names its model. Of the partner only the model is read")
     add("-m_b", metavar="MODEL", help="B's model: a folder anywhere, or a zip as it was sent")
-    add("-label_map", metavar="FILE.json", help="labels that B names otherwise: "
-        '{"name at B": "name at A", ...}, null for a label that is not wanted')
-    add("-channel_map", metavar="FILE.json", help="input channels that B names otherwise, in the same form")
+    add_name_maps(parties)
     add("-c", dest="configuration", metavar="CONFIG",  # dest, because --c would have the same
         help="configuration. Default: B's")
     add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of A. Each begins with B's fold of that name, else "
@@ -46,26 +43,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("-p_b", metavar="PLANS", help="plans of B's model. Default: the only ones")
     add("-f_b", type=fold, metavar="FOLD", help="fold of B for all folds of A. Default: see -f")
     add("-chk_b", default="checkpoint_final.pth", metavar="NAME", help="B's checkpoint. Default: %(default)s")
-    add = fitting.add_argument
-    add("-epochs", type=positive_int, default=100, metavar="N", help="epochs. Default: %(default)s")
-    add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
-    add("-lr", type=positive, default=1e-3, metavar="R", help="learning rate at the beginning. It falls to zero as in "
-        "nnU-Net, which begins with 0.01 from scratch. Default: %(default)s")
-    add("-seed", type=int, default=12345, help="seed, recorded beside the weights. Default: %(default)s")
+    add_budget(fitting, 100, 1e-3)
     add = choosing.add_argument
     add("-tolerance", type=not_negative, default=1.0, metavar="T", help="how much worse than A's own model the result "
         "may be on A's validation cases and count as as good, in standard errors. Default: %(default)s")
     add("-alpha", type=point, default=0.5, metavar="A|retain", help="point of the line, a multiple of 0.1: 0 is the "
         "partner, 1 the partner trained on. retain: the first point, seen from the partner's, that your validation "
         "cases cannot tell from the best, nor from your own model. Default: %(default)s")
-    add = running.add_argument
-    add("-o_p", default="nnUNetAdaptedPlans", metavar="PLANS_NAME", help="name of the plans that are written. "
-        "Default: %(default)s")
-    add("--c", dest="continue_training", action="store_true",
-        help="continue after an interruption; what is done is kept. With another -tolerance or -alpha it chooses again "
-             "and trains nothing")
-    add_trust(running)
-    add_common(running)
+    running.add_argument("-o_p", default="nnUNetAdaptedPlans", metavar="PLANS_NAME", help="name of the plans that are "
+                         "written. Default: %(default)s")
+    add_continue(running, ". With another -tolerance or -alpha it chooses again and trains nothing")
+    add_common(running, trust=True)
     return parser
 
 
@@ -76,7 +64,7 @@ def point(text: str) -> float | None:
 
 def adapt_party_entry() -> None:
     args = parse_parties(build_parser())
-    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
+    run_parsed(main, args, resume="--c")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -85,8 +73,7 @@ def main(args: argparse.Namespace) -> None:
     if len(args.parties) != wanted:
         raise StitchError(f"give {'DATASET_A' if args.m_b else 'DATASET_A and DATASET_B, or -m_b MODEL'}; found "
                           f"{', '.join(args.parties) or 'none'}")
-    device = resolve_device(args.device)
-    set_up_device(device)
+    device = ready_device(args)
     from nnunetv2_stitch.bridging.names import NameMaps, read_synonyms
     from nnunetv2_stitch.exchange.parents import Partner
     from nnunetv2_stitch.training import adapt_party
@@ -94,7 +81,7 @@ def main(args: argparse.Namespace) -> None:
                       NameMaps(read_synonyms(args.label_map), read_synonyms(args.channel_map)), args.chk_b)
     print_result(adapt_party(
         args.parties[0], partner, device=device, continue_training=args.continue_training,
-        progress=not args.disable_progress_bar, say=lambda line: print(f"\n=== {line}", flush=True),
+        progress=not args.disable_progress_bar, say=say_step,
         configuration=args.configuration, folds=args.f, trainer_a=args.tr_a, plans_a=args.p_a, epochs=args.epochs,
         iterations=args.iterations, rate=args.lr, plans_name=args.o_p, tolerance=args.tolerance, alpha=args.alpha,
         seed=args.seed))
@@ -110,11 +97,8 @@ def print_result(result) -> None:
     print(f"\nalpha {result.alpha:g}: {result.reason}")
     for line in result.remarks:
         print(line)
-    for name, dice in result.validation_dice.items():
-        print(validation_line(name, dice))
-    which = f"-d {result.dataset} -c {result.configuration} -tr {result.trainer} -p {result.plans_name} " \
-            f"-f {' '.join(map(str, result.folds))}"
-    predict = f"  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}"
+    print_validation(result)
+    predict = f"  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {flags_of(result)}"
     gate = f"  nnUNetv2_train_stitch {result.dataset} -m_b {result.model_folder} -fit direct -gate on " \
            f"-f {' '.join(map(str, result.folds))}"
     print(f"\n{result.model_folder} is an ordinary nnU-Net model.")

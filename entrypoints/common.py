@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from nnunetv2_stitch.distributed import SINGLE_PROCESS, process_from_environment
 from nnunetv2_stitch.errors import LostProcess, StitchError
 from nnunetv2_stitch.parties.read_cache import reading_once
+from nnunetv2_stitch.parties.trust import trusting
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,8 @@ class Arguments(Protocol):
     add_argument: Callable[..., argparse.Action]
 
 
-def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None = None, several: bool = False) -> None:
+def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None = None, several: bool = False,
+        trust: bool = False, speaks: bool = True) -> None:
     """Call `main` and turn what it raises into one line on stderr and an exit code.
 
     Args:
@@ -40,6 +42,7 @@ def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None =
         verbose: print the traceback too.
         resume: the switch with which the same command goes on where it was interrupted, e.g. `--c`.
         several: the command knows how to be one of several processes, which torchrun starts.
+        trust: `--trust` is given, which is said on stderr if this process `speaks`.
 
     Raises:
         SystemExit: 2 for bad input (`StitchError`) and for files that cannot be used, 130 when interrupted, 1 for
@@ -50,7 +53,7 @@ def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None =
         if not several and process_from_environment() != SINGLE_PROCESS:
             raise StitchError("of these commands only nnUNetv2_train_stitch runs in several processes; start this one "
                               "without torchrun")
-        with reading_once():
+        with reading_once(), trusting(trust, aloud=speaks):
             main()
     except KeyboardInterrupt:
         _leave(f"interrupted{hint}", EXIT_INTERRUPTED, verbose)
@@ -68,6 +71,11 @@ def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None =
         if not verbose:
             message += "; run again with --verbose for the traceback"
         _leave(message, EXIT_UNEXPECTED, verbose)
+
+
+def run_parsed(main: Callable[[argparse.Namespace], None], args: argparse.Namespace, resume: str | None = None) -> None:
+    """`run` of a command's `main` with its arguments, of a command that has `--trust`."""
+    run(lambda: main(args), verbose=args.verbose, resume=resume, trust=args.trust)
 
 
 def _describe_file_error(error: OSError) -> str:
@@ -94,25 +102,22 @@ def positive_int(text: str) -> int:
     return value
 
 
-def positive(text: str) -> float:
-    """Argparse type: a number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return value
-
-
-def not_negative(text: str) -> float:
-    """Argparse type: a number of at least 0."""
+def not_negative(text: str, what: str = "number of at least 0") -> float:
+    """Argparse type: a number of at least 0; `what` it is, for the message."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a {what}")
+    return value
+
+
+def positive(text: str) -> float:
+    """Argparse type: a number above 0."""
+    value = not_negative(text, "number above 0")
+    if not value:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
     return value
 
 
@@ -142,6 +147,25 @@ def say_renamed(old: str, new: str) -> None:
     print(f"{old} is now called {new}; the old name goes on to work", file=sys.stderr, flush=True)
 
 
+def add_budget(group: Arguments, epochs: int | None, rate: float | None = None) -> None:
+    """Add `-epochs`, `-iterations` and `-seed` of the training of one network, and `-lr` where it begins with a
+    finished one; None for nnU-Net's own."""
+    add = group.add_argument
+    add("-epochs", type=positive_int, default=epochs, metavar="N",
+        help="epochs. Default: " + ("nnU-Net's, 1000" if epochs is None else "%(default)s"))
+    add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
+    if rate is not None:
+        add("-lr", type=positive, default=rate, metavar="R", help="learning rate at the beginning. It falls to zero as "
+            "in nnU-Net, which begins with 0.01 from scratch. Default: %(default)s")
+    add("-seed", type=int, default=12345, help="seed, recorded beside the weights. Default: %(default)s")
+
+
+def add_continue(group: Arguments, more: str = "") -> None:
+    """Add `--c`; `more`: what else its help says."""
+    group.add_argument("--c", dest="continue_training", action="store_true",
+                       help=f"continue after an interruption; what is done is kept{more}")
+
+
 def add_device(group: Arguments) -> None:
     """Add `-device`."""
     group.add_argument("-device", choices=("cpu", "cuda", "mps"),
@@ -149,22 +173,9 @@ def add_device(group: Arguments) -> None:
                             "available, else cpu")
 
 
-def add_progress(group: Arguments, shown: bool = True) -> None:
-    """Add `--disable_progress_bar`. Not `shown` where there is no bar: nnU-Net's users write it everywhere."""
-    group.add_argument("--disable_progress_bar", action="store_true",
-                       help="show no progress bars, for logs" if shown else argparse.SUPPRESS)
-
-
 def add_verbose(group: Arguments) -> None:
     """Add `--verbose`."""
     group.add_argument("--verbose", action="store_true", help="say more, and print the traceback of an error")
-
-
-def add_common(group: Arguments) -> None:
-    """Add `-device`, `--disable_progress_bar` and `--verbose`, under nnU-Net's names."""
-    add_device(group)
-    add_progress(group)
-    add_verbose(group)
 
 
 def add_trust(group: Arguments) -> None:
@@ -174,13 +185,15 @@ def add_trust(group: Arguments) -> None:
                             "Only for models whose sender you would let work at your keyboard")
 
 
-def run_trusting(main: Callable[[], None], trust: bool, speaks: bool = True) -> Callable[[], None]:
-    """`main` with `--trust` applied, which is said on stderr if this process `speaks`."""
-    def trusted() -> None:
-        from nnunetv2_stitch.parties.trust import trusting
-        with trusting(trust, aloud=speaks):
-            main()
-    return trusted
+def add_common(group: Arguments, trust: bool = False, bars: bool = True) -> None:
+    """Add `-device`, `--disable_progress_bar` and `--verbose`, under nnU-Net's names, and `--trust` where models come
+    from elsewhere. Without progress `bars` their flag is taken and not shown: nnU-Net's users write it everywhere."""
+    if trust:
+        add_trust(group)
+    add_device(group)
+    group.add_argument("--disable_progress_bar", action="store_true",
+                       help="show no progress bars, for logs" if bars else argparse.SUPPRESS)
+    add_verbose(group)
 
 
 def resolve_device(name: str | None) -> torch.device:
@@ -193,7 +206,37 @@ def resolve_device(name: str | None) -> torch.device:
     return find_device(name or AUTO, "-device", ("cuda",))
 
 
-def validation_line(fold: int | str, dice: float) -> str:
-    """nnU-Net's mean of Dice is NaN where no validation case has a label, in the reference or in the prediction."""
-    return f"fold {fold}: mean validation Dice " + (f"{dice:.3f}" if math.isfinite(dice) else
-                                                    "of nothing, no validation case has a label")
+def ready_device(args: argparse.Namespace, processes: int = 1) -> torch.device:
+    """The device of `-device`, and this process set up for it, one of `processes` that share the machine.
+
+    Raises:
+        StitchError: see `resolve_device`.
+    """
+    from nnunetv2_stitch.devices import set_up_device
+    device = resolve_device(args.device)
+    set_up_device(device, processes)
+    return device
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def say_step(line: str) -> None:
+    """Print the heading of a step, which nnU-Net's own output follows."""
+    print(f"\n=== {line}", flush=True)
+
+
+def print_validation(result) -> None:
+    """Mean Dice of each fold that was validated, of a `TrainingResult`. nnU-Net's mean is NaN where no validation case
+    has a label, in the reference or in the prediction."""
+    for fold, dice in result.validation_dice.items():
+        print(f"fold {fold}: mean validation Dice " + (f"{dice:.3f}" if math.isfinite(dice) else
+                                                       "of nothing, no validation case has a label"))
+
+
+def flags_of(result) -> str:
+    """How commands name the model of a result: `-d DATASET -c CONFIG -tr TRAINER -p PLANS -f FOLDS`."""
+    return (f"-d {result.dataset} -c {result.configuration} -tr {result.trainer} -p {result.plans_name} "
+            f"-f {' '.join(map(str, result.folds))}")

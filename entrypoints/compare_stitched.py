@@ -4,16 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunetv2_stitch.devices import set_up_device
-from nnunetv2_stitch.entrypoints.common import (
-    add_common,
-    add_trust,
-    groups,
-    positive_int,
-    resolve_device,
-    run,
-    run_trusting,
-)
+from nnunetv2_stitch.entrypoints.common import add_common, groups, positive_int, ready_device, run_parsed, say, say_step
 from nnunetv2_stitch.entrypoints.evaluate_stitched import millimetres, print_result, whole_number
 from nnunetv2_stitch.entrypoints.parties import add_parties, parse_parties, parties_of, positions
 
@@ -59,8 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("-o_p", default="nnUNetStitchPlans", metavar="PLANS_NAME",
         help="name of the stitched model's plans. A finished model of this name is reused. Default: %(default)s")
     add("--c", dest="continue_training", action="store_true", help="go on with an interrupted comparison")
-    add_trust(running)
-    add_common(running)
+    add_common(running, trust=True)
     return parser
 
 
@@ -69,7 +59,7 @@ def compare_stitched_entry() -> None:
     if args.list_rows:
         list_rows()
         return
-    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
+    run_parsed(main, args, resume="--c")
 
 
 def list_rows() -> None:
@@ -91,13 +81,9 @@ def folders(given: list[str] | None) -> dict[str, str] | None:
 def main(args: argparse.Namespace) -> None:
     from nnunetv2_stitch.errors import StitchError
     datasets, unseen = map(folders, (args.datasets, args.unseen))
-    device = resolve_device(args.device)
-    set_up_device(device)
+    device = ready_device(args)
     from nnunetv2_stitch.baselines.compare import compare
     from nnunetv2_stitch.evaluation.output import write_comparison
-
-    def say(line: str) -> None:
-        print(line, flush=True)
 
     parties = parties_of(args)
     if parties.pop("more"):
@@ -108,7 +94,7 @@ def main(args: argparse.Namespace) -> None:
         parties.pop("dataset_a"), parties.pop("dataset_b"), args.o, datasets, args.rows, unseen=unseen, device=device,
         resume=args.continue_training, progress=not args.disable_progress_bar, baseline_epochs=args.baseline_epochs,
         baseline_iterations=args.baseline_iterations, tta=not args.disable_tta, tolerance=args.tolerance,
-        say=lambda line: say(f"\n=== {line}"), configuration=args.configuration, folds=args.f, trainer_a=args.tr_a,
+        say=say_step, configuration=args.configuration, folds=args.f, trainer_a=args.tr_a,
         plans_a=args.p_a, checkpoint_name=args.chk,
         positions=args.positions, epochs=args.epochs, iterations=args.iterations, seed=args.seed, plans_name=args.o_p,
         **parties)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
+    add_budget,
     add_common,
-    add_trust,
+    add_continue,
+    flags_of,
     groups,
     not_negative,
-    positive_int,
-    resolve_device,
-    run,
-    run_trusting,
-    validation_line,
+    print_validation,
+    ready_device,
+    run_parsed,
+    say_step,
 )
 from nnunetv2_stitch.entrypoints.parties import fold
 
@@ -41,31 +41,25 @@ def build_parser() -> argparse.ArgumentParser:
         "initialisation. Default: host where the student has the host's network, else scratch")
     add("-weight", type=not_negative, default=1.0, metavar="W", help="weight of the teacher's term beside nnU-Net's "
         "loss on labels. 0 trains without teacher. Default: %(default)s")
-    add("-epochs", type=positive_int, metavar="N", help="epochs. Default: nnU-Net's, 1000")
-    add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
-    add("-seed", type=int, default=12345, help="seed, recorded beside the weights. Default: %(default)s")
-    add = running.add_argument
-    add("-o_p", default="nnUNetDistilledPlans", metavar="PLANS_NAME", help="name of the plans that are written, and so "
-        "of the result. Default: %(default)s")
-    add("--c", dest="continue_training", action="store_true",
-        help="continue after an interruption; what is done is kept")
-    add_trust(running)
-    add_common(running)
+    add_budget(fitting, None)
+    running.add_argument("-o_p", default="nnUNetDistilledPlans", metavar="PLANS_NAME", help="name of the plans that "
+                         "are written, and so of the result. Default: %(default)s")
+    add_continue(running)
+    add_common(running, trust=True)
     return parser
 
 
 def distill_stitched_entry() -> None:
     args = build_parser().parse_args()
-    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
+    run_parsed(main, args, resume="--c")
 
 
 def main(args: argparse.Namespace) -> None:
-    device = resolve_device(args.device)
-    set_up_device(device)
+    device = ready_device(args)
     from nnunetv2_stitch.distillation import distill
     result = distill(
         args.m, args.d, device=device, continue_training=args.continue_training,
-        progress=not args.disable_progress_bar, say=lambda line: print(f"\n=== {line}", flush=True),
+        progress=not args.disable_progress_bar, say=say_step,
         configuration=args.configuration, folds=args.f, student=args.student, unlabelled=args.unlabelled,
         start=args.start, weight=args.weight, epochs=args.epochs, iterations=args.iterations, plans_name=args.o_p,
         seed=args.seed)
@@ -76,8 +70,6 @@ def print_result(result) -> None:
     student, teacher = result.parameters
     print(f"\nStudent: {student:,} parameters, teacher: {teacher:,}; started from {result.start}")
     print(f"Taught by {result.taught_by}")
-    for name, dice in result.validation_dice.items():
-        print(validation_line(name, dice))
-    folds = " ".join(map(str, result.folds))
+    print_validation(result)
     print(f"\nPredict with stock nnU-Net, anywhere:\n  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER "
-          f"-d {result.dataset} -c {result.configuration} -tr {result.trainer} -p {result.plans_name} -f {folds}")
+          f"{flags_of(result)}")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 
-from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
     add_common,
-    add_trust,
     groups,
+    not_negative,
     positive_int,
-    resolve_device,
-    run,
-    run_trusting,
+    ready_device,
+    run_parsed,
+    say,
 )
 from nnunetv2_stitch.entrypoints.parties import fold
 
@@ -23,13 +22,7 @@ RECORDED = ("models", "datasets", "unseen", "host", "own", "tolerance", "djfile"
 
 def millimetres(text: str) -> float:
     """Argparse type: a length of at least 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a length in mm")
-    return value
+    return not_negative(text, "length in mm")
 
 
 def whole_number(text: str) -> int:
@@ -75,14 +68,13 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"where everything goes. Default: ./{DEFAULT_OUTPUT}, or the folder of -comparison")
     add("--c", dest="continue_prediction", action="store_true",
         help="keep what the same models have predicted in the folder already")
-    add_trust(running)
-    add_common(running)
+    add_common(running, trust=True)
     return parser
 
 
 def evaluate_stitched_entry() -> None:
     args = build_parser().parse_args()
-    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
+    run_parsed(main, args, resume="--c")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -93,13 +85,9 @@ def main(args: argparse.Namespace) -> None:
     require_writable(output)
     device = None
     if any(is_model_folder(m.folder) for m in inputs["models"]):  # predictions are measured without torch
-        device = resolve_device(args.device)
-        set_up_device(device)
+        device = ready_device(args)
     from nnunetv2_stitch.evaluation.evaluate import evaluate
     from nnunetv2_stitch.evaluation.output import write_comparison
-
-    def say(line: str) -> None:
-        print(line, flush=True)
 
     comparison = evaluate(**inputs, output=output, device=device, continue_prediction=args.continue_prediction,
                           progress=not args.disable_progress_bar, verbose=args.verbose, say=say)

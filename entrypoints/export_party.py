@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunetv2_stitch.entrypoints.common import add_trust, add_verbose, groups, run, run_trusting
+from nnunetv2_stitch.entrypoints.common import add_trust, add_verbose, groups, run_parsed, say
 from nnunetv2_stitch.entrypoints.parties import fold
 
 
@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def export_party_entry() -> None:
     args = build_parser().parse_args()
-    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose)
+    run_parsed(main, args)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -47,12 +47,12 @@ def main(args: argparse.Namespace) -> None:
         raise StitchError("give either -m MODEL_FOLDER or -d DATASET")
     if args.m is not None and (args.c or args.tr or args.p):
         raise StitchError("-c, -tr and -p choose among the models of -d DATASET; with -m leave them out")
+    from nnunetv2_stitch.exchange.card import INTENSITIES_KEPT
     from nnunetv2_stitch.exchange.export import export_party
-    from nnunetv2_stitch.exchange.manifest import INTENSITIES_KEPT
 
     done = export_party(find(args), args.o, folds=args.f, checkpoint_name=args.chk, name=args.name,
                         licence=args.licence, contact=args.contact, stock=args.stock, signature=not args.no_signature,
-                        say=lambda text: print(text, flush=True))
+                        say=say)
     print("Left out:")
     for item in done.left_out:
         print(f"  {item}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunetv2_stitch.entrypoints.common import add_verbose, groups, run
+from nnunetv2_stitch.entrypoints.common import add_verbose, groups, run, say
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> None:
     from nnunetv2_stitch.parties.untrusted_json import printable
 
     model = install_party(args.zip, args.alias, model=args.m, checkpoint_name=args.chk,
-                          say=lambda text: print(text, flush=True))
+                          say=say)
     manifest = read_json(f"{model.path}/{PARTY}")
     labels = ", ".join(f"{printable(k)}={printable(v)}" for k, v in model.dataset_json["labels"].items())
     print(f"{model.path}\n  {manifest['name']}, {manifest['network']}, folds {', '.join(map(str, model.folds))}\n"

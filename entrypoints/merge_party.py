@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
-    add_device,
+    add_common,
     add_old,
-    add_progress,
-    add_trust,
-    add_verbose,
     groups,
     positive,
     positive_int,
-    resolve_device,
-    run,
-    run_trusting,
+    ready_device,
+    run_parsed,
+    say,
     say_renamed,
 )
 from nnunetv2_stitch.entrypoints.parties import fold
@@ -58,16 +54,13 @@ def build_parser() -> argparse.ArgumentParser:
                                  "plans. A fold that is there is never replaced. Default: %(default)s")
     for group, old, new in ((fitting, "-steps", steps), (fitting, "-rate", rate), (running, "-o", plans)):
         add_old(group, old, new)
-    add_trust(running)
-    add_device(running)
-    add_progress(running, shown=False)
-    add_verbose(running)
+    add_common(running, trust=True, bars=False)
     return parser
 
 
 def merge_party_entry() -> None:
     args = build_parser().parse_args()
-    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose)
+    run_parsed(main, args)
 
 
 def merge_guided_entry() -> None:
@@ -77,13 +70,12 @@ def merge_guided_entry() -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    device = resolve_device(args.device)
-    set_up_device(device)
+    device = ready_device(args)
     from nnunetv2_stitch.merging.run import MergeRequest, merge_guided
     request = MergeRequest(
         args.m, args.d, args.configuration, args.f, args.o_p, args.base, args.granularity, args.search,
         args.search_steps, args.lr, args.surrogate, args.plans_name, args.chk, args.seed)
-    print_result(merge_guided(request, device, lambda line: print(line, flush=True)))
+    print_result(merge_guided(request, device, say))
 
 
 def print_result(result) -> None:

@@ -64,9 +64,7 @@ def add_parties(group: Arguments) -> None:
     add("-m_a", metavar="MODEL", help="A's model folder, if it is not in nnUNet_results")
     add("-m_b", nargs="+", default=[], metavar="MODEL", help="B's model: a folder anywhere, or a zip as it was sent. "
         "These partners come after those that are named by dataset")
-    add("-label_map", nargs="+", metavar="FILE.json", help="labels that B names otherwise: "
-        '{"name at B": "name at A", ...}, null for a label that is not wanted')
-    add("-channel_map", nargs="+", metavar="FILE.json", help="input channels that B names otherwise, in the same form")
+    add_name_maps(group, nargs="+")
     add("-c", dest="configuration", metavar="CONFIG",  # dest, because --c would have the same
         help="configuration, e.g. 2d. Default: the one that all are trained in")
     add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of A. Default: all that A has trained")
@@ -80,6 +78,14 @@ def add_parties(group: Arguments) -> None:
     add("-chk_a", metavar="NAME", help="A's checkpoint, e.g. checkpoint_best.pth of a training that has not ended. "
                                        "Default: -chk")
     add("-chk_b", nargs="+", metavar="NAME", help="B's checkpoint. Default: -chk")
+
+
+def add_name_maps(group: Arguments, nargs: str | None = None) -> None:
+    """Add `-label_map` and `-channel_map`, whose files `read_synonyms` reads."""
+    group.add_argument("-label_map", nargs=nargs, metavar="FILE.json", help="labels that B names otherwise: "
+                       '{"name at B": "name at A", ...}, null for a label that is not wanted')
+    group.add_argument("-channel_map", nargs=nargs, metavar="FILE.json", help="input channels that B names otherwise, "
+                       "in the same form")
 
 
 def parse_parties(parser: argparse.ArgumentParser) -> argparse.Namespace:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from nnunetv2_stitch.devices import set_up_device
-from nnunetv2_stitch.entrypoints.common import add_common, add_trust, groups, resolve_device, run, run_trusting
+from nnunetv2_stitch.entrypoints.common import add_common, groups, ready_device, run_parsed
 from nnunetv2_stitch.entrypoints.parties import fold, party_or
 
 
@@ -48,14 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("-num_parts", type=int, default=1, metavar="N", help="number of such calls that share the work. "
                                                              "Default: %(default)s")
     add("-part_id", type=int, default=0, metavar="N", help="which of them this one is, from 0. Default: %(default)s")
-    add_trust(running)
-    add_common(running)
+    add_common(running, trust=True)
     return parser
 
 
 def predict_stitched_entry() -> None:
     args = build_parser().parse_args()
-    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--continue_prediction")
+    run_parsed(main, args, resume="--continue_prediction")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -74,8 +72,7 @@ def main(args: argparse.Namespace) -> None:
         raise StitchError(f"input folder {args.i} does not exist")
     if not is_writable(args.o):
         raise StitchError(f"no permission to write into {args.o}; choose another folder with -o")
-    device = resolve_device(args.device)
-    set_up_device(device)
+    device = ready_device(args)
     from nnunetv2_stitch.inference.find import find_stitched_model
     from nnunetv2_stitch.inference.images import require_images
     from nnunetv2_stitch.inference.predictor import StitchedPredictor

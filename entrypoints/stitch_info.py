@@ -6,7 +6,7 @@ import argparse
 import textwrap
 from tempfile import TemporaryDirectory
 
-from nnunetv2_stitch.entrypoints.common import add_device, add_trust, add_verbose, groups, run, run_trusting
+from nnunetv2_stitch.entrypoints.common import add_device, add_trust, add_verbose, groups, ready_device, run_parsed
 from nnunetv2_stitch.entrypoints.parties import add_parties, parse_parties, parties_of
 
 
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def stitch_info_entry() -> None:
     args = parse_parties(build_parser())
-    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose)
+    run_parsed(main, args)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -91,12 +91,9 @@ def refused(request, host, partners, reports) -> str | None:
 
 def merge_check(host, partners, args: argparse.Namespace):
     """Whether host and partners can be merged, by the host's data of the first fold asked for."""
-    from nnunetv2_stitch.devices import set_up_device
-    from nnunetv2_stitch.entrypoints.common import resolve_device
     from nnunetv2_stitch.errors import StitchError
     from nnunetv2_stitch.merging.check_models import check_models
-    device = resolve_device(args.device)
-    set_up_device(device)
+    device = ready_device(args)
     if not host.folds:
         raise StitchError(f"{host.path} has no trained fold; choose another checkpoint with -chk")
     fold = args.f[0] if args.f else host.folds[0]

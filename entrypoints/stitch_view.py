@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from nnunetv2_stitch.devices import set_up_device
-from nnunetv2_stitch.entrypoints.common import add_common, add_trust, groups, resolve_device, run, run_trusting
+from nnunetv2_stitch.entrypoints.common import add_common, groups, ready_device, run_parsed
 from nnunetv2_stitch.entrypoints.parties import fold
 
 DEFAULT_OUTPUT = "nnUNetv2_stitch_view"
@@ -34,14 +33,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--disable_tta", action="store_true", help="no mirroring: faster, a little less accurate")
     running.add_argument("-o", default=DEFAULT_OUTPUT, metavar="FOLDER",
                          help="where the picture and the files go; created if need be. Default: %(default)s")
-    add_trust(running)
-    add_common(running)
+    add_common(running, trust=True)
     return parser
 
 
 def stitch_view_entry() -> None:
     args = build_parser().parse_args()
-    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose)
+    run_parsed(main, args)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -53,8 +51,7 @@ def main(args: argparse.Namespace) -> None:
         raise StitchError(f"no permission to write into {args.o}; choose another folder with -o")
     if os.path.lexists(args.o) and not os.path.isdir(args.o):
         raise StitchError(f"{args.o} is a file; choose another folder with -o")
-    device = resolve_device(args.device)
-    set_up_device(device)
+    device = ready_device(args)
     from nnunetv2_stitch.evaluation.case_look import find_case, write_look
     from nnunetv2_stitch.inference.find import find_stitched_model
     from nnunetv2_stitch.inference.predictor import StitchedPredictor

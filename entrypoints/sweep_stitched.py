@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from nnunetv2_stitch.devices import set_up_device
-from nnunetv2_stitch.entrypoints.common import add_common, add_trust, groups, resolve_device, run, run_trusting
+from nnunetv2_stitch.entrypoints.common import add_common, groups, ready_device, run_parsed, say
 from nnunetv2_stitch.entrypoints.parties import fold, party_or, positions
 
 FEW_CASES = 10
@@ -38,14 +37,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("-o", metavar="FILE.json", help="file to write. Default: sweep_<DATASET>.json in the current folder")
     add("--c", dest="continue_sweep", action="store_true",
         help="continue after an interruption; cases that are done are not computed again")
-    add_trust(running)
-    add_common(running)
+    add_common(running, trust=True)
     return parser
 
 
 def sweep_stitched_entry() -> None:
     args = build_parser().parse_args()
-    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
+    run_parsed(main, args, resume="--c")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -55,8 +53,7 @@ def main(args: argparse.Namespace) -> None:
         raise StitchError("-positions blocks is for training; here all that have stitches are tried, or those of a "
                           "list such as 3,7,20-25")
     require_writable(args.o)
-    device = resolve_device(args.device)
-    set_up_device(device)
+    device = ready_device(args)
     from nnunetv2_stitch.fileio import write_json
     from nnunetv2_stitch.selection.party_cases import raw_dataset
     from nnunetv2_stitch.selection.party_sweep import forget, sweep_party
@@ -67,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
         args.m, args.d, folds=args.f, positions=None if args.positions == "all" else args.positions, party=args.party,
         names=NameMaps(read_synonyms(args.label_map), read_synonyms(args.channel_map)), test_cases=args.test_cases,
         device=device, progress=not args.disable_progress_bar, keep=keep, continue_sweep=args.continue_sweep,
-        say=lambda line: print(line, flush=True))
+        say=say)
     write_json(path, result.to_json())
     forget(keep)
     print_result(result, path)

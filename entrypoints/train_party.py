@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.entrypoints.common import (
-    add_device,
+    add_budget,
+    add_common,
+    add_continue,
     add_old,
-    add_progress,
-    add_trust,
-    add_verbose,
+    flags_of,
     groups,
-    positive,
-    positive_int,
-    resolve_device,
-    run,
-    run_trusting,
+    print_validation,
+    ready_device,
+    run_parsed,
     say_renamed,
-    validation_line,
+    say_step,
 )
 from nnunetv2_stitch.entrypoints.parties import fold
 
@@ -40,28 +37,18 @@ def build_parser() -> argparse.ArgumentParser:
     add("-p", dest="plans_name", metavar="PLANS", help="plans that your data were preprocessed with. Default: the "
                                                        "model's")
     add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint of the model. Default: %(default)s")
-    add = fitting.add_argument
-    add("-epochs", type=positive_int, default=100, metavar="N", help="epochs. Default: %(default)s")
-    add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
-    add("-lr", type=positive, default=1e-3, metavar="R", help="learning rate at the beginning. It falls to zero as in "
-        "nnU-Net, which begins with 0.01 from scratch. Default: %(default)s")
-    add("-seed", type=int, default=12345, help="seed, recorded beside the weights. Default: %(default)s")
-    add = running.add_argument
-    plans = add("-o_p", default="nnUNetFromMergedPlans", metavar="PLANS_NAME", help="name of the plans that are "
-                "written: one name for each round. Default: %(default)s")
+    add_budget(fitting, 100, 1e-3)
+    plans = running.add_argument("-o_p", default="nnUNetFromMergedPlans", metavar="PLANS_NAME", help="name of the "
+                                 "plans that are written: one name for each round. Default: %(default)s")
     add_old(running, "-o", plans)
-    add("--c", dest="continue_training", action="store_true",
-        help="continue after an interruption; what is done is kept")
-    add_trust(running)
-    add_device(running)
-    add_progress(running, shown=False)
-    add_verbose(running)
+    add_continue(running)
+    add_common(running, trust=True, bars=False)
     return parser
 
 
 def train_party_entry() -> None:
     args = build_parser().parse_args()
-    run(run_trusting(lambda: main(args), args.trust), verbose=args.verbose, resume="--c")
+    run_parsed(main, args, resume="--c")
 
 
 def train_from_merged_entry() -> None:
@@ -71,21 +58,18 @@ def train_from_merged_entry() -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    device = resolve_device(args.device)
-    set_up_device(device)
+    device = ready_device(args)
     from nnunetv2_stitch.training import train_from_merged
     print_result(train_from_merged(
         args.m, args.d, device=device, continue_training=args.continue_training,
-        say=lambda line: print(f"\n=== {line}", flush=True), configuration=args.configuration, folds=args.f,
+        say=say_step, configuration=args.configuration, folds=args.f,
         plans_name=args.o_p, data_plans=args.plans_name, epochs=args.epochs, iterations=args.iterations, rate=args.lr,
         checkpoint_name=args.chk, seed=args.seed))
 
 
 def print_result(result) -> None:
     print()
-    for name, dice in result.validation_dice.items():
-        print(validation_line(name, dice))
-    folds = " ".join(map(str, result.folds))
-    which = f"-d {result.dataset} -c {result.configuration} -tr {result.trainer} -p {result.plans_name} -f {folds}"
+    print_validation(result)
+    which = flags_of(result)
     print(f"\nSend it to the centre, and predict with stock nnU-Net:\n  nnUNetv2_export_party {which} -o FILE.zip\n"
           f"  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}")

@@ -7,19 +7,20 @@ import sys
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.distributed import SINGLE_PROCESS, Process
 from nnunetv2_stitch.entrypoints.common import (
     EXIT_INTERRUPTED,
     add_common,
+    add_continue,
     add_old,
-    add_trust,
+    flags_of,
     groups,
     not_negative,
     positive_int,
+    ready_device,
     resolve_device,
     run,
-    run_trusting,
+    say_step,
 )
 from nnunetv2_stitch.entrypoints.parties import (
     add_parties,
@@ -93,13 +94,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("-num_gpus", type=positive_int, default=1, metavar="N", help="number of GPUs of this machine (DDP). For "
         "several machines, or processes on the CPU, start the command with torchrun instead. Default: %(default)s")
     add("--npz", action="store_true", help="save probabilities of the validation, for nnUNetv2_find_best_configuration")
-    add("--c", dest="continue_training", action="store_true",
-        help="continue after an interruption; what is done is kept. Without -epochs, -iterations, -positions_per_pass "
-             "or -seed the model goes on as it was begun")
+    add_continue(running, ". Without -epochs, -iterations, -positions_per_pass or -seed the model goes on as it was "
+                          "begun")
     add("--val", action="store_true", help="only repeat the validation of trained folds")
     add("--dry_run", action="store_true", help="print the matches, parameters and memory; write nothing")
-    add_trust(running)
-    add_common(running)
+    add_common(running, trust=True)
     return parser
 
 
@@ -112,8 +111,8 @@ def train_stitch_entry() -> None:
         with only_first_speaks(process):
             args = parse_parties(build_parser())
             run(lambda: require_consistent(args), verbose=args.verbose, several=True)
-        run(run_trusting(lambda: main(args, process), args.trust, process.is_first), verbose=args.verbose, resume="--c",
-            several=True)
+        run(lambda: main(args, process), verbose=args.verbose, resume="--c", several=True, trust=args.trust,
+            speaks=process.is_first)
 
 
 def request_of(args: argparse.Namespace) -> dict:
@@ -166,8 +165,7 @@ def main(args: argparse.Namespace, process: Process = SINGLE_PROCESS) -> None:
             check_run(job, args)
         print("\nNothing was written (--dry_run).")
         return
-    device = resolve_device(args.device)
-    set_up_device(device, process.local_world_size)
+    device = ready_device(args, process.local_world_size)
     if process == SINGLE_PROCESS:
         train(args, device)
         return
@@ -190,7 +188,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
         device=device, num_gpus=args.num_gpus, continue_training=args.continue_training,
         only_validation=args.val, only_selection=args.select, sweeps=args.sweeps or (),
         prefer=args.prefer or "balanced", save_probabilities=args.npz, progress=not args.disable_progress_bar,
-        say=lambda line: print(f"\n=== {line}", flush=True), **request_of(args))
+        say=say_step, **request_of(args))
     print_result(result)
 
 
@@ -284,8 +282,6 @@ def print_result(result) -> None:
     for remark in result.remarks:
         print(remark)
     print("Figures: " + ", ".join(result.figures))
-    folds = " ".join(map(str, result.folds))
-    common = f"-i INPUT_FOLDER -o OUTPUT_FOLDER -d {result.dataset} -c {result.configuration} " \
-             f"-tr {result.trainer} -p {result.plans_name} -f {folds}"
+    common = f"-i INPUT_FOLDER -o OUTPUT_FOLDER {flags_of(result)}"
     print(f"\nPredict with:\n  nnUNetv2_predict_stitched {common}\nor, where this package is installed, with stock "
           f"nnU-Net:\n  nnUNetv2_predict {common}")

@@ -14,7 +14,8 @@ _make_mapped_folders_importable(__path__[0])
 
 # Public names and the modules they are in, which are imported at the first use: torch and nnU-Net take seconds.
 _MODULES = {
-    "stitch": "api", "compare": "api", "evaluate": "api", "distill": "api", "adapt": "api", "merge": "api",
+    "stitch": "api.training", "compare": "api.evaluation", "evaluate": "api.evaluation", "distill": "api.training",
+    "adapt": "api.training", "merge": "api.training",
     "StitchedPredictor": "inference.predictor", "StitchedEnsemble": "fitting.any_networks",
     "features": "graph.features", "match_layers": "graph.matching", "StitchError": "errors",
 }

@@ -14,3 +14,8 @@ class NotMergeableError(StitchError):
 
 class LostProcess(Exception):
     """Another process of the same job is gone, so that this one cannot go on."""
+
+
+def last_line(error: BaseException) -> str:
+    """What an error of another library says, as far as it fits into a message of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -7,8 +7,8 @@ Nothing heavy is imported here, so trainer files may import it.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from importlib.metadata import PackageNotFoundError, requires, version
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -171,6 +171,39 @@ def split(folder: str, fold: int | str, names: Sequence[str]) -> tuple[list[str]
             raise
         raise changed("a do_split that asks for no more than cases and folders", "the split of a fold") from error
     return [str(c) for c in training], [str(c) for c in validation]
+
+
+# -- a training step, as the trainer takes it --------------------------------------------------------------------------
+
+def on_device(values: torch.Tensor | list[torch.Tensor], device: torch.device) -> torch.Tensor | list[torch.Tensor]:
+    """Data or target of a batch; with deep supervision a target is one tensor per resolution."""
+    if isinstance(values, list):
+        return [v.to(device, non_blocking=True) for v in values]
+    return values.to(device, non_blocking=True)
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager:
+    """On CUDA only."""
+    import torch
+    return torch.autocast("cuda") if device.type == "cuda" else nullcontext()
+
+
+def optimise(trainer: nnUNetTrainer, loss: torch.Tensor,
+             parameters: Callable[[], Iterable[torch.nn.Parameter]]) -> None:
+    """Backward, clipped gradients, and the optimizer's step. `parameters`: asked after the backward pass for those that
+    are trained."""
+    import torch
+    scaler = trainer.grad_scaler
+    (loss if scaler is None else scaler.scale(loss)).backward()
+    found = list(parameters())
+    if scaler is not None:
+        scaler.unscale_(trainer.optimizer)
+    torch.nn.utils.clip_grad_norm_(found, 12)
+    if scaler is None:
+        trainer.optimizer.step()
+    else:
+        scaler.step(trainer.optimizer)
+        scaler.update()
 
 
 # -- the predictor ----------------------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
+import nnunetv2_stitch
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.folders import names_in
@@ -56,6 +58,12 @@ class Provenance:
         if isinstance(value, dict) and isinstance(value.get("made_from"), dict):
             return cls(str(value.get("kind")), value["made_from"])
         return None
+
+
+def versions(*more: str) -> dict[str, str]:
+    """Of this package and of those that decide what comes out: nnU-Net, torch and `more`."""
+    return {**{name: version(name) for name in ("nnunetv2", "torch", *more)},
+            "nnunetv2-stitch": nnunetv2_stitch.__version__}
 
 
 def made_from(folder: str) -> Provenance | None:

@@ -7,7 +7,8 @@ from dataclasses import asdict
 import torch
 
 from nnunetv2_stitch.graph import layer_nodes, match_star, trace
-from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
+from nnunetv2_stitch.stitching.description import build_parent
+from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.setting import party_names
 
 KINDS = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")

@@ -33,6 +33,13 @@ def members(count: int, seed: int = 0, sizes=SIZES) -> list[dict[str, torch.Tens
     return [{n: torch.randn(s, generator=generator) for n, s in sizes.items()} for _ in range(count)]
 
 
+def merged(atlas, c: torch.Tensor, sizes=SIZES) -> dict[str, torch.Tensor]:
+    """theta(c) by name."""
+    network = Points(sizes)
+    atlas.write(network, c)
+    return {name: p.detach() for name, p in network.named_parameters()}
+
+
 class Quadratic:
     """`0.5 |A (theta(c) - target)|^2`, whose optimum is `target` where that is in the members' span."""
 

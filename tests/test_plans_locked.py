@@ -52,7 +52,7 @@ def job_of(make_model, results, centre):  # noqa: F811
 
 
 def folds_of(job) -> set:
-    return set(read_json(job.plans_file)["configurations"]["2d"][job.key]["folds"])
+    return set(read_json(job.plans_file)["configurations"]["2d"][job.record.key]["folds"])
 
 
 def test_jobs_that_were_prepared_at_the_same_time_keep_each_others_folds(job_of):

@@ -12,7 +12,6 @@ import torch
 from evaluated_files import build
 
 import nnunetv2_stitch as ns
-from nnunetv2_stitch import api
 from nnunetv2_stitch.devices import find_device
 from nnunetv2_stitch.merging.run import MergeRequest
 from nnunetv2_stitch.pipeline import Request
@@ -122,7 +121,8 @@ def test_the_request_of_the_function_is_that_of_the_command():
 def test_every_keyword_arrives_under_its_own_name(name, job, monkeypatch, tmp_path):
     """Of all keywords at once, each with a value of its own; the jobs themselves are tested where they are."""
     seen = {}
-    real = inspect.signature(getattr(api, job))
+    module = import_module(getattr(ns, name).__module__)
+    real = inspect.signature(getattr(module, job))
 
     class Arrived(Exception):
         pass
@@ -133,7 +133,7 @@ def test_every_keyword_arrives_under_its_own_name(name, job, monkeypatch, tmp_pa
         seen.update(bound)
         raise Arrived
 
-    monkeypatch.setattr(api, job, record)
+    monkeypatch.setattr(module, job, record)
     special = {"device": "cpu", "trust": False, "more": ["C"], "output": str(tmp_path), "dataset_json": None,
                "models": {}, "datasets": {}, "unseen": {}, "tta": "tta", "rule": "loo"}
     given = {p: special.get(p, f"value of {p}") for p in inspect.signature(getattr(ns, name)).parameters}

@@ -8,5 +8,5 @@ class nnUNetTrainerAdapted(SessionTrainer):
     and the length are named by the plans that nnUNetv2_adapt_party writes; the result is a model of nnUNetTrainer."""
 
     def make_session(self):
-        from nnunetv2_stitch.training.adapt_session import AdaptSession
-        return AdaptSession(self)
+        from nnunetv2_stitch.training.adapt_session import Adaptation, AdaptSession
+        return AdaptSession(self, Adaptation)

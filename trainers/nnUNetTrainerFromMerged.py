@@ -9,5 +9,6 @@ class nnUNetTrainerFromMerged(SessionTrainer):
     """
 
     def make_session(self):
-        from nnunetv2_stitch.training.from_merged import FromMergedSession
-        return FromMergedSession(self)
+        from nnunetv2_stitch.training.from_merged import FromMerged
+        from nnunetv2_stitch.training.session import StartSession
+        return StartSession(self, FromMerged)

@@ -86,21 +86,23 @@ class nnUNetTrainerStitch(nnUNetTrainer):
     def batch_loss(self, data: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return self.network(data, objective=self.session.objective)
 
+    def loss_of(self, batch: dict) -> torch.Tensor:
+        from nnunetv2_stitch.nnunet_internals import mixed_precision, on_device
+        data, target = (on_device(batch[key], self.device) for key in ("data", "target"))
+        with mixed_precision(self.device):
+            return self.batch_loss(data, target)
+
     def train_step(self, batch: dict) -> dict:
         self.session.set_switches()
-        data, target = self.session.to_device(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        with self.session.autocast():
-            loss = self.batch_loss(data, target)
+        loss = self.loss_of(batch)
         self.session.optimise(loss)
         return {"loss": loss.detach().cpu().numpy()}
 
     def validation_step(self, batch: dict) -> dict:
         """Pseudo Dice with every stitch active, the hardest setting; the loss is the one that is trained."""
         self.session.all_switches()
-        data, target = self.session.to_device(batch)
-        with self.session.autocast():
-            loss = self.batch_loss(data, target)
+        loss = self.loss_of(batch)
         return {**super().validation_step(batch), "loss": loss.detach().cpu().numpy()}
 
     def on_train_end(self) -> None:

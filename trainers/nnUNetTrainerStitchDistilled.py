@@ -11,8 +11,9 @@ class nnUNetTrainerStitchDistilled(SessionTrainer):
     """
 
     def make_session(self):
+        from nnunetv2_stitch.distillation.record import Distillation
         from nnunetv2_stitch.distillation.session import DistillSession
-        return DistillSession(self)
+        return DistillSession(self, Distillation)
 
     def get_tr_and_val_datasets(self):
         return self.session.with_unlabelled(*super().get_tr_and_val_datasets())

@@ -13,7 +13,7 @@ from common import plain_unet  # noqa: E402
 from lab import show  # noqa: E402
 
 from nnunetv2_stitch.graph import layer_nodes, match_layers, trace  # noqa: E402
-from nnunetv2_stitch.stitching.network import build_parent  # noqa: E402
+from nnunetv2_stitch.stitching.description import build_parent  # noqa: E402
 
 
 def stage(path: str) -> str | None:

@@ -158,9 +158,18 @@ class Study:
         return predictor
 
     def retained_share(self) -> dict:
-        from nnunetv2_stitch.baselines.stitched import retained_share
-        share, why = retained_share(self.stitch("2"), CONFIGURATION, [FOLD], str(self.results),
+        """The smallest share of the host in a plain ensemble that its validation cases cannot tell from the best, nor
+        from the host alone."""
+        from nnunetv2_stitch.baselines.stitched import SHARES, count_shares
+        from nnunetv2_stitch.selection.dice import dice_of_counts, mean_over_labels
+        from nnunetv2_stitch.selection.retention import retained
+        (_, counts), = count_shares(self.stitch("2"), CONFIGURATION, [FOLD], str(self.results),
                                     str(self.work / "preprocessed"), self.device)
+        counts = np.array(counts)  # (shares, cases, labels, 3)
+        dice = mean_over_labels(dice_of_counts(counts))
+        dice[~counts[..., [0, 2]].any((2, 3))] = np.nan  # no reference, so nothing tells two shares apart
+        why = retained(dice, dice[-1])
+        share = SHARES[why.index]
         self.notes["weighted"] = f"host's share {share}, {why.reason}"
         print(f"   {self.notes['weighted']}")
         return {"host_share": share}

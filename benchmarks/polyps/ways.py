@@ -82,7 +82,7 @@ class Ways:
         """A trained network; with `alpha` a point between the partner's and the same trained on."""
         from nnunetv2_stitch.parties.checkpoint import load_weights
         from nnunetv2_stitch.parties.model_folder import read_model_folder
-        from nnunetv2_stitch.stitching.network import build_parent
+        from nnunetv2_stitch.stitching.description import build_parent
         from nnunetv2_stitch.training.line import between
         model = read_model_folder(str(model_folder(self.work, self.seed, name)))
         network = build_parent(model.network_spec, model.num_input_channels, model.num_outputs).eval()

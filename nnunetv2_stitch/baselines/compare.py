@@ -50,17 +50,9 @@ def compare(dataset_a: str | int | None, dataset_b: str | int | None, folder: st
     """Train what is not trained yet, predict every test set with every row, and evaluate.
 
     Args:
-        dataset_a, dataset_b: host and partner, both trained with nnU-Net.
-        folder: for predictions and results; default `comparison_with_<B>` beside A's models.
-        test_sets: name -> nnU-Net raw dataset folder with imagesTs and labelsTs; default those of A and B. The first
-            is the host's.
-        unseen: the same of hospitals that are no party, which are shown apart.
         rows: keys of `ROWS` to make; default all. "A alone" is always among them: the others are tested against it.
-        resume: go on in a folder that holds an interrupted comparison; what is done is kept.
-        baseline_epochs, baseline_iterations: of fine-tuning, pooled and federated training, instead of the parents'.
-        tta: mirror when predicting, as nnU-Net does.
-        tolerance: of the surface Dice, in mm; default: see `evaluate`.
-        **request: fields of `Request`, for the stitches.
+        **request: fields of `Request`, for the stitches. For these and the other arguments see
+            `api.evaluation.compare`.
 
     Raises:
         StitchError: bad input, before anything is written; or a row that could not be made.

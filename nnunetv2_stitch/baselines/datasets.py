@@ -19,9 +19,8 @@ from nnunetv2_stitch.folders import files_in, stock_id
 from nnunetv2_stitch.locks import locked, plans_locked
 from nnunetv2_stitch.parties.datasets import STORED, data_digest, folds_of
 from nnunetv2_stitch.parties.model_folder import BASELINE_KEY, ModelFolder
+from nnunetv2_stitch.parties.preprocessed import FINGERPRINT, LABELS, SPLITS
 from nnunetv2_stitch.provenance import Provenance, begin, made_from
-
-FINGERPRINT, SPLITS, LABELS = "dataset_fingerprint.json", "splits_final.json", "gt_segmentations"
 
 
 def preprocessed_folder(party: ModelFolder) -> str:

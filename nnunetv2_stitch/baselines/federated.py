@@ -22,11 +22,12 @@ from nnunetv2_stitch.federation.data import (
 )
 from nnunetv2_stitch.federation.figures import training_curve
 from nnunetv2_stitch.federation.local import LocalTrainer, Schedule
-from nnunetv2_stitch.federation.output import CURVE_FILE, FINAL, finished, require_same, versions, write_files_beside
+from nnunetv2_stitch.federation.output import CURVE_FILE, FINAL, finished, require_same, write_files_beside
 from nnunetv2_stitch.federation.state import WEIGHTS_FILE, State, read_state, write_state
 from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.folders import names_in
 from nnunetv2_stitch.locks import FoldLocks
+from nnunetv2_stitch.provenance import versions
 
 TRAINER = "nnUNetTrainerFedAvg"
 RECORD_FILE = "federated.json"
@@ -161,7 +162,7 @@ def _write_model(host: FederatedParty, state: State, device: str, output_folder:
         "aggregation": "FedAvg: mean of the parties' weights, weighted by their numbers of training cases",
         "cases": cases, "shares": {name: n / sum(cases.values()) for name, n in cases.items()},
         "rounds": [{key: entry[key] for key in ("round", "losses", "seconds")} for entry in state.history],
-        "versions": versions(),
+        "versions": versions("numpy"),
     })
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+from nnunetv2.utilities.file_path_utilities import get_output_folder
 
 from nnunetv2_stitch.baselines.adapted_rows import AdaptedRows
 from nnunetv2_stitch.baselines.datasets import borrow_plans, data_of, pool_datasets
@@ -17,7 +18,7 @@ from nnunetv2_stitch.baselines.soup import average_weights
 from nnunetv2_stitch.baselines.stitched import RULE_3_PROGRESS, rule_settings, weighted_shares
 from nnunetv2_stitch.baselines.trained_stitches import find_or_train, gated, guided, retained
 from nnunetv2_stitch.distillation import distill
-from nnunetv2_stitch.distillation.prepare import TRAINER as DISTILLED_TRAINER
+from nnunetv2_stitch.distillation.record import Distillation
 from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.merging.output import RECORD
@@ -29,7 +30,7 @@ from nnunetv2_stitch.provenance import Provenance, begin
 from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.sweep import Sweep
 from nnunetv2_stitch.stitching.setting import Setting
-from nnunetv2_stitch.training.stock import budget, fold_folder, train_network
+from nnunetv2_stitch.training.stock import budget, train_network
 
 # Plans that baselines are trained under. They say in the name of a model folder what the model is; what it was made of
 # is told by the digest that follows.
@@ -166,7 +167,7 @@ class RowMaker:
         teacher = self.stitches("double_batched")
         epochs, iterations = self._budget
         plans_name, _ = self._begin(
-            stem, self.host, DISTILLED_TRAINER, parents=[self._sha256(0)], data=data_of(self.host),
+            stem, self.host, Distillation.trainer, parents=[self._sha256(0)], data=data_of(self.host),
             teacher=[sha256(os.path.join(teacher, f"fold_{f}", FINAL)) for f in self.folds], weight=weight,
             epochs=epochs, iterations=iterations)
         result = distill(teacher, self.host.dataset_name, device=self.device, continue_training=True, validate=False,
@@ -270,7 +271,7 @@ class RowMaker:
                                  "seed": self.seed})
 
     def _folder(self, dataset: str, trainer: str, plans_name: str) -> str:
-        return os.path.dirname(fold_folder(dataset, trainer, plans_name, self.host.configuration, self.folds[0]))
+        return get_output_folder(dataset, trainer, plans_name, self.host.configuration)
 
     def _sha256(self, parent: int) -> dict[str, str]:
         """Of one parent's checkpoints, by the host's fold; 0 is the host."""

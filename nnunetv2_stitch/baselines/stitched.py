@@ -11,8 +11,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.selection.dice import NothingToScore, case_dice, foreground_dice
-from nnunetv2_stitch.selection.retention import TOLERANCE, Retention, retained
+from nnunetv2_stitch.selection.dice import NothingToScore, foreground_dice
 from nnunetv2_stitch.selection.rules import choose, label_free_choice, position_at_progress
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.selection.sweep import Sweep
@@ -57,7 +56,7 @@ def weighted_shares(model_folder: str, configuration: str, folds: Sequence[int |
         NothingToScore: no fold's validation cases hold any foreground label.
     """
     dice = {share: [] for share in SHARES}
-    for title, counts in _count_shares(model_folder, configuration, folds, results, preprocessed, device):
+    for title, counts in count_shares(model_folder, configuration, folds, results, preprocessed, device):
         with suppress(NothingToScore):  # such a fold takes no part
             for share, found in zip(SHARES, counts):
                 dice[share].append(foreground_dice(found, title))
@@ -67,29 +66,13 @@ def weighted_shares(model_folder: str, configuration: str, folds: Sequence[int |
     return best_share(means), means
 
 
-def retained_share(model_folder: str, configuration: str, folds: Sequence[int | str], results: str, preprocessed: str,
-                   device: torch.device, tolerance: float = TOLERANCE) -> tuple[float, Retention]:
-    """The smallest share of the host in a plain ensemble that the host's validation cases cannot tell from the best,
-    nor from the host alone. Path: the host's share from 0, the partner alone, to 1, the host alone.
+def count_shares(model_folder: str, configuration: str, folds: Sequence[int | str], results: str, preprocessed: str,
+                 device: torch.device) -> Iterator[tuple[str, list[list[np.ndarray]]]]:
+    """What each fold's validation cases are called, and their counts by share of the host and case.
 
     Args:
-        model_folder: of the stitched model whose parents answer.
-        results, preprocessed: nnU-Net's folders.
-        tolerance: in standard errors.
-
-    Raises:
-        StitchError: no validation case holds any foreground label.
+        model_folder, results, preprocessed: see `weighted_shares`.
     """
-    scores = [np.stack([[case_dice(case) for case in found] for found in counts]) for _, counts in
-              _count_shares(model_folder, configuration, folds, results, preprocessed, device)]
-    dice = np.concatenate(scores, 1)
-    found = retained(dice, dice[-1], tolerance)
-    return SHARES[found.index], found
-
-
-def _count_shares(model_folder: str, configuration: str, folds: Sequence[int | str], results: str, preprocessed: str,
-                  device: torch.device) -> Iterator[tuple[str, list[list[np.ndarray]]]]:
-    """What each fold's validation cases are called, and their counts by share of the host and case."""
     plans, dataset_json = (read_json(os.path.join(model_folder, f)) for f in ("plans.json", "dataset.json"))
     manager = PlansManager(plans)
     for fold in folds:

@@ -15,11 +15,11 @@ from nnunetv2_stitch.baselines.datasets import link
 from nnunetv2_stitch.baselines.rows import Answer
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
-from nnunetv2_stitch.guiding import guide_fold
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import BASELINE_KEY
 from nnunetv2_stitch.parties.preprocessed import FINGERPRINT
+from nnunetv2_stitch.pipeline.guided import guide_folds
 from nnunetv2_stitch.pipeline.identity import like, stitches_record, unlike_trained
 from nnunetv2_stitch.pipeline.job import TRAINERS, Job, default_rule
 from nnunetv2_stitch.pipeline.reporting import SELECTION_FILE
@@ -76,10 +76,7 @@ def retained(job: Job, folder: str) -> Answer:
 
 def guided(job: Job, folder: str, device: torch.device, say: Callable[[str], None]) -> Answer:
     """Mixing weights of all switches, searched on the host's images for each fold."""
-    request = job.request
-    trainer, plans_name, configuration = os.path.basename(folder).split("__")
-    found = {f: guide_fold(folder, job.host.dataset_name, configuration, f, trainer, plans_name, device, "ensemble",
-                           request.combine, request.search_steps, job.seed, say) for f in job.folds}
+    found = guide_folds(job, folder, "ensemble", device, say)
     weights = [w for g in found.values() for pair in g.weights for w in pair]
     return Answer(folder, job.folds, {f: g.setting for f, g in found.items()},
                   f"mixing weights of {2 * len(job.positions)} switches, {min(weights):.2f} to {max(weights):.2f}")

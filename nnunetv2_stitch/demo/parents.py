@@ -50,7 +50,12 @@ def shrunk(plans: dict, settings: DemoSettings) -> dict:
 
 
 def train_parent(dataset: str, settings: DemoSettings, device, seed: int, fold: int = FOLD) -> None:
-    """Stock training and validation of one fold; goes on where an earlier call was interrupted."""
+    """Stock training and validation of one fold; goes on where an earlier call was interrupted.
+
+    Args:
+        dataset: by name, planned and preprocessed.
+        seed: of the training.
+    """
     from nnunetv2_stitch.training.stock import train_network, validate_network
     network = (dataset, CONFIGURATION, fold, settings.trainer, PLANS, device)
     train_network(*network, seed=seed)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_stitch.distillation.record import Distillation
-from nnunetv2_stitch.distillation.student import HOST, require_same_terms, student_plans
+from nnunetv2_stitch.distillation.record import HOST, Distillation
+from nnunetv2_stitch.distillation.student import require_same_terms, student_plans
 from nnunetv2_stitch.distillation.teacher import beyond_weights, load_teacher, read_teacher, require_patch
 from nnunetv2_stitch.distillation.unlabelled import fingerprint
 from nnunetv2_stitch.errors import StitchError
@@ -26,12 +26,10 @@ from nnunetv2_stitch.parties.model_folder import (
     ModelFolder,
     folds_to_use,
 )
-from nnunetv2_stitch.stitching.network import build_parent
-from nnunetv2_stitch.stitching.plans import ParentRecord, Stitching, count_parameters, recorded_checkpoint
+from nnunetv2_stitch.stitching.description import build_parent
+from nnunetv2_stitch.stitching.plans import ParentRecord, Stitching, count_parameters
 from nnunetv2_stitch.training.job import TrainingJob, check_request, checked
-from nnunetv2_stitch.training.records import below_results, relative_to_results
-
-TRAINER = "nnUNetTrainerStitchDistilled"
+from nnunetv2_stitch.training.records import relative_to_results
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,6 @@ class DistillJob(TrainingJob):
     teacher: ModelFolder
     dataset_json: dict
     parameters: tuple[int, int]
-
-    trainer, kind = TRAINER, "a distilled student"
-    changed = "another teacher or host (sha256 or gate differs): the stitched model was made or deployed anew since"
-
-    @property
-    def whose(self) -> str:
-        return "the host's" if self.record.student == HOST else self.record.student
 
 
 def prepare(request: DistillRequest, continue_training: bool = False) -> DistillJob:
@@ -154,12 +145,3 @@ def _fold_entry(teacher: ModelFolder, fold: int | str, host: ParentRecord, stude
         raise StitchError(f"{path} is not the host's model that was stitched (sha256 differs); put that one back, or "
                           f"use -start scratch")
     return {**entry, "host": host.folds[str(fold)]["fold"], "host_sha256": host.sha256(fold)}
-
-
-def host_checkpoint(host: dict, fold: int | str) -> str:
-    """`host`: folder and checkpoint name, as the plans record them."""
-    return recorded_checkpoint(host["folder"], host["checkpoint"], fold, str(nnUNet_results))
-
-
-def teacher_folder(record: Distillation) -> str:
-    return below_results(record.teacher)

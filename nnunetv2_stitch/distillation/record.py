@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from nnunetv2_stitch.training.records import BUDGET_FLAGS, DISTILLATION, TrainingRecord
+from nnunetv2.paths import nnUNet_results
+
+from nnunetv2_stitch.stitching.plans import recorded_checkpoint
+from nnunetv2_stitch.training.records import BUDGET_FLAGS, DISTILLATION, TrainingRecord, below_results
+
+HOST = "host"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +24,29 @@ class Distillation(TrainingRecord):
     """
 
     teacher: str
-    student: str = "host"
-    start: str = "host"
+    student: str = HOST
+    start: str = HOST
     weight: float = 1.0
     unlabelled: str = ""
     unlabelled_cases: int = 0
     unlabelled_sha256: str = ""
     host: Mapping = field(default_factory=dict)
 
-    key, source, command = DISTILLATION, "teacher", "nnUNetv2_distill_stitched"
+    key, command, trainer = DISTILLATION, "nnUNetv2_distill_stitched", "nnUNetTrainerStitchDistilled"
+    file, kind, source = "distillation.json", "a distilled student", "teacher"
+    changed = "another teacher or host (sha256 or gate differs): the stitched model was made or deployed anew since"
     flags = {"teacher": "-m", "student": "-student", "start": "-start", "weight": "-weight", **BUDGET_FLAGS,
              "unlabelled_cases": "-unlabelled", "unlabelled_sha256": "-unlabelled"}
+
+    @property
+    def whose(self) -> str:
+        return "the host's" if self.student == HOST else self.student
+
+    @property
+    def teacher_folder(self) -> str:
+        return below_results(self.teacher)
+
+    def host_checkpoint(self, fold: int | str) -> str:
+        """Path of the checkpoint that the student's fold begins with."""
+        return recorded_checkpoint(self.host["folder"], self.host["checkpoint"], self.of_fold(fold)["host"],
+                                   str(nnUNet_results))

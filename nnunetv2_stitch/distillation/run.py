@@ -33,15 +33,7 @@ def distill(teacher: str, dataset: str | int, *, device: str | torch.device = "c
     """Teach one plain network what a stitched ensemble knows, on the host's images.
 
     Args:
-        teacher: model folder of the stitched ensemble.
-        dataset: the host's, by id or name, preprocessed here.
-        device: where to compute.
-        continue_training: go on after an interruption; folds and epochs that are done are kept.
-        validate: predict each fold's validation cases, as nnU-Net does at the end of a training, and write
-            `report.html`.
-        progress: show progress bars.
-        say: receives one line per step.
-        **request: the other fields of `DistillRequest`.
+        **request: the other fields of `DistillRequest`. For these and all other arguments see `api.training.distill`.
 
     Raises:
         StitchError: bad input, before anything is written; or an image without labels that cannot be read.

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunetv2_stitch.distillation.loss import full_resolution, label_loss, teacher_term
-from nnunetv2_stitch.distillation.prepare import host_checkpoint, teacher_folder
-from nnunetv2_stitch.distillation.record import Distillation
+from nnunetv2_stitch.distillation.record import HOST, Distillation
 from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher, require_teacher, taught_by, teach
 from nnunetv2_stitch.distillation.unlabelled import JoinedDataset, is_labelled
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.nnunet_internals import mixed_precision, on_device, optimise
+from nnunetv2_stitch.parties.checkpoint import require_digest
 from nnunetv2_stitch.training.session import TrainingSession
 
 
 class DistillSession(TrainingSession):
     """State and steps of one student's training."""
 
-    what, record_type, record_file = "a student", Distillation, "distillation.json"
-
-    def __init__(self, trainer):
-        super().__init__(trainer)
+    def __init__(self, trainer, kind: type[Distillation]):
+        super().__init__(trainer, kind)
         self.teacher: torch.nn.Module | None = None
 
     # -- set-up ---------------------------------------------------------------------------------------------------
@@ -35,14 +33,14 @@ class DistillSession(TrainingSession):
             StitchError: a model is missing, broken, or not the one that the plans name.
         """
         record, entry = self.record, self.record.of_fold(self.trainer.fold)
-        model = read_teacher(teacher_folder(record))
+        model = read_teacher(record.teacher_folder)
         require_teacher(model, self.trainer.fold, entry, self.again)
         teacher, self.mirroring_axes = load_teacher(model, self.trainer.fold)
         if record.weight:
             self.teacher = teacher.to(self.trainer.device)
-        if record.start == "host" and self.trainer.current_epoch == 0:
-            path = host_checkpoint(record.host, entry["host"])
-            self.require_digest(path, entry["host_sha256"])
+        if record.start == HOST and self.trainer.current_epoch == 0:
+            path = record.host_checkpoint(self.trainer.fold)
+            require_digest(path, entry["host_sha256"], self.again)
             self.start_from(path)
         self.seed()
         self.trainer.print_to_log_file(f"nnunetv2-stitch: seed {record.seed}, start {record.start}, weight of the "
@@ -72,15 +70,12 @@ class DistillSession(TrainingSession):
     def train_step(self, batch: dict) -> dict:
         """nnU-Net's, with the teacher's answer to the same augmented batch."""
         trainer = self.trainer
-        data = batch["data"].to(trainer.device, non_blocking=True)
-        target = batch["target"]
-        target = [t.to(trainer.device, non_blocking=True) for t in target] if isinstance(target, list) else \
-            target.to(trainer.device, non_blocking=True)
+        data, target = (on_device(batch[key], trainer.device) for key in ("data", "target"))
         trainer.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cuda") if trainer.device.type == "cuda" else nullcontext():
+        with mixed_precision(trainer.device):
             outputs = trainer.network(data)
             loss, term = self.losses(outputs, data, target, [is_labelled(k) for k in batch["keys"]])
-        self._optimise(loss)
+        optimise(trainer, loss, trainer.network.parameters)
         return {"loss": loss.detach().cpu().numpy(), "teacher_term": term.detach().cpu().numpy()}
 
     def losses(self, outputs, data, target, labelled: list[bool]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,16 +86,3 @@ class DistillSession(TrainingSession):
         # Only the full resolution: the others are there to help training, and the teacher has no answer of theirs.
         term = teacher_term(full_resolution(outputs), teach(self.teacher, data), self.trainer.label_manager.has_regions)
         return loss + self.record.weight * term, term
-
-    def _optimise(self, loss: torch.Tensor) -> None:
-        """As nnU-Net's train_step."""
-        trainer, scaler = self.trainer, self.trainer.grad_scaler
-        (loss if scaler is None else scaler.scale(loss)).backward()
-        if scaler is not None:
-            scaler.unscale_(trainer.optimizer)
-        torch.nn.utils.clip_grad_norm_(trainer.network.parameters(), 12)
-        if scaler is None:
-            trainer.optimizer.step()
-        else:
-            scaler.step(trainer.optimizer)
-            scaler.update()

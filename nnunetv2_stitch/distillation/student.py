@@ -8,12 +8,11 @@ import os
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_stitch.distillation.record import HOST
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.model_folder import ModelFolder, channel_names
 from nnunetv2_stitch.stitching.plans import STITCHING_KEY
-
-HOST = "host"
 
 
 def architecture_of_host(configuration: dict) -> dict:

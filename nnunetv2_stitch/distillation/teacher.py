@@ -10,12 +10,11 @@ import torch
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.inference.find import stitched_configuration
-from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint, require_digest
 from nnunetv2_stitch.parties.model_folder import ModelFolder, read_model_folder
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble
 from nnunetv2_stitch.stitching.plans import Stitching
 from nnunetv2_stitch.stitching.setting import party_names
-from nnunetv2_stitch.training.session import require_digest
 
 
 def read_teacher(folder: str) -> ModelFolder:

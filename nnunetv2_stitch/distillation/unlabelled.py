@@ -12,7 +12,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUN
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
-from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.errors import StitchError, last_line
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.folders import image_files
 from nnunetv2_stitch.inference.images import require_channels_of
@@ -37,7 +37,13 @@ def preprocess_unlabelled(images: str, target: str, plans: dict, configuration: 
                           source: str, progress: bool = True) -> None:
     """Preprocess the images of a folder by a student's plans into `target`, which is whole or not there at all.
 
-    Does nothing where `target` was made from the same images: `source` is their `fingerprint`.
+    Does nothing where `target` was made from the same images.
+
+    Args:
+        images: the folder, files as nnU-Net names them.
+        plans, configuration, dataset_json: of the student.
+        source: the images' `fingerprint`.
+        progress: show a progress bar.
 
     Raises:
         StitchError: an image cannot be read or has other channels than the student, or `target` is a folder that was
@@ -65,9 +71,8 @@ def preprocess_unlabelled(images: str, target: str, plans: dict, configuration: 
                 data, inside, properties = preprocessor.run_case(files, None, manager, configuration_manager,
                                                                  dataset_json)
             except Exception as error:  # readers raise what their libraries do
-                said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-                raise StitchError(f"{files[0]} cannot be read or preprocessed ({said}); repair it or take it out of "
-                                  f"the folder") from error
+                raise StitchError(f"{files[0]} cannot be read or preprocessed ({last_line(error)}); repair it or take "
+                                  f"it out of the folder") from error
             require_channels_of(case, files, len(data), len(configuration_manager.normalization_schemes))
             properties["class_locations"] = _places(inside, ignored)
             _save(data, inside, properties, os.path.join(unfinished, case), configuration_manager.patch_size)

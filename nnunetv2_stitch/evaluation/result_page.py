@@ -13,7 +13,7 @@ from nnunetv2_stitch.bridging.report import SAME, Report
 from nnunetv2_stitch.evaluation.page import Figure, render
 from nnunetv2_stitch.evaluation.party_cards import Card
 from nnunetv2_stitch.evaluation.rows import CAVEATS
-from nnunetv2_stitch.exchange.manifest import NO_PROMISE
+from nnunetv2_stitch.exchange.card import NO_PROMISE
 from nnunetv2_stitch.fileio import write_text
 
 PAGE = "report.html"

@@ -13,17 +13,15 @@ import torch
 from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.exchange.card import CARD, party_card
 from nnunetv2_stitch.exchange.manifest import (
-    CARD,
     PARTY,
     Fold,
     Manifest,
     adapted_from,
-    card,
     mean_dice,
     network_name,
     received_manifest,
-    versions,
     versions_of_training,
 )
 from nnunetv2_stitch.exchange.model_check import CheckedModel, check_model, network_as_trained
@@ -41,6 +39,7 @@ from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, networ
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.parties.preprocessed import SPLITS
 from nnunetv2_stitch.parties.untrusted_json import is_name, printable, without_warnings
+from nnunetv2_stitch.provenance import versions
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def _write(archive: ZipWriter, result: CheckedModel, manifest: Manifest, before:
         folds.append(Fold(str(fold), trained.mirroring_axes, trained.epochs, dice))
         fields.update(trained.dropped)
     manifest = replace(manifest, folds=tuple(folds), files=dict(digests))
-    add(CARD, card(manifest).encode(), True)
+    add(CARD, party_card(manifest).encode(), True)
     manifest = replace(manifest, files=dict(digests))
     archive.add(PARTY, json_bytes(manifest.to_json()), True)
     return manifest, tuple(sorted(fields))

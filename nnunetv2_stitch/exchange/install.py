@@ -13,7 +13,8 @@ from dataclasses import replace
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.manifest import CARD, PARTY, Fold, Manifest, card, network_name
+from nnunetv2_stitch.exchange.card import CARD, party_card
+from nnunetv2_stitch.exchange.manifest import PARTY, Fold, Manifest, network_name
 from nnunetv2_stitch.exchange.model_check import CheckedModel, check_model
 from nnunetv2_stitch.exchange.plans_check import DATASET, PLANS
 from nnunetv2_stitch.exchange.weights import (
@@ -193,7 +194,7 @@ def _write_manifest(path: str, manifest: Manifest) -> None:
               if os.path.isfile(os.path.join(path, f"fold_{f.fold}", SIGNATURE_FILE))]
     files = {name: sha256(os.path.join(path, *name.split("/"))) for name in names}
     with open(os.path.join(path, CARD), "w", encoding="utf-8") as f:
-        f.write(card(replace(manifest, files=files)))
+        f.write(party_card(replace(manifest, files=files)))
     files[CARD] = sha256(os.path.join(path, CARD))
     write_json(os.path.join(path, PARTY), replace(manifest, files=files).to_json())
 

@@ -1,5 +1,4 @@
-"""party.json and MODEL_CARD.md: what a travelling model is, for machines and for people. Numbers only, nothing about
-single cases."""
+"""party.json: what a travelling model is, for machines. Numbers only, nothing about single cases."""
 
 from __future__ import annotations
 
@@ -8,10 +7,8 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from typing import Any
 
-import nnunetv2_stitch
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import is_name, is_number, is_whole, printable, refused, require_modest
@@ -22,15 +19,7 @@ FOLD = re.compile(r"all|\d{1,3}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 AXES = 3
 TORCH_VERSION = re.compile(r"\d+(\.\d+)+([.+-]?[a-z0-9]+)*")
-CARD = "MODEL_CARD.md"
 ADAPTED = "adapt.json"
-INTENSITIES_KEPT = ("plans.json holds the mean, standard deviation, 0.5 and 99.5 percentile of the intensities inside "
-                    "the training labels, per channel and over all cases: normalisation needs them.")
-SIGNATURE_KEPT = ("The signature of each fold: mean and covariance, over tiles of all training cases, of the means and "
-                  "standard deviations of the network's first feature maps, and seven quantiles of the validation "
-                  "cases' density under these. A gate tells by it which images resemble the training images.")
-NO_PROMISE = ("Weights may remember something of the images they were trained on. Treat them as data derived from "
-              "patients.")
 
 
 @dataclass(frozen=True)
@@ -140,11 +129,6 @@ def _require(fits: Any, key: str) -> None:
         raise refused(PARTY, f"has no readable {key}")
 
 
-def versions() -> dict[str, str]:
-    """Of what exports."""
-    return {"nnunetv2": version("nnunetv2"), "torch": version("torch"), "nnunetv2-stitch": nnunetv2_stitch.__version__}
-
-
 def versions_of_training(fold_folder: str) -> dict[str, str]:
     """Of what trained, as far as nnU-Net wrote it down: debug.json names the version of torch."""
     said = _readable(os.path.join(fold_folder, "debug.json")).get("torch_version")
@@ -196,58 +180,3 @@ def _readable(path: str) -> dict:
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def card(manifest: Manifest) -> str:
-    """Markdown."""
-    facts = [
-        ("Labels", ", ".join(f"{k} = {v}" for k, v in manifest.labels.items())),
-        ("Channels", ", ".join(manifest.channels)),
-        ("Training cases", "not said" if manifest.training_cases is None else str(manifest.training_cases)),
-        ("Configuration", manifest.configuration),
-        ("Network", manifest.network),
-        ("Trainer", manifest.trainer),
-        ("Plans", manifest.plans_name),
-        ("Folds", ", ".join(f.fold for f in manifest.folds)),
-        ("Checkpoint", manifest.checkpoint),
-        ("Licence", manifest.licence or "not said: ask before you use or pass on this model"),
-        ("Contact", manifest.contact or "not said"),
-        *([("Made from", manifest.made_from)] if manifest.made_from else []),
-        ("Exported with", _shown_versions(manifest.exported_with)),
-        ("Trained with", _shown_versions(manifest.trained_with)),
-        *((f"Received as, {key}", value) for key, value in manifest.received_as.items()),
-    ]
-    lines = [f"# {cell(manifest.name)}", "", "A trained nnU-Net of one party.", "", "| | |", "|---|---|"]
-    lines += [f"| {key} | {cell(value)} |" for key, value in facts]
-    lines += ["", "## Dice on validation cases", "", *_dice(manifest.folds), "", "## Inside", "", INTENSITIES_KEPT, "",
-              *([SIGNATURE_KEPT, ""] if any("signature" in name for name in manifest.files) else []),
-              NO_PROMISE, "", "Not inside: images, predictions, names of cases, image sizes, training logs, optimizer "
-              "state, names of computers and folders."]
-    if manifest.files:
-        lines += ["", "## Files, sha256", "", "| file | sha256 |", "|---|---|"]
-        lines += [f"| {cell(name)} | {digest} |" for name, digest in manifest.files.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _dice(folds: tuple[Fold, ...]) -> list[str]:
-    labels = list(dict.fromkeys(label for f in folds for label in f.dice or {}))
-    if not labels:
-        return ["Not known."]
-    head = ["fold", *map(cell, labels)]
-    rows = [[f.fold, *(_shown_number((f.dice or {}).get(label)) for label in labels)] for f in folds]
-    return ["Mean over the cases of each fold.", "", *(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head),
-                                                                                          *rows))]
-
-
-def _shown_number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _shown_versions(versions) -> str:
-    return ", ".join(f"{k} {v}" for k, v in versions.items()) or "not known"
-
-
-def cell(text: str) -> str:
-    """One cell of a table: no line breaks, and nothing that Markdown or HTML would take for more than text."""
-    plain = printable(text, 2000)
-    return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in plain)

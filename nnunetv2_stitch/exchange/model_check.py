@@ -41,7 +41,7 @@ from nnunetv2_stitch.parties.untrusted_json import (
     require_modest,
     without_warnings,
 )
-from nnunetv2_stitch.stitching.network import build_parent
+from nnunetv2_stitch.stitching.description import build_parent
 
 SUPPORTED = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
 MAX_SETTING = 16384  # channels, kernel sizes, strides

@@ -24,7 +24,7 @@ from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, networ
 from nnunetv2_stitch.parties.find import find_models, find_pair, select_model
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, read_model_folder
 from nnunetv2_stitch.parties.untrusted_json import without_warnings
-from nnunetv2_stitch.stitching.network import build_parent
+from nnunetv2_stitch.stitching.description import build_parent
 
 UNPACKED = "stitch_parties"  # in nnUNet_results; stock nnU-Net does not look there
 
@@ -83,7 +83,7 @@ def _like(host: ModelFolder, partner: Partner, unpack_into: str | None) -> Model
     """A further partner: of several models the one that is trained as the host's."""
     if partner.model is not None:
         return read_party(partner.model, partner.checkpoint_name, unpack_into)
-    models = find_models(partner.dataset, None, partner.checkpoint_name, configuration=host.configuration,
+    models = find_models(partner.dataset, partner.checkpoint_name, configuration=host.configuration,
                          trainer=partner.trainer, plans=partner.plans)
     same = [m for m in models if m.identifier == host.identifier]
     return same[0] if len(same) == 1 else select_model(partner.dataset, host.configuration, partner.trainer,

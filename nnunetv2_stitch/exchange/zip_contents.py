@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.manifest import CARD, PARTY, Manifest
+from nnunetv2_stitch.exchange.card import CARD
+from nnunetv2_stitch.exchange.manifest import PARTY, Manifest
 from nnunetv2_stitch.exchange.plans_check import DATASET, PLANS
 from nnunetv2_stitch.exchange.zips import MIB, Archive
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from importlib.metadata import version
 from typing import Any
 
-import nnunetv2_stitch
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, read_json, write_json
 from nnunetv2_stitch.locks import plans_locked
@@ -40,9 +38,3 @@ def write_files_beside(dataset: str, plans: dict, output_folder: str) -> None:
     for name in ("dataset.json", "dataset_fingerprint.json"):
         atomically(os.path.join(output_folder, name),
                    lambda temporary, name=name: shutil.copyfile(os.path.join(dataset, name), temporary))
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Of this package, of those that decide what comes out, and of `packages`."""
-    return {"nnunetv2_stitch": nnunetv2_stitch.__version__,
-            **{name: version(name) for name in (*packages, "nnunetv2", "torch", "numpy")}}

@@ -18,9 +18,9 @@ from nnunetv2_stitch.federation.buffer import PartyModel
 from nnunetv2_stitch.federation.centre_search import CentreSearch
 from nnunetv2_stitch.federation.data import dataset_folder, party_files
 from nnunetv2_stitch.federation.figures import progress_curve
-from nnunetv2_stitch.federation.output import CURVE_FILE, FINAL, finished, require_same, versions, write_files_beside
+from nnunetv2_stitch.federation.output import CURVE_FILE, FINAL, finished, require_same, write_files_beside
 from nnunetv2_stitch.federation.round_files import MODELS, keep_round, kept_models
-from nnunetv2_stitch.federation.round_line import told
+from nnunetv2_stitch.federation.round_summary import summary
 from nnunetv2_stitch.federation.settings import RoundsSettings, check_search, own_site, rounds_folder
 from nnunetv2_stitch.federation.sharing import set_shared, shared_arrays
 from nnunetv2_stitch.federation.state import WEIGHTS_FILE, State, read_state, write_state
@@ -29,6 +29,7 @@ from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.locks import FoldLocks
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
 from nnunetv2_stitch.parties.checkpoint_writing import untrained, write_checkpoint
+from nnunetv2_stitch.provenance import versions
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.training.centre import Centre, opened
 
@@ -67,7 +68,7 @@ def _train(grid: Grid, settings: RoundsSettings, folder: str, fold_folder: str) 
         def on_round(entry: dict[str, Any], weights: dict[str, np.ndarray], models: list[PartyModel]) -> None:
             nonlocal state
             state = keep_round(work, state, entry, weights, models)
-            _say(f"round {entry['round']}/{settings.rounds}: {told(entry)}")
+            _say(f"round {entry['round']}/{settings.rounds}: {summary(entry)}")
 
         if state.round < settings.rounds:
             _wait_for_parties(grid, settings.parties)
@@ -88,7 +89,7 @@ def _train(grid: Grid, settings: RoundsSettings, folder: str, fold_folder: str) 
     write_json(os.path.join(fold_folder, RECORD_FILE), {  # last: it says that all is there
         "settings": state.settings, "waiting": settings.waiting, "device": settings.centre_device,
         "aggregation": "guided model merging: coefficients searched on the centre's data, in every round",
-        "rounds": state.history, "versions": versions("flwr")})
+        "rounds": state.history, "versions": versions("numpy", "flwr")})
     shutil.rmtree(os.path.join(work, MODELS), ignore_errors=True)
     os.remove(os.path.join(work, WEIGHTS_FILE))
 

@@ -13,10 +13,8 @@ from nnunetv2_stitch.federation.centre_search import SearchSettings
 from nnunetv2_stitch.federation.data import FederatedParty, model_folder, resolved
 from nnunetv2_stitch.federation.local import Schedule
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.merging.groups import GRANULARITIES
-from nnunetv2_stitch.merging.objective import SURROGATES
+from nnunetv2_stitch.merging.guided import require_searchable
 from nnunetv2_stitch.parties.checkpoint import sha256
-from nnunetv2_stitch.search.coefficients import SEARCHES, require_cma
 from nnunetv2_stitch.training.site import Site
 
 TRAINER = "nnUNetTrainerGuidedRounds"
@@ -78,6 +76,7 @@ class RoundsSettings:
                 raise StitchError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.fold != "all" and not self.fold.isdecimal():
             raise StitchError(f"fold is {self.fold!r}; give a number, or all")
+
     @property
     def schedule(self) -> Schedule:
         return Schedule(self.configuration, self.fold, self.rounds, self.epochs_per_round, self.iterations or None,
@@ -132,14 +131,6 @@ def own_site(folder: str, configuration: str, fold: int | str, plans_name: str) 
 
 def check_search(settings: SearchSettings, deadline: float) -> None:
     """Raises StitchError if a value cannot be meant."""
-    for value, allowed, what in ((settings.granularity, GRANULARITIES, "granularity"),
-                                 (settings.search, SEARCHES, "search"),
-                                 (settings.surrogate, SURROGATES, "surrogate")):
-        if value not in allowed:
-            raise StitchError(f"{what} {value!r} is not one of {', '.join(allowed)}")
-    if settings.steps < 1 or not settings.rate > 0:
-        raise StitchError("steps must be at least 1, and the rate above 0")
+    require_searchable(settings)
     if not 0 < deadline < math.inf:
         raise StitchError(f"deadline is {deadline}; give seconds above 0")
-    if settings.search == "cmaes":
-        require_cma()

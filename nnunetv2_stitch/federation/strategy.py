@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from nnunetv2_stitch.federation.buffer import ModelBuffer, PartyModel
 from nnunetv2_stitch.federation.centre_search import Merged
 from nnunetv2_stitch.federation.replies import ARRAYS, CONFIG, read_model
-from nnunetv2_stitch.federation.round_line import NODE
+from nnunetv2_stitch.federation.round_summary import NODE
 
 Merge = Callable[[Mapping[str, np.ndarray], Sequence[PartyModel], int], Merged]
 

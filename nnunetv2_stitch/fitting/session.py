@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -21,13 +20,12 @@ from nnunetv2_stitch.fitting.closed_form import DirectMatching, all_average
 from nnunetv2_stitch.fitting.cutting import AUTO, cuts_of_step
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups
 from nnunetv2_stitch.locks import plans_locked
-from nnunetv2_stitch.nnunet_internals import restore_progress, set_up_for_group
-from nnunetv2_stitch.parties.checkpoint import load_checkpoint
-from nnunetv2_stitch.parties.checkpoint_writing import is_deployed
+from nnunetv2_stitch.nnunet_internals import mixed_precision, on_device, optimise, set_up_for_group
+from nnunetv2_stitch.parties.checkpoint_writing import load_training
 from nnunetv2_stitch.randomness import seed_everything
-from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
+from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble
 from nnunetv2_stitch.stitching.plans import Stitching, layout_of, load_parents
-from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.setting import Setting, decode_setting
 from nnunetv2_stitch.stitching.supernet import STITCHES_FILE
 
 DIRECT_FILE = "direct_matching.json"
@@ -113,13 +111,6 @@ class StitchSession:
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
-    def to_device(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-        return tuple(batch[k].to(self.trainer.device, non_blocking=True) for k in ("data", "target"))
-
-    def autocast(self):
-        """As nnU-Net: mixed precision on CUDA only."""
-        return torch.autocast("cuda") if self.trainer.device.type == "cuda" else nullcontext()
-
     def set_switches(self) -> None:
         """For one training step: every stitch active, as in deployment but everywhere; of one group of positions only,
         where groups take turns."""
@@ -164,20 +155,12 @@ class StitchSession:
                 if name.startswith("switches.") and int(name.split(".")[1]) not in self.compared]
 
     def optimise(self, loss: torch.Tensor) -> None:
-        trainer = self.trainer
-        scaler = trainer.grad_scaler
-        (loss if scaler is None else scaler.scale(loss)).backward()
-        for p in self.resting():  # AdamW would move them on by their momentum
-            p.grad = None
-        parameters = [p for p in trainer.stitched.stitch_parameters() if p.grad is not None]
-        if scaler is not None:
-            scaler.unscale_(trainer.optimizer)
-        torch.nn.utils.clip_grad_norm_(parameters, 12)
-        if scaler is None:
-            trainer.optimizer.step()
-        else:
-            scaler.step(trainer.optimizer)
-            scaler.update()
+        def trained() -> list[torch.nn.Parameter]:
+            for p in self.resting():  # AdamW would move them on by their momentum
+                p.grad = None
+            return [p for p in self.trainer.stitched.stitch_parameters() if p.grad is not None]
+
+        optimise(self.trainer, loss, trained)
 
     # -- direct matching ------------------------------------------------------------------------------------------
 
@@ -185,9 +168,9 @@ class StitchSession:
         self.matching = DirectMatching(self.trainer.stitched)
 
     def direct_step(self, batch: dict) -> np.ndarray:
-        data, _ = self.to_device(batch)
-        with torch.no_grad(), self.autocast():
-            self.matching.update(data)
+        device = self.trainer.device
+        with torch.no_grad(), mixed_precision(device):
+            self.matching.update(on_device(batch["data"], device))
         return np.zeros(())
 
     def finish_direct_matching(self) -> np.ndarray:
@@ -222,15 +205,10 @@ class StitchSession:
     def load_checkpoint(self, path: str, stock_load: Callable[[str], None]) -> None:
         """A training checkpoint as nnU-Net does; a deployed one together with all stitches beside it."""
         from safetensors.torch import load_file
-        trainer = self.trainer
-        if not trainer.was_initialized:
-            trainer.initialize()
-        checkpoint = load_checkpoint(path)
-        if not is_deployed(checkpoint):
-            stock_load(path)
+        finished = load_training(self.trainer, path, stock_load)
+        if finished is None:
             return
-        network = trainer.stitched
-        weights = checkpoint["network_weights"]
+        network, weights = self.trainer.stitched, finished["network_weights"]
         self.setting = decode_setting(weights[SETTING_KEY])
         state = network.state_dict()
         stitches = os.path.join(os.path.dirname(path), STITCHES_FILE)
@@ -238,4 +216,3 @@ class StitchSession:
             state.update(load_file(stitches))
         state.update({k: v for k, v in weights.items() if k in state})
         network.load_state_dict(state)
-        restore_progress(trainer, checkpoint)

@@ -25,9 +25,9 @@ from nnunetv2_stitch.inference.shares import write_shares
 from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import folds_to_use
-from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting, encode_setting
+from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble
 from nnunetv2_stitch.stitching.plans import Stitching, shown_names
-from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.setting import Setting, decode_setting, encode_setting
 from nnunetv2_stitch.stitching.supernet import load_supernet
 
 
@@ -132,10 +132,7 @@ class StitchedPredictor(ImagePredictor):
     def answering_as(self, mode: str) -> StitchedPredictor:
         """Another predictor with a network of its own, on the same weights, that answers in another mode."""
         other = copy.copy(self)
-        network = self.uncompiled
-        other.network = StitchedEnsemble(network.input_channels, network.num_classes, network.parents,
-                                         network.matches, None, network.positions, network.regions,
-                                         bridges=network.bridges, gate=network.gate_json())
+        other.network = self.uncompiled.like(Setting())
         other.set_mode(mode)
         return other
 

@@ -115,24 +115,8 @@ class Atlas:
             found[:, group] += torch.stack(dots).cpu().double()
         return found
 
-    def merged(self, c: torch.Tensor) -> dict[str, torch.Tensor]:
-        """theta(c) by name, on the CPU."""
-        holder = _Holder({n: torch.empty_like(v) for n, v in self.base.items()})
-        self.write(holder, c)
-        return holder.tensors
-
     def _parameters(self, network):
         """Names without duplicates: one tensor of a U-Net has up to four names in its state_dict."""
         group = dict(zip(self.names, self.index))
         for name, parameter in network.named_parameters():
             yield name, parameter, group[name]
-
-
-class _Holder:
-    """Tensors that `Atlas.write` may fill as if they were a network."""
-
-    def __init__(self, tensors: dict[str, torch.Tensor]):
-        self.tensors = tensors
-
-    def named_parameters(self):
-        return self.tensors.items()

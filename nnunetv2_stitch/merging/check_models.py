@@ -16,10 +16,11 @@ from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.training.centre import opened
 from nnunetv2_stitch.training.site import find_site
 
+SEED = 12345  # of the few batches that are looked at
+
 
 def check_models(models: Sequence[ModelFolder], dataset: int | str, configuration: str, fold: int | str,
-                 device: torch.device, plans_name: str | None = None, base: str | None = None,
-                 seed: int = 12345) -> MergeCheck:
+                 device: torch.device, plans_name: str | None = None) -> MergeCheck:
     """Whether models can be merged, or must be stitched, in one sentence; writes nothing.
 
     The loss on the lines between them is measured on a few batches of the centre's training cases. Where those are not
@@ -28,19 +29,18 @@ def check_models(models: Sequence[ModelFolder], dataset: int | str, configuratio
     Args:
         dataset, configuration, fold: of the centre's preprocessed data.
         plans_name: plans those were preprocessed with; None for the first model's.
-        base: checkpoint that all started from.
 
     Raises:
         StitchError: a checkpoint that is missing or refused.
     """
     try:
         members = read_members(models, fold)
-        atlas = make_atlas(members, base)
+        atlas = make_atlas(members)
     except NotMergeableError as error:
         return MergeCheck(STITCH, f"Stitch, do not merge: {str(error).partition('; stitch them')[0]}.")
     try:
         site = find_site(dataset, configuration, fold, members, "check", plans_name)
-        seed_everything(seed)
+        seed_everything(SEED)
         with opened(site, device) as centre:
             return check_merge(atlas, CentreObjective(centre, atlas).loss_of_weights)
     except StitchError as error:

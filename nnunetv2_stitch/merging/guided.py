@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging.baselines import mixture
-from nnunetv2_stitch.merging.objective import CentreObjective
-from nnunetv2_stitch.search.coefficients import SearchOptions, SearchResult, search
+from nnunetv2_stitch.merging.groups import GRANULARITIES
+from nnunetv2_stitch.merging.objective import SURROGATES, CentreObjective
+from nnunetv2_stitch.search.coefficients import SEARCHES, SearchOptions, SearchResult, require_cma, search
 
 GUIDED, FEDAVG = "guided", "FedAvg weighting"
 
@@ -45,6 +46,17 @@ def guided(objective: CentreObjective, fedavg: Sequence[float], scores: dict[str
     else:
         alone[best]()
     return found, chosen, best
+
+
+def require_searchable(asked) -> None:
+    """Raises StitchError if there is no search as `asked`, a `MergeRequest` or a centre's settings."""
+    for what, allowed in (("granularity", GRANULARITIES), ("search", SEARCHES), ("surrogate", SURROGATES)):
+        if getattr(asked, what) not in allowed:
+            raise StitchError(f"{what} {getattr(asked, what)!r} is not one of {', '.join(allowed)}")
+    if asked.steps < 1 or not asked.rate > 0:
+        raise StitchError("steps must be at least 1, and the rate above 0")
+    if asked.search == "cmaes":
+        require_cma()
 
 
 def choose(scores: dict[str, float], best_alone: str) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from nnunetv2_stitch.devices import half_precision
 from nnunetv2_stitch.merging.atlas import Atlas
+from nnunetv2_stitch.nnunet_internals import on_device
 from nnunetv2_stitch.training.centre import Centre
 
 
@@ -26,11 +27,11 @@ class TaskLoss:
         return batch
 
     def __call__(self, batch: dict) -> torch.Tensor:
-        device, target = self.centre.device, batch["target"]
-        target = [t.to(device) for t in target] if isinstance(target, list) else target.to(device)
+        device = self.centre.device
+        data, target = (on_device(batch[key], device) for key in ("data", "target"))
         self.centre.deep_supervision(True)
         with half_precision(device):
-            return self.centre.trainer.loss(self.centre.network(batch["data"].to(device)), target)
+            return self.centre.trainer.loss(self.centre.network(data), target)
 
 
 class SurrogateLoss:

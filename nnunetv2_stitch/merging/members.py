@@ -12,7 +12,7 @@ from nnunetv2_stitch.merging.atlas import Atlas, require_same_tensors
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import printable
-from nnunetv2_stitch.stitching.network import build_parent
+from nnunetv2_stitch.stitching.description import build_parent
 from nnunetv2_stitch.training.member import Member, read_member, tensors_of
 
 

@@ -13,7 +13,7 @@ from nnunetv2_stitch.merging.atlas import Atlas
 from nnunetv2_stitch.merging.losses import SurrogateLoss, TaskLoss
 from nnunetv2_stitch.nnunet_internals import sliding_window
 from nnunetv2_stitch.parties.checkpoint import load_weights
-from nnunetv2_stitch.selection.dice import counts_by_label, foreground_dice
+from nnunetv2_stitch.selection.dice import dice_of_network
 from nnunetv2_stitch.training.batchnorm import FIXED_BATCHES, batch_norms, measure_statistics, use_batch_statistics
 from nnunetv2_stitch.training.centre import Centre
 from nnunetv2_stitch.training.member import Member
@@ -124,13 +124,9 @@ class CentreObjective:
         if self.validation is not None:
             value = -float(np.mean([float(self.measure(b)) for b in self.validation]))
             return value if math.isfinite(value) else -math.inf
-        counts = []
-        for data, segmentation in self.centre.validation_cases():
-            logits = self.tiler.predict_sliding_window_return_logits(torch.from_numpy(data).float())
-            predicted = self.labels.convert_logits_to_segmentation(logits.float().cpu())
-            counts.append(counts_by_label(self.labels, np.asarray(predicted), segmentation[0]))
         site = self.centre.site
-        return foreground_dice(counts, f"the validation cases of fold {site.fold} of {site.dataset_name}")
+        return dice_of_network(self.tiler, self.labels, self.centre.validation_cases(),
+                               f"the validation cases of fold {site.fold} of {site.dataset_name}")
 
 
 def require_labels(surrogate: str, site: Site) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 
 import torch
 from nnunetv2.paths import nnUNet_results
+from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.manifest import CARD
+from nnunetv2_stitch.exchange.card import CARD
 from nnunetv2_stitch.figures.merge_coefficients import merge_coefficients
-from nnunetv2_stitch.fileio import read_json, write_json, write_text
+from nnunetv2_stitch.fileio import is_writable, read_json, write_json, write_text
 from nnunetv2_stitch.folders import folds_in
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.merging.merged_card import merged_card
@@ -32,19 +33,15 @@ def check_target(site: Site) -> str:
     """
     if not nnUNet_results.is_set():
         raise StitchError("environment variable nnUNet_results is not set; set it to the folder that holds the models")
-    folder = os.path.join(str(nnUNet_results), site.dataset_name,
-                          f"{TRAINER}__{site.plans['plans_name']}__{site.configuration}")
+    folder = get_output_folder(site.dataset_name, TRAINER, site.plans["plans_name"], site.configuration)
     if os.path.exists(os.path.join(folder, f"fold_{site.fold}")):
         raise StitchError(f"{folder} already holds fold {site.fold}; choose another name with -o_p, or delete it")
     plans_file = os.path.join(folder, "plans.json")
     if os.path.isfile(plans_file):
         if _of_plans(read_json(plans_file)) != _of_plans(site.plans):
             raise StitchError(f"{folder} holds another model; choose another name with -o")
-    around = folder
-    while not os.path.isdir(around):
-        around = os.path.dirname(around)
-    if not os.access(around, os.W_OK):
-        raise StitchError(f"no permission to write into {around}; change its permissions or nnUNet_results")
+    if not is_writable(folder):
+        raise StitchError(f"no permission to write into {folder}; change its permissions or nnUNet_results")
     return folder
 
 

@@ -13,15 +13,14 @@ from nnunetv2_stitch.exchange.parents import read_party
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.merging.baselines import fisher_merge, greedy_soup, mixture, uniform
 from nnunetv2_stitch.merging.check import MergeCheck, check_merge
-from nnunetv2_stitch.merging.groups import GRANULARITIES
-from nnunetv2_stitch.merging.guided import FEDAVG, GUIDED, guided
+from nnunetv2_stitch.merging.guided import FEDAVG, GUIDED, guided, require_searchable
 from nnunetv2_stitch.merging.members import fedavg_weights, make_atlas, mirroring_of_all, read_members
-from nnunetv2_stitch.merging.objective import SURROGATES, CentreObjective, require_labels
+from nnunetv2_stitch.merging.objective import CentreObjective, require_labels
 from nnunetv2_stitch.merging.output import check_target, write_merged
 from nnunetv2_stitch.merging.page import write_merged_page
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.randomness import seed_everything
-from nnunetv2_stitch.search.coefficients import SEARCHES, SearchOptions, require_cma
+from nnunetv2_stitch.search.coefficients import SearchOptions
 from nnunetv2_stitch.training.centre import opened
 from nnunetv2_stitch.training.member import Member
 from nnunetv2_stitch.training.site import find_site, require_configuration
@@ -178,13 +177,6 @@ def _checkpoint_names(request: MergeRequest) -> list[str]:
 
 def _check(request: MergeRequest) -> None:
     require_plans_name(request.name, "-o_p")
-    for value, allowed, what in ((request.granularity, GRANULARITIES, "granularity"),
-                                 (request.search, SEARCHES, "search"), (request.surrogate, SURROGATES, "surrogate")):
-        if value not in allowed:
-            raise StitchError(f"{what} {value!r} is not one of {', '.join(allowed)}")
-    if request.steps < 1 or not request.rate > 0:
-        raise StitchError("steps must be at least 1, and the rate above 0")
+    require_searchable(request)
     if request.fold != "all" and not str(request.fold).isdecimal():
         raise StitchError(f"fold {request.fold!r} is not 0, 1, 2, ... or all")
-    if request.search == "cmaes":
-        require_cma()

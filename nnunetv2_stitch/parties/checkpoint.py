@@ -93,6 +93,12 @@ def _sha256(path: str) -> str:
     return digest.hexdigest()
 
 
+def require_digest(path: str, digest: str | None, again: str) -> None:
+    """Raises StitchError unless the file is still the one that plans were made for; `again`: what to do then."""
+    if sha256(path) != digest:
+        raise StitchError(f"{path} is not the checkpoint that the plans were made for (sha256 differs); {again}")
+
+
 def first_names(network: nn.Module) -> dict[str, str]:
     """Every name in the state dict, and the first of the names that its tensor has there.
 

@@ -1,15 +1,18 @@
-"""The one writer of nnU-Net checkpoints: as they are handed on, and of networks that were never trained."""
+"""The one writer of nnU-Net checkpoints: as they are handed on, and of networks that were never trained; and how a
+training goes on from them."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from nnunetv2_stitch.fileio import atomically
+from nnunetv2_stitch.nnunet_internals import restore_progress
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 
 TRAINER = "nnUNetTrainer"  # builds every network that its plans describe, so stock prediction needs nothing of ours
 TRAINED_BY_KEY = "stitch_trainer_name"  # in deployed checkpoints only: the trainer in whose place TRAINER is named
@@ -34,6 +37,19 @@ def checkpoint_bytes(checkpoint: Mapping[str, Any]) -> bytes:
 def is_deployed(checkpoint: Mapping[str, Any]) -> bool:
     """Whether training is over and `deployed` has been at it."""
     return TRAINED_BY_KEY in checkpoint
+
+
+def load_training(trainer, path: str, stock_load: Callable[[str], None]) -> Mapping[str, Any] | None:
+    """A training checkpoint as nnU-Net's `stock_load` does. A finished one has no optimizer: it is returned, for its
+    weights to be taken, with the rest taken over."""
+    if not trainer.was_initialized:
+        trainer.initialize()
+    checkpoint = load_checkpoint(path)
+    if not is_deployed(checkpoint):
+        stock_load(path)
+        return None
+    restore_progress(trainer, checkpoint)
+    return checkpoint
 
 
 def deployed(checkpoint: Mapping[str, Any], **changes: Any) -> dict[str, Any]:

@@ -43,16 +43,20 @@ def dataset_folder(dataset: int | str, results: str | None = None) -> str:
     return os.path.join(results, found[0])
 
 
-def find_models(dataset: int | str, results: str | None = None, checkpoint_name: str = FINAL, *,
-                configuration: str | None = None, trainer: str | None = None,
-                plans: str | None = None) -> list[ModelFolder]:
+def find_models(dataset: int | str, checkpoint_name: str = FINAL, *, configuration: str | None = None,
+                trainer: str | None = None, plans: str | None = None) -> list[ModelFolder]:
     """The trained models of a dataset that fit what is given, in order of their names. Left out are stitched ensembles
     and, unless `plans` names them, what was only trained for a comparison.
+
+    Args:
+        dataset: by id or name, in nnUNet_results.
+        checkpoint_name: what a fold must hold to count as trained.
+        configuration, trainer, plans: by name; None for any.
 
     Raises:
         StitchError: see `dataset_folder`; no such model is trained; or a model's files are unreadable.
     """
-    folder = dataset_folder(dataset, results)
+    folder = dataset_folder(dataset)
     wanted = (trainer, plans, configuration)
     found, unfinished = [], []
     for path in model_folders_in(folder):
@@ -72,15 +76,18 @@ def find_models(dataset: int | str, results: str | None = None, checkpoint_name:
 
 
 def select_model(dataset: int | str, configuration: str | None = None, trainer: str | None = None,
-                 plans: str | None = None, role: str = "host", checkpoint_name: str = FINAL,
-                 results: str | None = None) -> ModelFolder:
-    """The one model of a dataset that fits. `role` is 'host' or 'partner', for the flags named in messages.
+                 plans: str | None = None, role: str = "host", checkpoint_name: str = FINAL) -> ModelFolder:
+    """The one model of a dataset that fits.
+
+    Args:
+        dataset, configuration, trainer, plans, checkpoint_name: see `find_models`.
+        role: 'host' or 'partner', for the flags named in messages.
 
     Raises:
         StitchError: none, several, or only a cascade.
     """
-    models = _without_cascades(find_models(dataset, results, checkpoint_name, configuration=configuration,
-                                           trainer=trainer, plans=plans))
+    models = _without_cascades(find_models(dataset, checkpoint_name, configuration=configuration, trainer=trainer,
+                                           plans=plans))
     if len(models) > 1:
         raise _several(role, models)
     return models[0]
@@ -89,17 +96,23 @@ def select_model(dataset: int | str, configuration: str | None = None, trainer: 
 def find_pair(dataset_a: int | str, dataset_b: int | str, configuration: str | None = None,
               trainer_a: str | None = None, trainer_b: str | None = None, plans_a: str | None = None,
               plans_b: str | None = None, checkpoint_name: str = FINAL,
-              results: str | None = None, checkpoint_b: str | None = None) -> tuple[ModelFolder, ModelFolder]:
+              checkpoint_b: str | None = None) -> tuple[ModelFolder, ModelFolder]:
     """Host and partner: the one configuration that both have, and within it the trainer and plans that both have.
-    `checkpoint_b`: the partner's, where it is not the host's.
+
+    Args:
+        dataset_a, dataset_b: the host's and the partner's, by id or name.
+        configuration: None for the one in common.
+        trainer_a, trainer_b, plans_a, plans_b: by name; None for those in common, or the only ones.
+        checkpoint_name: what a fold must hold to count as trained.
+        checkpoint_b: the partner's, where it is not the host's.
 
     Raises:
         StitchError: a party without a model, no configuration in common, or several possibilities; then they are
             listed with the flags that choose.
     """
-    hosts = find_models(dataset_a, results, checkpoint_name, configuration=configuration, trainer=trainer_a,
+    hosts = find_models(dataset_a, checkpoint_name, configuration=configuration, trainer=trainer_a,
                         plans=plans_a)
-    partners = find_models(dataset_b, results, checkpoint_b or checkpoint_name, configuration=configuration,
+    partners = find_models(dataset_b, checkpoint_b or checkpoint_name, configuration=configuration,
                            trainer=trainer_b, plans=plans_b)
     hosts, partners = _without_cascades(hosts), _without_cascades(partners)
     common = sorted({m.configuration for m in hosts} & {m.configuration for m in partners})

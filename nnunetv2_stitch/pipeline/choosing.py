@@ -47,8 +47,14 @@ def read_sweeps(job: Job) -> list[Sweep]:
 
 def choose(job: Job, sweeps: Sequence[Sweep], device: torch.device, files: Sequence[str] = (),
            prefer: str = "balanced", say: Callable[[str], None] = lambda line: None) -> Chosen:
-    """The settings by the request's rule, or with partners' sweeps (`files`) on the Pareto front. By the rule `guided`
-    mixing weights are searched instead, of which `say` receives a line per step. Writes nothing.
+    """The settings by the request's rule, or with partners' sweeps on the Pareto front. By the rule `guided` mixing
+    weights are searched instead. Writes nothing.
+
+    Args:
+        sweeps: of the job's folds, see `read_sweeps`.
+        files: partners' sweeps, of nnUNetv2_sweep_stitched.
+        prefer: with these, which point of the front: `own`, `balanced` or `partner`.
+        say: receives a line per step of the search.
 
     Raises:
         StitchError: partners' sweeps are of another model, or nothing can be chosen by.

@@ -17,8 +17,8 @@ from nnunetv2_stitch.pipeline.gating import FoundGate
 from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.selection.deploy import GATE, deploy_fold, write_setting
 from nnunetv2_stitch.selection.scored_cases import digest_of
-from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
-from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.network import SETTING_KEY
+from nnunetv2_stitch.stitching.setting import Setting, decode_setting
 from nnunetv2_stitch.stitching.supernet import load_supernet
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +21,8 @@ from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.selection.bands import BandedDice
 from nnunetv2_stitch.selection.deploy import GATE
-from nnunetv2_stitch.selection.dice import dice_of_counts, mean_dice
-from nnunetv2_stitch.selection.retention import TOLERANCE, retained
+from nnunetv2_stitch.selection.dice import dice_of_counts, mean_dice, mean_over_labels
+from nnunetv2_stitch.selection.retention import TOLERANCE, mean_and_error, retained
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.plans import Stitching
@@ -84,14 +83,15 @@ def find_gate(job: Job, settings: Mapping[int | str, Setting], device: torch.dev
         say(f"fold {fold}: A's signature and the gate's threshold")
         theirs = [s if k else None for s, k in zip(signatures[fold], known)]
         folds[fold] = _score(_open(job, plans, fold, settings[fold], GateOptions(known, UNKNOWN[0]), theirs, device))
-    scores = {row: np.concatenate([_per_case(f.dice[row]) for f in folds.values()]) for row in _rows()}
+    scores = {row: np.concatenate([mean_over_labels(f.dice[row]) for f in folds.values()]) for row in _rows()}
     index, why, keeps = _choose(scores)
     dice = {f: mean_dice(found.dice[str(index) if keeps else "even"]) for f, found in folds.items()}
     shares = [[s for f in folds.values() for s in f.shares[i]] for i in range(len(PATH))]
     record = {"chosen": index if keeps else None, "reason": why, "partners_known": list(known),
               "path": [{"quantile": q, "lead": lead} for q, lead in PATH], "host_shares": shares,
-              "dice": [_mean(scores[str(i)]) for i in range(len(PATH))], "dice_host": _mean(scores["host"]),
-              "dice_even": _mean(scores["even"]), "dice_error": _error(scores[str(index)] - scores["host"])}
+              "dice": [mean_and_error(scores[str(i)])[0] for i in range(len(PATH))],
+              "dice_host": mean_and_error(scores["host"])[0], "dice_even": mean_and_error(scores["even"])[0],
+              "dice_error": mean_and_error(scores[str(index)] - scores["host"])[1]}
     remarks = [f"Without a signature of {p.dataset_name} the gate knows A's images alone; ask for a model exported by "
                f"this version of nnUNetv2_export_party." for p, k in zip(job.partners, known) if not k]
     if not keeps:
@@ -101,7 +101,7 @@ def find_gate(job: Job, settings: Mapping[int | str, Setting], device: torch.dev
     statistics = {f: {GATE + k: v.cpu() for k, v in found.gates[index].state_dict().items()}
                   for f, found in folds.items()}
     ahead = f", A ahead by {lead:.0%} on images unlike both" if lead else ""
-    remarks.append(f"Gate at the {quantile:.0%} quantile{ahead} ({why}): A has {_mean(shares[index]):.0%} of the "
+    remarks.append(f"Gate at the {quantile:.0%} quantile{ahead} ({why}): A has {np.mean(shares[index]):.0%} of the "
                    f"answer to its validation cases, and a party answers alone from {wholly:.2%} on.")
     return FoundGate(GateOptions(known, quantile, wholly=wholly, lead=lead), statistics, dice,
                      {**record, "wholly": wholly}, remarks)
@@ -182,9 +182,9 @@ def _choose(scores: Mapping[str, np.ndarray]) -> tuple[int, str, bool]:
     if not (np.isfinite(host).any() and np.isfinite(path).any()):
         return PATH.index(UNKNOWN), "A's validation cases hold no foreground label to choose by", True
     chosen = retained(path, host)
-    own, even = _mean(path[chosen.index]), _mean(scores["even"])
-    lost = host - path[chosen.index]
-    if own >= even or _mean(lost) <= TOLERANCE * _error(lost):
+    own, even = mean_and_error(path[chosen.index])[0], mean_and_error(scores["even"])[0]
+    lost, error = mean_and_error(host - path[chosen.index])
+    if own >= even or lost <= TOLERANCE * error:
         return chosen.index, chosen.reason, True
     return chosen.index, (f"even the least careful one is worse on A's cases ({own:.3f}) than even shares "
                                 f"({even:.3f}), so a signature does not tell A's images"), False
@@ -211,19 +211,3 @@ def _wholly(folds: Mapping[int | str, _Fold], index: int, say: Callable[[str], N
             found = fold.banded.count(data, mixed, list(map(str, left)), answers) if left else {}
             left = [w for w in left if not found[str(w)][:, 1:].any()]
     return min(left, default=1.0)
-
-
-def _per_case(dice: np.ndarray) -> np.ndarray:
-    """Mean over labels `(cases,)` of `(cases, labels)`, NaN where a case has none."""
-    return np.array([mean_dice(case[None]) for case in dice])
-
-
-def _mean(values: Sequence[float]) -> float:
-    values = np.asarray(values, dtype=float)
-    return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else math.nan
-
-
-def _error(values: np.ndarray) -> float:
-    """Standard error of the mean; 0 of fewer than two."""
-    values = values[np.isfinite(values)]
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0

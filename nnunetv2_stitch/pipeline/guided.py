@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -29,9 +30,7 @@ def guide(job: Job, sweeps: Sequence[Sweep], device: torch.device,
     nothing = [str(s.fold) for s in sweeps if not s.scorable]
     if nothing:
         raise NothingToScore(f"the validation cases of fold {', '.join(nothing)}")
-    found = {f: guide_fold(job.model_folder, job.host.dataset_name, job.host.configuration, f, job.trainer,
-                           request.plans_name, device, request.output, request.combine, request.search_steps,
-                           job.seed, say) for f in job.folds}
+    found = guide_folds(job, job.model_folder, request.output, device, say)
     score = float(np.mean([g.score for g in found.values()]))
     if len(job.partners) > 1:  # no sweep says what one position with each of them gives
         return found, [_in_words(job, found)]
@@ -42,6 +41,20 @@ def guide(job: Job, sweeps: Sequence[Sweep], device: torch.device,
                     f"({by_rule:.4f}) on A's validation cases; deployed is rule {FALLBACK}."]
     return found, [_in_words(job, found), f"Rule {FALLBACK} has {by_rule:.4f} on the same cases, which the search was "
                                           f"stopped on."]
+
+
+def guide_folds(job: Job, folder: str, output: str, device: torch.device,
+                say: Callable[[str], None] = lambda line: None) -> dict[int | str, Guided]:
+    """See `guide_fold`.
+
+    Args:
+        folder: of the trained stitches, the job's own or others of the same parents.
+        output: whose head answers.
+        say: receives a line per step of the search.
+    """
+    trainer, plans_name, configuration = os.path.basename(folder).split("__")
+    return {f: guide_fold(folder, job.host.dataset_name, configuration, f, trainer, plans_name, device, output,
+                          job.request.combine, job.request.search_steps, job.seed, say) for f in job.folds}
 
 
 def _in_words(job: Job, found: dict[int | str, Guided]) -> str:

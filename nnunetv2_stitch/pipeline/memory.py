@@ -16,7 +16,8 @@ from nnunetv2_stitch.fitting.live_bytes import LiveBytes
 from nnunetv2_stitch.graph import layer_nodes, trace
 from nnunetv2_stitch.nnunet_internals import sliding_window_slicers
 from nnunetv2_stitch.selection.bands import Bands, bytes_per_answer, room_for_sums
-from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
+from nnunetv2_stitch.stitching.description import build_parent
+from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.plans import Stitching, supernet_from_plans
 from nnunetv2_stitch.stitching.setting import Setting
 
@@ -72,7 +73,8 @@ def estimate_memory(configuration: Mapping, input_channels: int, num_classes: in
     auto = AUTO, None, False
     others = {"-checkpoint_segments auto": network} if asked != auto else {}
     if (blocks := block_positions(network)) and len(blocks) < len(network.positions):
-        others["-checkpoint_segments auto -positions blocks"] = _supernet_of(network, blocks)
+        with torch.device("meta"):
+            others["-checkpoint_segments auto -positions blocks"] = network.like(Setting(), True, blocks)
     return MemoryEstimate(
         training_need(network, shape, *asked),
         {flags: training_need(other, shape, *auto) for flags, other in others.items()},
@@ -88,16 +90,16 @@ def block_positions(network: StitchedEnsemble) -> list[int]:
             and network.matches[p]["partner"] in ends[network.party_at(p)]]
 
 
-def _supernet_of(network: StitchedEnsemble, positions: Sequence[int]) -> StitchedEnsemble:
-    with torch.device("meta"):
-        return StitchedEnsemble(network.input_channels, network.num_classes, network.parents, network.matches, None,
-                                positions, network.regions, True, network.bridges)
-
-
 def training_need(network: StitchedEnsemble, shape: Sequence[int], segments: int | str | Sequence[int] = 1,
                   per_pass: int | None = None, half_targets: bool = False) -> Need:
-    """Bytes of a training of a supernet on the meta device with batches `(B, C, *spatial)`: of a step, which needs more
-    than direct matching does."""
+    """Bytes of a training of a supernet on the meta device: of a step, which needs more than direct matching does.
+
+    Args:
+        shape: of a batch, `(B, C, *spatial)`.
+        segments: pieces that are recomputed in the backward pass, their cuts, or `auto`.
+        per_pass: positions whose stitches are trained in one step; None for all.
+        half_targets: bfloat16 for what is kept of the reference stream.
+    """
     parameters = sum(p.numel() for p in network.parameters())
     stitches = sum(p.numel() for p in network.stitch_parameters())
     fixed = FLOAT.itemsize * (parameters + (ADAM - 1) * stitches)
@@ -118,7 +120,13 @@ def training_need(network: StitchedEnsemble, shape: Sequence[int], segments: int
 
 def step_bytes(network: StitchedEnsemble, shape: Sequence[int], cuts: int | Sequence[int] = 1, compared=None,
                keep: torch.dtype | None = None, dtype: torch.dtype = FLOAT) -> int:
-    """Peak of one step's maps and gradients beside weights and batch; a supernet on the meta device in `dtype`."""
+    """Peak of one step's maps and gradients beside weights and batch.
+
+    Args:
+        network: a supernet on the meta device, in `dtype`.
+        shape: of a batch, `(B, C, *spatial)`.
+        cuts, compared, keep: see `double_batched_loss`.
+    """
     x = torch.empty(*shape, device="meta", dtype=dtype)
     with LiveBytes() as live:
         double_batched_loss(network, x, cuts, compared=compared, keep=keep).backward()

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnunetv2_stitch.exchange.manifest import CARD
+from nnunetv2_stitch.exchange.card import CARD
 from nnunetv2_stitch.figures import dice_over_position, matches_by_partner
 from nnunetv2_stitch.figures.gate_shares import gate_shares
 from nnunetv2_stitch.figures.mixing_weights import mixing_weights

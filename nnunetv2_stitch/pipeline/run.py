@@ -42,20 +42,10 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
     """Stitch the trained nnU-Net of `dataset_b`, and of any `more`, to that of `dataset_a`, using A's images alone.
 
     Args:
-        dataset_a, dataset_b: host and partner, by dataset id or name, as nnU-Net takes them; None for one that
-            `model_a` or `model_b` names.
-        more: further partners, by dataset or as `pipeline.Partner`.
-        device: where to compute; `num_gpus` > 1 trains and validates in as many processes (DDP). In a process group
-            (`distributed.process_group`) the first process calls this within `fold_run.leading`, the others `follow`.
-        continue_training: go on after an interruption, folds and steps that are done are kept.
-        only_validation: only repeat the validation of the deployed folds.
-        only_selection: train nothing, choose again among what is trained: by the request's rule, or with `sweeps`,
-            files of nnUNetv2_sweep_stitched from partners, by what `prefer` asks for: `own`, `balanced`, `partner`.
-        save_probabilities: keep the validation's probabilities (npz) for nnUNetv2_find_best_configuration.
+        device: where to compute. In a process group (`distributed.process_group`) the first process calls this within
+            `fold_run.leading`, the others `follow`.
         page: write `report.html` at the end, with pictures of three cases; not of what is made for a comparison only.
-        progress: show progress bars.
-        say: receives one line per step.
-        **request: the other fields of `Request`.
+        **request: the other fields of `Request`. For these and all other arguments see `api.training.stitch`.
 
     Raises:
         StitchError: bad input, before anything is written.

@@ -5,36 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nnunetv2_stitch.evaluation.tables import markdown_table
-from nnunetv2_stitch.exchange.manifest import NO_PROMISE, cell, versions
-from nnunetv2_stitch.parties.model_folder import channel_names
+from nnunetv2_stitch.exchange.card import NO_PROMISE, cell, facts_of, opening, shown_licence, table
 from nnunetv2_stitch.stitching.plans import Stitching
 
 
-def stitched_card(plans: Mapping, configuration: str, dataset_json: Mapping, table: Sequence[Mapping],
+def stitched_card(plans: Mapping, configuration: str, dataset_json: Mapping, dice: Sequence[Mapping],
                   remarks: Sequence[str]) -> str:
-    """Markdown, from the stitched `plans` and the table of validation Dice per fold."""
+    """Markdown.
+
+    Args:
+        plans: the stitched ones, of which `configuration` is deployed.
+        dataset_json: of the host.
+        dice: the table of validation Dice, a row per fold.
+        remarks: what else is to be known, a paragraph each.
+    """
     stitched = plans["configurations"][configuration]
     arguments, parents = stitched["architecture"]["arch_kwargs"], Stitching.of(stitched).parents
-    lines = [f"# {cell(parents[0].dataset)}, stitched with {cell(', '.join(p.dataset for p in parents[1:]))}", "",
-             "A stitched ensemble of trained nnU-Nets (arXiv 2512.17592): an ordinary nnU-Net model of the first, "
-             "whose plans, preprocessing and labels it has.", "", "| | |", "|---|---|"]
-    labels = ", ".join(f"{k} = {v}" for k, v in dataset_json["labels"].items())
-    for key, value in (("Labels", labels), ("Channels", ", ".join(channel_names(dataset_json))),
-                       ("Configuration", configuration), ("Setting", describe(arguments["setting"])),
-                       *([("Gate", describe_gate(arguments["gate"]))] if arguments.get("gate") else []),
-                       ("Positions with stitches", str(len(arguments["positions"] or arguments["matches"]))),
-                       ("Made with", ", ".join(f"{k} {v}" for k, v in versions().items()))):
-        lines.append(f"| {key} | {cell(value)} |")
-    lines += ["", "## Parents", "", "| party | model | fold | licence | sha256 of the checkpoint |",
-              "|---|---|---|---|---|"]
+    gate = [("Gate", describe_gate(arguments["gate"]))] if arguments.get("gate") else []
+    facts = facts_of(dataset_json, configuration, ("Setting", describe(arguments["setting"])), *gate,
+                     ("Positions with stitches", str(len(arguments["positions"] or arguments["matches"]))))
+    rows = []
     for parent in parents:
         adapted = ", trained on with the host's images" if parent.adapted else ""
         model = cell(f"{parent.trainer}, {parent.plans}, {parent.configuration}{adapted}")
-        licence = cell(parent.licence or "not said: ask before you pass this model on")
-        lines += [f"| {cell(parent.shown)} | {model} | {entry['fold']} | {licence} | {entry['sha256']} |"
-                  for entry in parent.folds.values()]
-    lines += ["", "## Dice on the host's validation cases", "", "On the preprocessed grid, without mirroring. A is the "
-              "host, then come its partners in the order above.", "", markdown_table(list(table)), "", *remarks,
+        rows += [(cell(parent.shown), model, entry["fold"], cell(shown_licence(parent.licence)), entry["sha256"])
+                 for entry in parent.folds.values()]
+    lines = opening(f"{cell(parents[0].dataset)}, stitched with {cell(', '.join(p.dataset for p in parents[1:]))}",
+                    "A stitched ensemble of trained nnU-Nets (arXiv 2512.17592): an ordinary nnU-Net model of the "
+                    "first, whose plans, preprocessing and labels it has.", facts)
+    lines += ["", "## Parents", "", *table(("party", "model", "fold", "licence", "sha256 of the checkpoint"), rows),
+              "", "## Dice on the host's validation cases", "", "On the preprocessed grid, without mirroring. A is the "
+              "host, then come its partners in the order above.", "", markdown_table(list(dice)), "", *remarks,
               *([""] if remarks else []),
               NO_PROMISE, "The weights of all parents are inside: what their licences ask for binds this model too."]
     return "\n".join(lines) + "\n"

@@ -8,7 +8,6 @@ half precision and in the order of nnU-Net's own, so the counts are those of its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_stitch.distributed import rank_and_world_size
 from nnunetv2_stitch.environment import free_memory
-from nnunetv2_stitch.nnunet_internals import sliding_window, sliding_window_slicers
+from nnunetv2_stitch.nnunet_internals import mixed_precision, sliding_window, sliding_window_slicers
 from nnunetv2_stitch.selection.dice import counts_by_label
 
 SUM = torch.half  # nnU-Net's own type for them
@@ -102,7 +101,7 @@ class BandedDice:
         gaussian = compute_gaussian(tuple(self.patch_size), sigma_scale=1 / 8, value_scaling_factor=10,
                                     device=self.device)
         found: dict[str, np.ndarray] = {}
-        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
+        with mixed_precision(self.device):
             for start in range(0, len(rows), together):
                 wanted = rows[start:start + together]
                 sums = _Sums(bands, self.labels, shape, unpad[1:], segmentation[0])

@@ -8,9 +8,9 @@ from dataclasses import replace
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.checkpoint_writing import deployed, write_checkpoint
-from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, encode_setting
+from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble
 from nnunetv2_stitch.stitching.plans import Stitching
-from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.setting import Setting, encode_setting
 
 GATE = "gate."  # what the statistics of a gate begin with in the weights
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
@@ -45,12 +46,6 @@ def mean_over_labels(dice: np.ndarray) -> np.ndarray:
     return np.divide(np.where(seen, dice, 0).sum(-1), counts, out=np.full(counts.shape, np.nan), where=counts > 0)
 
 
-def case_dice(counts: np.ndarray) -> float:
-    """Mean Dice over labels of one case's counts `(labels, 3)`; NaN where its reference has no label, because whatever
-    is predicted there is wrong and tells no two models apart."""
-    return float(mean_over_labels(dice_of_counts(counts))) if counts[:, [0, 2]].any() else float("nan")
-
-
 def mean_dice(per_case: np.ndarray) -> float:
     """Mean over cases per label, then over labels, of `(cases, labels)`, as nnU-Net's foreground mean; what no case has
     is left out, and NaN is the mean of nothing."""
@@ -59,6 +54,22 @@ def mean_dice(per_case: np.ndarray) -> float:
     if not counts.any():
         return float("nan")
     return float(np.mean((np.nansum(per_case, 0)[counts > 0]) / counts[counts > 0]))
+
+
+def dice_of_network(tiler, labels: LabelManager, cases: Iterable[tuple[np.ndarray, np.ndarray]], title: str) -> float:
+    """`foreground_dice` of the network in nnU-Net's sliding window.
+
+    Args:
+        tiler: see `nnunet_internals.sliding_window`.
+        cases: preprocessed, data `(C, z, y, x)` and reference `(1, z, y, x)`.
+        title: what the cases are called in messages.
+    """
+    counts = []
+    for data, reference in cases:
+        logits = tiler.predict_sliding_window_return_logits(torch.from_numpy(np.asarray(data)).float())
+        predicted = labels.convert_logits_to_segmentation(logits.float().cpu())
+        counts.append(counts_by_label(labels, np.asarray(predicted), reference[0]))
+    return foreground_dice(counts, title)
 
 
 def foreground_dice(counts: Sequence[np.ndarray], cases: str) -> float:

@@ -12,7 +12,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.errors import StitchError, last_line
 from nnunetv2_stitch.evaluation.grids import difference, grid_of
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import files_in, image_files
@@ -129,8 +129,7 @@ def preprocess(case: CaseFiles, terms: PartyTerms, plans_manager: PlansManager,
         data, properties = reader.read_images(case.images)  # a file may hold several channels
         segmentation, reference = reader.read_seg(case.label)
     except Exception as error:  # readers raise what their libraries do
-        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise StitchError(f"{case.label} or its images cannot be read ({said}); check them with "
+        raise StitchError(f"{case.label} or its images cannot be read ({last_line(error)}); check them with "
                           f"nnUNetv2_plan_and_preprocess --verify_dataset_integrity") from error
     if data.shape[1:] != segmentation.shape[1:]:
         raise StitchError(f"{case.label} is of shape {segmentation.shape[1:]}, its image of {data.shape[1:]}; they "

@@ -89,8 +89,12 @@ def is_as_good(scores: np.ndarray, reference: np.ndarray, tolerance: float = TOL
 
 def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """Mean of `first - second` over the cases that both have, and its standard error; NaN of no case."""
-    both = np.isfinite(first) & np.isfinite(second)
-    values = first[both] - second[both]
+    return mean_and_error(first - second)
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """Mean over the cases that have a value, and its standard error, 0 of one case; NaN of no case."""
+    values = values[np.isfinite(values)]
     if not values.size:
         return math.nan, math.nan
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else 0.0

@@ -77,7 +77,14 @@ def _whole_lines(path: str) -> list[dict]:
 def score_cases(score: Callable[[int], np.ndarray], count: int, kept: ScoredCases, description: str, progress: bool,
                 say: Callable[[str], None] = lambda line: None) -> Sequence[np.ndarray]:
     """`score` of the cases 0 to `count - 1`, in this order, those that are kept excepted; shared out over all
-    processes of a group. The caller removes what is kept once the result is written."""
+    processes of a group.
+
+    Args:
+        score: Dice `(rows, labels)` of a case.
+        kept: where scores are kept; the caller removes them once the result is written.
+        description: of the progress bar, and of the line by which `say` is told what is done already.
+        progress: show the bar.
+    """
     rank, size = rank_and_world_size()
     done: Scores = broadcast(kept.read() if rank == 0 else None)
     if done:

@@ -11,7 +11,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_stitch.parties.preprocessed import validation_names
-from nnunetv2_stitch.selection.dice import counts_by_label, foreground_dice
+from nnunetv2_stitch.selection.dice import dice_of_network
 from nnunetv2_stitch.selection.party_cases import Case
 from nnunetv2_stitch.selection.sweep import PositionSweep, sweep_heads
 from nnunetv2_stitch.stitching.setting import Setting
@@ -58,12 +58,7 @@ class SettingScorer(PositionSweep):
             NothingToScore: no case holds any foreground label.
         """
         self.network.apply_setting(setting)
-        counts = []
-        for data, labels in cases:
-            logits = self.tiler.predict_sliding_window_return_logits(torch.from_numpy(np.asarray(data)).float())
-            predicted = self.label_manager.convert_logits_to_segmentation(logits.float().cpu())
-            counts.append(counts_by_label(self.label_manager, np.asarray(predicted), labels[0]))
-        return foreground_dice(counts, _name(cases))
+        return dice_of_network(self.tiler, self.label_manager, cases, getattr(cases, "title", "the cases"))
 
     def count_shares(self, shares: Sequence[float], cases: Sequence[Case]) -> list[list[np.ndarray]]:
         """Counts `(labels, 3)` by share and case, as `dice.counts_by_label`, by one pass of the parents' untouched
@@ -95,7 +90,3 @@ class PreprocessedCases(Sequence):
             return PreprocessedCases(self.dataset, self.names[index], self.title)
         data, segmentation = self.dataset.load_case(self.names[index])[:2]
         return data[:], segmentation[:]
-
-
-def _name(cases: Sequence[Case]) -> str:
-    return getattr(cases, "title", "the cases")

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.selection.sweep import Sweep
+from nnunetv2_stitch.selection.sweep import HEADS, Sweep
 from nnunetv2_stitch.stitching.setting import OUTPUT
 
 FORMAT = 1
 DIGITS = 6  # more would tell apart nothing but single voxels
-HEADS = ("ensemble", "host_head", "partner_head")
 
 
 @dataclass(frozen=True)

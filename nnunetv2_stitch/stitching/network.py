@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.gating.gate import GateOptions
 from nnunetv2_stitch.graph.nodes import layer_nodes
 from nnunetv2_stitch.graph.tracing import spatial_dims, trace
-from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
-from nnunetv2_stitch.stitching.empty_weights import nothing_filled_on_meta
+from nnunetv2_stitch.stitching.description import Description
 from nnunetv2_stitch.stitching.gated import Gated
 from nnunetv2_stitch.stitching.joining import join, prune
 from nnunetv2_stitch.stitching.layers import Heads, SameSize, Switch
 from nnunetv2_stitch.stitching.ordering import relative_sizes
 from nnunetv2_stitch.stitching.regrid import InputBridge, OutputBridge, Regrid
-from nnunetv2_stitch.stitching.setting import SIDES, Setting, in_ranges, party_names
+from nnunetv2_stitch.stitching.setting import SIDES, Setting, decode_setting, encode_setting, in_ranges
 
 SETTING_KEY = "_extra_state"
 CLASS_PATH = "nnunetv2_stitch.stitching.network.StitchedEnsemble"
 
 
-class StitchedEnsemble(nn.Module):
+class StitchedEnsemble(Description):
     """All parents, their stitches and switches (arXiv 2512.17592), described by plain JSON.
 
     Input `(B, C, *spatial)`, output logits `(B, K, *spatial)`. A star: every stitch is between the host and one
@@ -63,16 +57,9 @@ class StitchedEnsemble(nn.Module):
                  setting: Mapping | None = None, positions: Sequence[int] | None = None, regions: bool = False,
                  supernet: bool = False, bridges: Sequence[Mapping | None] | None = None,
                  deep_supervision: bool | None = None, gate: Mapping | None = None):
-        super().__init__()
-        if len(parents) < 2:
-            raise StitchError(f"a stitched ensemble has at least two parents, not {len(parents)}")
-        self.input_channels, self.num_classes = input_channels, num_classes
-        self.parents, self.matches, self.regions, self.supernet = parents, matches, regions, supernet
-        self.parties = party_names(len(parents))
+        super().__init__(input_channels, num_classes, parents, matches, regions, bridges, gate)
+        self.supernet = supernet
         self.convolution_dtype: torch.dtype | None = None
-        self.bridges = bridges
-        self.terms = self._terms()
-        self.gate_options = None if gate is None else GateOptions.from_json(gate, len(parents) - 1)
         self.uses_gate = gate is not None
         self.shares_seen: list[torch.Tensor] | None = None  # `(B, parties)` of all passes, where someone wants them
         self.positions = list(range(len(matches))) if positions is None else sorted(positions)
@@ -82,22 +69,11 @@ class StitchedEnsemble(nn.Module):
             raise StitchError(f"no stitch at position {min(unknown)}; there are {len(self.positions)} positions")
         self._build()
 
-    def _terms(self) -> dict[str, Bridge]:
-        """The bridge to each partner that has one."""
-        partners = self.parties[1:]
-        bridges = self.bridges or [None] * len(partners)
-        if len(bridges) != len(partners):
-            raise StitchError(f"plans.json: {len(bridges)} bridges for {len(partners)} partners")
-        terms = {p: Bridge.from_json(b) for p, b in zip(partners, bridges) if b is not None}
-        if any(len(t.outputs) != self.num_classes or max(t.channels) >= self.input_channels for t in terms.values()):
-            raise StitchError("plans.json: the bridge to a partner was made for another host")
-        return terms
-
     def _build(self) -> None:
         root = nn.Module()
         graphs = {}
         for party, spec in zip(self.parties, self.parents):
-            traced = trace(self._parent(party, spec))
+            traced = trace(self.parent(party, spec))
             root.add_module(party, traced)
             graphs[party] = traced.graph
         dims = spatial_dims(root.host)
@@ -127,45 +103,8 @@ class StitchedEnsemble(nn.Module):
         return relative_sizes(layers, self.matches, {p: math.prod(t.ratio) for p, t in self.terms.items()})
 
     @property
-    def is_from_plans(self) -> bool:
-        """Whether the parents are described by plans, so that nnU-Net can build the network."""
-        return not any(isinstance(spec, nn.Module) for spec in self.parents)
-
-    def require_plans(self) -> None:
-        """Raises StitchError for a network that nnU-Net could not build."""
-        if not self.is_from_plans:
-            raise StitchError("these networks came without nnU-Net plans, so what is stitched of them cannot become an "
-                              "nnU-Net model folder; keep it with torch.save(ensemble.state_dict(), FILE)")
-
-    def _parent(self, party: str, spec: Mapping | nn.Module) -> nn.Module:
-        if not isinstance(spec, nn.Module):
-            return build_parent(spec, *self.shape_of(party))
-        network = copy.deepcopy(spec).eval()
-        return network.to("meta") if torch.empty(0).is_meta else network
-
-    @property
     def parts(self) -> tuple[str, ...]:
         return (*self.parties, "switches", "bridge", "heads", *(["gate"] if self.gate_options else []))
-
-    def party_at(self, position: int) -> str:
-        """The partner that the host is joined with at a position."""
-        party = self.matches[position].get("party", self.parties[1])
-        if party not in self.parties[1:]:
-            raise StitchError(f"plans.json: a match with {party!r}, which is none of {', '.join(self.parties[1:])}")
-        return party
-
-    def shape_of(self, party: str) -> tuple[int, int]:
-        """Input channels and outputs of one parent."""
-        if party not in self.terms:
-            return self.input_channels, self.num_classes
-        return self.terms[party].input_channels, self.terms[party].num_outputs
-
-    def other_grid_at(self, position: int) -> bool:
-        """Whether the two maps of a position lie on different grids, or may have different sizes."""
-        if self.matches[position].get("resized"):
-            return True
-        terms = self.terms.get(self.party_at(position))
-        return terms is not None and terms.changes_grid
 
     def _bridge(self) -> nn.Module:
         bridge = nn.Module()
@@ -298,29 +237,26 @@ class StitchedEnsemble(nn.Module):
             if isinstance(module, _ConvNd):
                 module.to(dtype)
 
+    def like(self, setting: Setting, supernet: bool = False,
+             positions: Sequence[int] | None = None) -> StitchedEnsemble:
+        """A network of the same parents under `setting`, without their weights; `positions` instead of its own."""
+        return StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches, setting.to_json(),
+                                self.positions if positions is None else positions, self.regions, supernet,
+                                self.bridges, gate=self.gate_json())
+
     def without_memory(self) -> StitchedEnsemble:
         """The same network under the same setting on the meta device, where nothing is computed or stored."""
         with torch.device("meta"):
-            return StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches,
-                                    self.setting.to_json(), self.positions, self.regions, self.supernet, self.bridges,
-                                    gate=self.gate_json())
-
-    def gate_json(self) -> dict | None:
-        return None if self.gate_options is None else self.gate_options.to_json()
-
-    def _pruned(self, setting: Setting) -> StitchedEnsemble:
-        return StitchedEnsemble(self.input_channels, self.num_classes, self.parents, self.matches,
-                                setting.to_json(), self.positions, self.regions, bridges=self.bridges,
-                                gate=self.gate_json())
+            return self.like(self.setting, self.supernet)
 
     def deployed_without_memory(self, setting: Setting) -> StitchedEnsemble:
         with torch.device("meta"):
-            return self._pruned(setting)
+            return self.like(setting)
 
     def deployed(self, setting: Setting) -> StitchedEnsemble:
         """The pruned network of a supernet under `setting`, e.g. its own `.setting`, with copies of the weights it
         needs, on the CPU."""
-        network = self._pruned(setting)
+        network = self.like(setting)
         weights = {k: v.detach().cpu().clone() for k, v in self.state_dict().items() if k != SETTING_KEY}
         network.load_state_dict({**weights, SETTING_KEY: encode_setting(setting)})
         return network
@@ -349,32 +285,3 @@ class StitchedEnsemble(nn.Module):
         if not self.supernet:
             state_dict = {k: v for k, v in state_dict.items() if k in own}
         return super().load_state_dict(state_dict, strict, assign)
-
-
-def build_parent(spec: Mapping, input_channels: int, num_classes: int) -> nn.Module:
-    """One parent network with nnU-Net's own initialisation, from its part of a plans file.
-
-    Raises:
-        StitchError: the class named in the plans is not allowed or does not take these arguments.
-    """
-    require_allowed_classes(dict(spec))
-    try:
-        with nothing_filled_on_meta():
-            return get_network_from_plans(spec["network_class_name"], dict(spec["arch_kwargs"]),
-                                          spec["_kw_requires_import"], input_channels, num_classes,
-                                          allow_init=True, deep_supervision=False)
-    except (AssertionError, TypeError, ValueError, KeyError, RuntimeError) as error:
-        name = spec.get("network_class_name")
-        raise StitchError(f"network {name} cannot be built from its plans: {error}") from error
-
-
-def encode_setting(setting: Setting) -> torch.Tensor:
-    """A setting as a uint8 tensor of JSON, so that it loads with `weights_only=True`."""
-    return torch.tensor(list(json.dumps(setting.to_json(), sort_keys=True).encode()), dtype=torch.uint8)
-
-
-def decode_setting(encoded: torch.Tensor) -> Setting:
-    try:
-        return Setting.from_json(json.loads(bytes(encoded.cpu().tolist())))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise StitchError(f"the weights hold no readable switch setting ({error})") from error

@@ -17,9 +17,10 @@ from nnunetv2_stitch.fileio import found_again, recorded
 from nnunetv2_stitch.graph.matching import Match, match_star
 from nnunetv2_stitch.graph.nodes import LayerNode, layer_nodes
 from nnunetv2_stitch.graph.tracing import trace
-from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, sha256
+from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, require_digest, sha256
 from nnunetv2_stitch.parties.model_folder import ADAPTED_KEY, ModelFolder
-from nnunetv2_stitch.stitching.network import CLASS_PATH, StitchedEnsemble, build_parent
+from nnunetv2_stitch.stitching.description import build_parent
+from nnunetv2_stitch.stitching.network import CLASS_PATH, StitchedEnsemble
 from nnunetv2_stitch.stitching.setting import Setting, party_names
 
 
@@ -177,7 +178,13 @@ def _read(kind: type, said: Mapping) -> Any:
 
 def record_parent(party: ModelFolder, results: str, folds: dict[int | str, int | str],
                   name: str = "", licence: str = "") -> ParentRecord:
-    """A `ParentRecord`; the folder is relative to nnUNet_results where it lies inside, absolute elsewhere."""
+    """A `ParentRecord`.
+
+    Args:
+        results: nnUNet_results; the folder is recorded relative to it where it lies inside, absolute elsewhere.
+        folds: stitched fold -> the party's.
+        name, licence: what came with the model.
+    """
     paths = {s: party.checkpoint_path(own) for s, own in folds.items()}
     return ParentRecord(
         party.dataset_name, party.trainer, party.plans_name, party.configuration, party.checkpoint_name,
@@ -199,6 +206,16 @@ def stitched_plans(host: ModelFolder, partners: Sequence[ModelFolder], layout: L
     """Plans with one stitched configuration.
 
     `data_identifier` stays the host's, so that the host's preprocessed data are reused.
+
+    Args:
+        layout: the matches.
+        plans_name: of these plans.
+        setting: how the switches stand until a position is deployed.
+        positions: with stitches; None for all.
+        training: how these are fitted.
+        parents: where the weights of host and partners come from.
+        bridges: to each partner, see `bridging`; none where all agree with the host.
+        data: digest of the host's preprocessed data.
     """
     needed = any(b is not None and not b.is_identity for b in bridges)
     plans = copy.deepcopy(host.plans)
@@ -259,9 +276,7 @@ def load_parents(network: StitchedEnsemble, configuration: dict, fold: int | str
                               f"present place, or put it back")
         checkpoint = load_parent(path)
         weights = network_weights(checkpoint)
-        if sha256(path) != record.sha256(fold):
-            raise StitchError(f"{path} is not the checkpoint that the plans were made for (sha256 differs); "
-                              f"run nnUNetv2_train_stitch again")
+        require_digest(path, record.sha256(fold), "run nnUNetv2_train_stitch again")
         with torch.device("meta"):
             whole = build_parent(spec, *network.shape_of(party))
         load_weights(getattr(network, party), weights, path, whole)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from nnunetv2_stitch.errors import StitchError
+
+if TYPE_CHECKING:
+    import torch
 
 SIDES = ("host", "partner")  # of one position, which always joins the host and one partner
 STATES = ("own", "stitched", "average")
@@ -99,3 +104,16 @@ def _state(state) -> str | float | None:
     if isinstance(state, bool) or not isinstance(state, (int, float)) or not math.isfinite(state):
         return None
     return {0.0: "own", 1.0: "stitched"}.get(float(state), float(state))
+
+
+def encode_setting(setting: Setting) -> torch.Tensor:
+    """A setting as a uint8 tensor of JSON, so that it loads with `weights_only=True`."""
+    import torch
+    return torch.tensor(list(json.dumps(setting.to_json(), sort_keys=True).encode()), dtype=torch.uint8)
+
+
+def decode_setting(encoded: torch.Tensor) -> Setting:
+    try:
+        return Setting.from_json(json.loads(bytes(encoded.cpu().tolist())))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise StitchError(f"the weights hold no readable switch setting ({error})") from error

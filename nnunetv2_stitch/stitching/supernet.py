@@ -13,8 +13,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights
 from nnunetv2_stitch.parties.model_folder import ModelFolder
-from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
+from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble
 from nnunetv2_stitch.stitching.plans import load_parents, supernet_from_plans
+from nnunetv2_stitch.stitching.setting import decode_setting
 
 STITCHES_FILE = "stitches_all.safetensors"  # of a fold: all its stitches, beside the checkpoint of those in use
 

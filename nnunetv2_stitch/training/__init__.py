@@ -5,7 +5,7 @@ from importlib import import_module as _import_module
 # Imported at the first use: nnU-Net imports our trainers, and they the module beside this, whenever it looks for any.
 _MODULES = {
     "AdaptRequest": "adapt_job", "AdaptResult": "adapt", "adapt_party": "adapt", "adapted_state": "line",
-    "FromMergedJob": "from_merged", "FromMergedRequest": "from_merged", "FromMergedResult": "from_merged",
+    "FromMergedRequest": "from_merged", "TrainingJob": "job", "TrainingResult": "job",
     "train_from_merged": "from_merged",
 }
 __all__ = [*_MODULES]  # noqa: PLE0604

@@ -17,7 +17,7 @@ from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.provenance import Provenance
 from nnunetv2_stitch.training.adapt_choice import CASES_FILE, FoldScores, choose, score_fold
 from nnunetv2_stitch.training.adapt_job import AdaptJob, AdaptRequest, prepare
-from nnunetv2_stitch.training.adapt_output import mean_and_error, write_adapted
+from nnunetv2_stitch.training.adapt_output import known, write_adapted
 from nnunetv2_stitch.training.adapt_page import write_adapted_page
 from nnunetv2_stitch.training.adapt_plans import preprocess
 from nnunetv2_stitch.training.folds import train_folds, trained, validate_fold
@@ -48,15 +48,7 @@ def adapt_party(dataset: str | int, partner: Partner | str, *, device: str | tor
     first point that the host's own validation cases cannot tell from the best.
 
     Args:
-        dataset: the host's, by id or name.
-        partner: the partner's model: a folder, a zip, or how to find it.
-        device: where to compute.
-        continue_training: go on after an interruption; folds, epochs and cases that are done are kept.
-        validate: predict each fold's validation cases with the result, as nnU-Net does at the end of a training, and
-            write `report.html`.
-        progress: show progress bars.
-        say: receives one line per step.
-        **request: the other fields of `AdaptRequest`.
+        **request: the other fields of `AdaptRequest`. For these and all other arguments see `api.training.adapt`.
 
     Raises:
         StitchError: bad input, before anything is written; images that nnU-Net cannot preprocess; or validation cases
@@ -70,7 +62,11 @@ def adapt_party(dataset: str | int, partner: Partner | str, *, device: str | tor
 @our_trainers_known()
 def adapt(job: AdaptJob, device: torch.device, continue_training: bool = False, validate: bool = True,
           progress: bool = True, say: Callable[[str], None] = lambda line: None) -> AdaptResult:
-    """As `adapt_party`, of a job that is prepared."""
+    """As `adapt_party`, of a job that is prepared.
+
+    Args:
+        device, continue_training, validate, progress, say: see `adapt_party`.
+    """
     for line in job.remarks:
         say(line)
     with trained(job, device, continue_training, say, "training the partner on with the host's images",
@@ -98,8 +94,15 @@ def adapt(job: AdaptJob, device: torch.device, continue_training: bool = False, 
 @our_trainers_known()
 def train_on(job: AdaptJob, device: torch.device, continue_training: bool = False, progress: bool = True,
              say: Callable[[str], None] = lambda line: None, doing: str = "training on") -> str:
-    """The training alone: no point of the line is tried or written. Returns the folder with both ends; it is an
-    ordinary model folder of what came out, alpha 1."""
+    """The training alone: no point of the line is tried or written.
+
+    Args:
+        device, continue_training, progress, say: see `adapt_party`.
+        doing: what is said before a fold.
+
+    Returns:
+        The folder with both ends; it is an ordinary model folder of what came out, alpha 1.
+    """
     return train_folds(job, device, continue_training, say, doing, _preprocessed(progress, say))[0].model_folder
 
 
@@ -117,10 +120,9 @@ def provenance(job: AdaptJob, folds: Sequence[int | str], hosts: Mapping[str, st
     """What the adapted folds are made of, and what alpha was chosen by. `hosts`: by fold, sha256 of the host's own
     checkpoint, None where it took no part."""
     settings = {k: v for k, v in job.record.to_json().items() if k not in ("model", "folds", "seed")}
-    identifier = job.plans["configurations"][job.configuration]["data_identifier"]
-    return Provenance(job.kind, {
+    return Provenance(job.record.kind, {
         "partner": {f: entry["sha256"] for f, entry in job.record.folds.items() if f in set(map(str, folds))},
-        "data": data_digest(job.preprocessed_folder, identifier),
+        "data": data_digest(job.preprocessed_folder, job.data_identifier),
         "settings": {**settings, "alphas": list(ALPHAS), "tolerance": job.request.tolerance,
                      "alpha": job.request.alpha},
         "seed": job.record.seed, "host": dict(hosts)})
@@ -129,8 +131,8 @@ def provenance(job: AdaptJob, folds: Sequence[int | str], hosts: Mapping[str, st
 def adaptation_record(job: AdaptJob, scores: Sequence[FoldScores]) -> dict:
     """Contents of adapt.json. No path and no case: it travels with the model."""
     found, dice, host = choose(scores, job.request.tolerance, job.request.alpha)
-    folds = {str(s.fold): {"cases": s.dice.shape[1], "mean": [mean_and_error(row)[0] for row in s.dice],
-                           "host_alone": None if s.host is None else mean_and_error(s.host)[0]} for s in scores}
+    folds = {str(s.fold): {"cases": s.dice.shape[1], "mean": [known(row)[0] for row in s.dice],
+                           "host_alone": None if s.host is None else known(s.host)[0]} for s in scores}
     remarks = [*job.remarks, *(f"Fold {s.fold} is not compared with the host alone: {s.why}." for s in scores if s.why)]
     manifest = received_manifest(job.partner)
     made_from = provenance(job, list(folds), {str(s.fold): s.made_of["host"] for s in scores})
@@ -138,9 +140,9 @@ def adaptation_record(job: AdaptJob, scores: Sequence[FoldScores]) -> dict:
     return {
         "alpha": ALPHAS[found.index], "reason": found.reason,
         "reached": None if host is None else found.reached, "tolerance": job.request.tolerance,
-        "alphas": list(ALPHAS), "mean": [mean_and_error(row)[0] for row in dice], "best": ALPHAS[found.best],
+        "alphas": list(ALPHAS), "mean": [known(row)[0] for row in dice], "best": ALPHAS[found.best],
         "standard_errors": list(found.standard_errors), "folds": folds,
-        "host_alone": dict(zip(("mean", "standard_error"), (None, None) if host is None else mean_and_error(host))),
+        "host_alone": dict(zip(("mean", "standard_error"), (None, None) if host is None else known(host))),
         "partner": {"dataset": job.partner.dataset_name, "model": job.partner.identifier,
                     "licence": "" if manifest is None else manifest.licence},
         "start_sha256": start, "dataset": job.dataset, "configuration": job.configuration,

@@ -18,7 +18,7 @@ from nnunetv2_stitch.selection.retention import Retention, is_as_good, retained
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, digest_of
 from nnunetv2_stitch.training.adapt_job import AdaptJob
 from nnunetv2_stitch.training.adapt_session import START
-from nnunetv2_stitch.training.line import ALPHAS, case_dice, own_point, read_ends, validation_cases
+from nnunetv2_stitch.training.line import ALPHAS, case_dice, own_point, read_ends
 from nnunetv2_stitch.training.site import Site
 
 CASES_FILE = "adapt_cases.json"  # local: Dice of single cases, which are not named
@@ -38,12 +38,17 @@ class FoldScores:
 
 def score_fold(job: AdaptJob, fold: int | str, device: torch.device, progress: bool,
                say: Callable[[str], None]) -> FoldScores:
-    """Own Dice at every alpha; read where it was measured before with the same models on the same cases."""
+    """Own Dice at every alpha; read where it was measured before with the same models on the same cases.
+
+    Args:
+        job: whose `fold` is trained.
+        progress: show progress bars.
+        say: receives one line per step.
+    """
     folder = job.fold_folder(fold)
     site = Site(job.preprocessed_folder, job.dataset, job.configuration, fold, job.plans, job.dataset_json)
-    cases = validation_cases(site)
-    identifier = job.plans["configurations"][job.configuration]["data_identifier"]
-    stored = stored_contents(os.path.join(site.folder, identifier), cases)
+    cases = site.validation_names()
+    stored = stored_contents(os.path.join(site.folder, site.data_identifier), cases)
     own, why = _own_site(job, fold, cases)
     made_of = {"alphas": list(ALPHAS), "cases": digest_of(cases, stored),
                **{name: sha256(os.path.join(folder, name)) for name in (START, FINAL)},
@@ -77,7 +82,7 @@ def _own_site(job: AdaptJob, fold: int | str, cases: Sequence[str]) -> tuple[Sit
         return None, f"{job.host.path} has no fold {fold}"
     site = Site(job.preprocessed_folder, job.dataset, job.host.configuration, fold, job.host.plans, job.dataset_json)
     try:
-        same = validation_cases(site) == list(cases)
+        same = site.validation_names() == list(cases)
     except StitchError as error:
         return None, str(error)
     return (site, "") if same else (None, f"{job.host.path} was preprocessed with other cases")

@@ -22,7 +22,7 @@ from nnunetv2_stitch.training.adapt_plans import adapted_plans, require_raw, sam
 from nnunetv2_stitch.training.adapt_session import Adaptation
 from nnunetv2_stitch.training.adapt_terms import channel_sources, output_sources
 from nnunetv2_stitch.training.job import TrainingJob, check_request, checked
-from nnunetv2_stitch.training.line import ALPHAS, HALFWAY, TRAINED, TRAINER
+from nnunetv2_stitch.training.line import ALPHAS, HALFWAY, TRAINER
 from nnunetv2_stitch.training.member import read_member
 from nnunetv2_stitch.training.records import relative_to_results
 
@@ -63,14 +63,9 @@ class AdaptJob(TrainingJob):
     host: ModelFolder | None
     dataset_json: dict
 
-    trainer = TRAINED
-    kind, whose = "an adapted partner", "the partner's"
-    changed = "another checkpoint of the partner (sha256 differs)"
-
     @property
     def waits_for_data(self) -> bool:
-        identifier = self.plans["configurations"][self.configuration]["data_identifier"]
-        return not os.path.isdir(os.path.join(self.preprocessed_folder, identifier))
+        return not os.path.isdir(os.path.join(self.preprocessed_folder, self.data_identifier))
 
     @property
     def result_folder(self) -> str:

@@ -9,26 +9,28 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from nnunetv2_stitch.exchange.manifest import ADAPTED, CARD, NO_PROMISE, cell, versions
+from nnunetv2_stitch.exchange.card import CARD, NO_PROMISE, cell, facts_of, opening, shown_licence, table
+from nnunetv2_stitch.exchange.manifest import ADAPTED
 from nnunetv2_stitch.figures.own_over_alpha import own_over_alpha
 from nnunetv2_stitch.fileio import write_json, write_text
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.checkpoint_writing import write_checkpoint
-from nnunetv2_stitch.parties.model_folder import FINAL, channel_names
+from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.parties.preprocessed import FINGERPRINT
+from nnunetv2_stitch.selection.retention import mean_and_error
 from nnunetv2_stitch.training.line import adapted_state
 from nnunetv2_stitch.training.records import without_records
 
 RECORD, FIGURE = ADAPTED, "adapt.png"
 
 
-def mean_and_error(values: np.ndarray) -> tuple[float | None, float | None]:
+def known(values: np.ndarray) -> tuple[float | None, float | None]:
     """Mean over cases and its standard error; None of no case, and no error of one."""
-    values = values[np.isfinite(values)]
-    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-    return (float(values.mean()), error) if len(values) else (None, None)
+    mean, error = mean_and_error(values)
+    cases = np.isfinite(values).sum()
+    return mean if cases else None, error if cases > 1 else None
 
 
 def write_adapted(folder: str, trained: str, plans: dict, dataset_json: dict, folds: Sequence[int | str],
@@ -85,23 +87,22 @@ def _same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) ->
 
 def adapted_card(dataset_json: Mapping, record: Mapping) -> str:
     """MODEL_CARD.md, from the contents of adapt.json: Markdown."""
-    facts = [("Labels", ", ".join(f"{k} = {v}" for k, v in dataset_json["labels"].items())),
-             ("Channels", ", ".join(channel_names(dataset_json))), ("Configuration", record["configuration"]),
-             ("Partner", f"{record['partner']['dataset']}, {record['partner']['model']}"),
-             ("Licence of the partner", record["partner"]["licence"] or "not said: ask before you pass this model on"),
-             ("Trained on for", f"{record['num_epochs']} epochs at learning rate {record['learning_rate']:g}, seed "
-                                f"{record['seed']}"),
-             ("Point of the line", f"alpha {record['alpha']:g}: {record['reason']}"),
-             ("Made with", ", ".join(f"{k} {v}" for k, v in versions().items()))]
-    lines = [f"# {cell(record['dataset'])}, {cell(record['plans_name'])}", "",
-             "A partner's network trained on with the host's images, then moved back along the straight line of "
-             "weights towards what it was (arXiv 2109.01903). An ordinary model of the stock trainer; nothing has to "
-             "be installed for it.", "", "| | |", "|---|---|", *(f"| {k} | {cell(v)} |" for k, v in facts), "",
-             "## Dice on the host's validation cases", "", "Preprocessed grid, no mirroring, mean over the cases of "
-             "all folds.", "", "| alpha | Dice | |", "|---|---|---|"]
-    for alpha, mean in zip(record["alphas"], record["mean"]):
-        lines.append(f"| {alpha:g} | {_number(mean)} | {'chosen' if alpha == record['alpha'] else ''} |")
-    lines += [f"| host alone | {_number(record['host_alone']['mean'])} | |", "",
+    facts = facts_of(
+        dataset_json, record["configuration"],
+        ("Partner", f"{record['partner']['dataset']}, {record['partner']['model']}"),
+        ("Licence of the partner", shown_licence(record["partner"]["licence"])),
+        ("Trained on for", f"{record['num_epochs']} epochs at learning rate {record['learning_rate']:g}, seed "
+                           f"{record['seed']}"),
+        ("Point of the line", f"alpha {record['alpha']:g}: {record['reason']}"))
+    rows = [*((f"{a:g}", _number(mean), "chosen" if a == record["alpha"] else "")
+              for a, mean in zip(record["alphas"], record["mean"])),
+            ("host alone", _number(record["host_alone"]["mean"]), "")]
+    lines = opening(f"{cell(record['dataset'])}, {cell(record['plans_name'])}",
+                    "A partner's network trained on with the host's images, then moved back along the straight line of "
+                    "weights towards what it was (arXiv 2109.01903). An ordinary model of the stock trainer; nothing "
+                    "has to be installed for it.", facts)
+    lines += ["", "## Dice on the host's validation cases", "", "Preprocessed grid, no mirroring, mean over the cases "
+              "of all folds.", "", *table(("alpha", "Dice", ""), rows), "",
               *(f"Fold {f}: begun with checkpoint {digest}." for f, digest in record["start_sha256"].items()), "",
               *map(cell, record["remarks"]), "", NO_PROMISE,
               "The partner's weights went into this model: what their licence asks for binds it too."]

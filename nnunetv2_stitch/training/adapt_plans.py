@@ -15,7 +15,7 @@ from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization impo
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
 from nnunetv2_stitch.bridging.model_properties import normalisations
-from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.errors import StitchError, last_line
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.folders import files_in, stock_id
 from nnunetv2_stitch.parties.model_folder import ADAPTED_KEY, MADE_KEYS, ModelFolder
@@ -137,9 +137,8 @@ def preprocess(folder: str, plans: dict, configuration: str, progress: bool = Tr
                            show_progress_bar=progress)
         os.replace(unfinished, os.path.join(folder, identifier))
     except (RuntimeError, ValueError, AssertionError, KeyError, OSError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise StitchError(f"nnU-Net cannot preprocess {dataset} as the partner's plans say ({said}); check the images "
-                          f"with nnUNetv2_plan_and_preprocess --verify_dataset_integrity") from error
+        raise StitchError(f"nnU-Net cannot preprocess {dataset} as the partner's plans say ({last_line(error)}); check "
+                          f"the images with nnUNetv2_plan_and_preprocess --verify_dataset_integrity") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
         if os.path.exists(plans_file):

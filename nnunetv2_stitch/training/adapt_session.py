@@ -30,12 +30,14 @@ class Adaptation(StartRecord):
     channels: Sequence[int | None]
     outputs: Sequence[Sequence[int]]
 
-    key, source, command = ADAPTATION, "partner", "nnUNetv2_adapt_party"
+    key, command, trainer = ADAPTATION, "nnUNetv2_adapt_party", "nnUNetTrainerAdapted"
+    file, kind, source, whose = RECORD_FILE, "an adapted partner", "partner", "the partner's"
+    changed = "another checkpoint of the partner (sha256 differs)"
     flags = {"model": "-m_b", **START_FLAGS, "channels": "-channel_map", "outputs": "-label_map"}
 
 
 class AdaptSession(StartSession):
-    what, record_type, record_file = "an adapted partner", Adaptation, RECORD_FILE
+    """The session of an `Adaptation`."""
 
     def begin(self) -> None:
         super().begin()

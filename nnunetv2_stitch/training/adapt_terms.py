@@ -15,7 +15,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.checkpoint import HEAD
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import without_warnings
-from nnunetv2_stitch.stitching.network import build_parent
+from nnunetv2_stitch.stitching.description import build_parent
 
 
 def channel_sources(host: Sequence[str], partner: ModelFolder, maps: NameMaps) -> list[int | None]:

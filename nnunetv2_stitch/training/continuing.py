@@ -22,7 +22,7 @@ def with_earlier_folds(job: TrainingJob) -> TrainingJob:
     """
     previous = _previous_plans(job)
     record = _merge_folds(job, previous)
-    own = {**job.plans["configurations"][job.configuration], job.key: record.to_json()}
+    own = {**job.plans["configurations"][job.configuration], job.record.key: record.to_json()}
     configurations = {**(previous or {}).get("configurations", {}), job.configuration: own}
     return replace(job, record=record, plans={**job.plans, "configurations": configurations})
 
@@ -31,8 +31,8 @@ def _previous_plans(job: TrainingJob) -> dict | None:
     if not os.path.isfile(job.plans_file):
         return None
     plans = read_json(job.plans_file)
-    if any(job.key not in c for c in plans["configurations"].values()):
-        raise StitchError(f"{job.plans_file} holds other plans, not of {job.kind}; choose another name with "
+    if any(job.record.key not in c for c in plans["configurations"].values()):
+        raise StitchError(f"{job.plans_file} holds other plans, not of {job.record.kind}; choose another name with "
                           "-o_p")
     return plans
 
@@ -57,6 +57,6 @@ def _merge_folds(job: TrainingJob, previous: dict | None):
     own = {str(f): job.record.folds[str(f)] for f in job.folds}
     for fold, entry in own.items():
         if os.path.isdir(job.fold_folder(fold)) and old.folds.get(fold, entry) != entry:
-            raise StitchError(f"{job.fold_folder(fold)} was begun with {job.changed}; use -o_p NAME for "
+            raise StitchError(f"{job.fold_folder(fold)} was begun with {job.record.changed}; use -o_p NAME for "
                               f"another model")
     return replace(job.record, folds={**old.folds, **own})

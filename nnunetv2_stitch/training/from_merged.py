@@ -13,13 +13,12 @@ from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import read_party
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, folds_to_use
+from nnunetv2_stitch.parties.model_folder import FINAL, folds_to_use
 from nnunetv2_stitch.parties.untrusted_json import printable
 from nnunetv2_stitch.training.folds import train_folds
 from nnunetv2_stitch.training.job import TrainingJob, TrainingResult, check_request, checked
 from nnunetv2_stitch.training.member import read_member
 from nnunetv2_stitch.training.records import FROM_MERGED, START_FLAGS, StartRecord, relative_to_results
-from nnunetv2_stitch.training.session import StartSession
 from nnunetv2_stitch.training.site import find_site, require_configuration
 
 EPOCHS, RATE = 100, 1e-3
@@ -28,7 +27,9 @@ EPOCHS, RATE = 100, 1e-3
 class FromMerged(StartRecord):
     """A training that begins with a merged model."""
 
-    key, source, command = FROM_MERGED, "merged model", "nnUNetv2_train_party"
+    key, command, trainer = FROM_MERGED, "nnUNetv2_train_party", "nnUNetTrainerFromMerged"
+    file, kind, source, whose = "from_merged.json", "a training from a merged model", "merged model", "the party's"
+    changed = "another checkpoint of the merged model (sha256 differs): it has been made anew since"
     flags = {"model": "-m", **START_FLAGS}
 
 
@@ -51,26 +52,7 @@ class FromMergedRequest:
     seed: int = 12345
 
 
-@dataclass(frozen=True, kw_only=True)
-class FromMergedJob(TrainingJob):
-    """A checked request, with the merged model."""
-
-    model: ModelFolder
-
-    trainer = "nnUNetTrainerFromMerged"
-    kind, whose = "a training from a merged model", "the party's"
-    changed = "another checkpoint of the merged model (sha256 differs): it has been made anew since"
-
-
-class FromMergedResult(TrainingResult):
-    """A merged model, trained on."""
-
-
-class FromMergedSession(StartSession):
-    what, record_type, record_file = "a merged model", FromMerged, "from_merged.json"
-
-
-def prepare(request: FromMergedRequest, continue_training: bool = False) -> FromMergedJob:
+def prepare(request: FromMergedRequest, continue_training: bool = False) -> TrainingJob:
     """Find the merged model and the party's data, and check that they go together. Writes nothing but, where the model
     is a zip, the model itself (see `read_party`): training, and its continuation, read it there.
 
@@ -98,15 +80,14 @@ def prepare(request: FromMergedRequest, continue_training: bool = False) -> From
                for ours, entry in begins.items() if entry["fold"] != ours]
     record = FromMerged(model=relative_to_results(model.path), learning_rate=request.rate, seed=request.seed,
                         num_epochs=request.epochs, num_iterations_per_epoch=request.iterations, folds=begins)
-    return checked(FromMergedJob(model=model, dataset=site.dataset_name, configuration=configuration,
-                                 plans_name=request.plans_name, folds=folds, record=record, plans=site.plans,
-                                 remarks=remarks), continue_training)
+    return checked(TrainingJob(dataset=site.dataset_name, configuration=configuration, plans_name=request.plans_name,
+                               folds=folds, record=record, plans=site.plans, remarks=remarks), continue_training)
 
 
 @our_trainers_known()
 def train_from_merged(model: str, dataset: str | int, *, device: str | torch.device = "cuda",
                       continue_training: bool = False, validate: bool = True,
-                      say: Callable[[str], None] = lambda line: None, **request) -> FromMergedResult:
+                      say: Callable[[str], None] = lambda line: None, **request) -> TrainingResult:
     """Train on from a merged model, or from any other model, with all its weights, on a party's own images.
 
     Args:
@@ -126,4 +107,4 @@ def train_from_merged(model: str, dataset: str | int, *, device: str | torch.dev
         say(line)
     job, dice = train_folds(job, torch.device(device), continue_training, say, "training on from the merged model",
                             validate=validate)
-    return FromMergedResult.of(job, dice)
+    return TrainingResult.of(job, dice)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+from nnunetv2.utilities.file_path_utilities import get_output_folder
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import is_writable
@@ -19,10 +19,7 @@ from nnunetv2_stitch.training.records import TrainingRecord
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
     """A checked request. `plans` are to be written, with `record` in them. `remarks`: what the user must know, a line
-    each.
-
-    A class of jobs names its nnU-Net `trainer`. `kind`, `whose` and `changed` are for messages: what is made, whose
-    plans its data are preprocessed by, and what is wrong where a fold was begun with other files.
+    each. `waits_for_data`: the job itself preprocesses the images, and has not done so yet.
     """
 
     dataset: str
@@ -33,19 +30,19 @@ class TrainingJob:
     plans: dict
     remarks: list[str] = field(default_factory=list)
 
-    waits_for_data = False  # the job itself preprocesses the images, and has not done so yet
-    trainer: ClassVar[str]
-    kind: ClassVar[str]
-    whose: ClassVar[str]
-    changed: ClassVar[str]
+    waits_for_data = False
 
     @property
-    def key(self) -> str:
-        return self.record.key
+    def trainer(self) -> str:
+        return self.record.trainer
 
     @property
     def preprocessed_folder(self) -> str:
         return os.path.join(str(nnUNet_preprocessed), self.dataset)
+
+    @property
+    def data_identifier(self) -> str:
+        return self.plans["configurations"][self.configuration]["data_identifier"]
 
     @property
     def plans_file(self) -> str:
@@ -57,7 +54,7 @@ class TrainingJob:
 
     def folder_of(self, trainer: str) -> str:
         """Model folder of any trainer with these plans."""
-        return os.path.join(str(nnUNet_results), self.dataset, f"{trainer}__{self.plans_name}__{self.configuration}")
+        return get_output_folder(self.dataset, trainer, self.plans_name, self.configuration)
 
     def fold_folder(self, fold: int | str) -> str:
         return os.path.join(self.model_folder, f"fold_{fold}")
@@ -117,6 +114,6 @@ def checked(job: TrainingJob, continue_training: bool) -> TrainingJob:
 
 def require_data(job: TrainingJob) -> None:
     """Raises StitchError if nnU-Net's trainer lacks anything of the job's data."""
-    require_trainable(job.preprocessed_folder, job.plans["configurations"][job.configuration]["data_identifier"],
-                      job.folds, f"the images must be preprocessed here by {job.whose} plans; run nnUNetv2_preprocess "
-                                 f"-d {stock_id(job.dataset)} -c {job.configuration}")
+    require_trainable(job.preprocessed_folder, job.data_identifier, job.folds,
+                      f"the images must be preprocessed here by {job.record.whose} plans; run nnUNetv2_preprocess "
+                      f"-d {stock_id(job.dataset)} -c {job.configuration}")

@@ -17,12 +17,11 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, network_weights
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, read_model_folder
-from nnunetv2_stitch.parties.preprocessed import case_names, split_of_fold
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.selection.bands import BandedDice
 from nnunetv2_stitch.selection.dice import dice_of_counts, mean_over_labels
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, score_cases
-from nnunetv2_stitch.training.adapt_session import RECORD_FILE, START
+from nnunetv2_stitch.training.adapt_session import RECORD_FILE, START, Adaptation
 from nnunetv2_stitch.training.batchnorm import FIXED_BATCHES, batch_norms, measure_statistics
 from nnunetv2_stitch.training.centre import Centre, opened
 from nnunetv2_stitch.training.site import Site
@@ -30,7 +29,7 @@ from nnunetv2_stitch.training.site import Site
 #: 0 is the partner, 1 the partner trained on; beyond 1 the line goes on.
 ALPHAS = (*(i / 10 for i in range(11)), 1.15, 1.3)
 HALFWAY = 0.5  # what the paper recommends where nothing tells a better point, and what our study found best
-TRAINED, TRAINER = "nnUNetTrainerAdapted", "nnUNetTrainer"
+TRAINER = "nnUNetTrainer"
 
 State = Mapping[str, torch.Tensor]
 
@@ -56,7 +55,7 @@ def between(start: State, end: State, alpha: float) -> dict[str, torch.Tensor]:
 def training_folder(folder: str) -> str:
     """Where the ends of the line are kept, from either folder of an adapted partner."""
     path = Path(os.path.abspath(folder))
-    return str(path.with_name("__".join((TRAINED, *path.name.split("__")[1:]))))
+    return str(path.with_name("__".join((Adaptation.trainer, *path.name.split("__")[1:]))))
 
 
 def read_ends(folder: str, fold: int | str) -> tuple[State, State]:
@@ -117,12 +116,6 @@ def _measured(centre: Centre, points: Sequence[tuple[State, State, float]]) -> l
     return states
 
 
-def validation_cases(site: Site) -> list[str]:
-    """Names of the site's validation cases, sorted."""
-    identifier = site.plans["configurations"][site.configuration]["data_identifier"]
-    return sorted(split_of_fold(site.folder, site.fold, case_names(os.path.join(site.folder, identifier)))[1])
-
-
 def case_dice(site: Site, points: Sequence[tuple[State, State, float]], seed: int, kept: ScoredCases,
               device: torch.device, title: str, progress: bool = True,
               say: Callable[[str], None] = lambda line: None) -> np.ndarray:
@@ -142,7 +135,7 @@ def case_dice(site: Site, points: Sequence[tuple[State, State, float]], seed: in
         states = _measured(centre, points) if batch_norms(network) else None
         centre.deep_supervision(False)
         network.eval()
-        names = validation_cases(site)
+        names = site.validation_names()
         dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, names)
         banded = BandedDice(trainer.configuration_manager, trainer.label_manager, device)
 

@@ -24,9 +24,11 @@ class TrainingRecord:
     """How one network is trained. `num_epochs`, `num_iterations_per_epoch`: None for nnU-Net's own. `folds`: by fold,
     what it begins with or is taught by.
 
-    A class of records says under which `key` of a configuration they are, what they name (`source`), which `command`
-    writes them, and by `flags` which fields may not change between a training and its continuation, and among folds,
-    with the flag that sets each.
+    A class of records says all that tells its kind of training from others: under which `key` of a configuration the
+    record is, which `command` writes it, which nnU-Net `trainer` reads it, and which `file` tells of it beside the
+    weights; for messages what is made (`kind`), what the record names (`source`), by `whose` plans the data are
+    preprocessed, and what is wrong where a fold was begun with other files (`changed`). `flags`: the fields that may
+    not change between a training and its continuation, and among folds, with the flag that sets each.
     """
 
     seed: int = 12345
@@ -35,8 +37,13 @@ class TrainingRecord:
     folds: Mapping[str, Mapping] = field(default_factory=dict)
 
     key: ClassVar[str]
-    source: ClassVar[str]
     command: ClassVar[str]
+    trainer: ClassVar[str]
+    file: ClassVar[str]
+    kind: ClassVar[str]
+    source: ClassVar[str]
+    whose: ClassVar[str]
+    changed: ClassVar[str]
     flags: ClassVar[Mapping[str, str]]
 
     def to_json(self) -> dict:

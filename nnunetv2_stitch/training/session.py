@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import ClassVar
 
 import torch
 
@@ -13,31 +12,26 @@ from nnunetv2_stitch.devices import set_budget
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically, write_json
 from nnunetv2_stitch.locks import plans_locked
-from nnunetv2_stitch.nnunet_internals import restore_progress, uncompiled
-from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, sha256
-from nnunetv2_stitch.parties.checkpoint_writing import is_deployed, write_checkpoint
+from nnunetv2_stitch.nnunet_internals import uncompiled
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights, require_digest
+from nnunetv2_stitch.parties.checkpoint_writing import load_training, write_checkpoint
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.training.checkpoints import handed_on
-from nnunetv2_stitch.training.records import TrainingRecord, without_records
+from nnunetv2_stitch.training.records import StartRecord, TrainingRecord, without_records
 
 
 class TrainingSession:
-    """State of one training; `trainer` is the nnU-Net trainer that it serves. A class of sessions says what is trained
-    (`what`), which records it reads (`record_type`), and the file that tells of it beside the weights (`record_file`).
+    """State of one training; `trainer` is the nnU-Net trainer that it serves, `kind` the class of its records.
 
     Raises:
         StitchError: training on several GPUs, or plans without such a record.
     """
 
-    what: ClassVar[str]
-    record_type: ClassVar[type[TrainingRecord]]
-    record_file: ClassVar[str]
-
-    def __init__(self, trainer):
+    def __init__(self, trainer, kind: type[TrainingRecord]):
         if trainer.is_ddp:
-            raise StitchError(f"{self.what} is trained on one GPU: leave out -num_gpus")
+            raise StitchError(f"{kind.command} trains on one GPU: leave out -num_gpus")
         self.trainer = trainer
-        self.record = self.record_type.of(trainer.configuration_manager.configuration, trainer.plans_manager.plans_name)
+        self.record = kind.of(trainer.configuration_manager.configuration, trainer.plans_manager.plans_name)
         set_budget(trainer, self.record.num_epochs, self.record.num_iterations_per_epoch)
         #: spatial axes that training may mirror along
         self.mirroring_axes: tuple[int, ...] | None = None
@@ -54,10 +48,6 @@ class TrainingSession:
     def network(self) -> torch.nn.Module:
         """Without torch.compile's wrapper, which puts a prefix before every name."""
         return uncompiled(self.trainer.network)
-
-    def require_digest(self, path: str, digest: str) -> None:
-        """Raises StitchError unless the file is still the one that the plans were made for."""
-        require_digest(path, digest, self.again)
 
     @property
     def again(self) -> str:
@@ -80,7 +70,7 @@ class TrainingSession:
         path = os.path.join(trainer.output_folder_base, "plans.json")
         with plans_locked(path):
             write_json(path, without_records(trainer.plans_manager.plans))
-        write_json(os.path.join(trainer.output_folder, self.record_file),
+        write_json(os.path.join(trainer.output_folder, self.record.file),
                    {**told, "num_epochs": trainer.num_epochs,
                     "num_iterations_per_epoch": trainer.num_iterations_per_epoch})
 
@@ -98,22 +88,16 @@ class TrainingSession:
 
     def load_checkpoint(self, path: str, stock_load: Callable[[str], None]) -> None:
         """A training checkpoint as nnU-Net does; a finished one without optimizer, for validation."""
-        trainer = self.trainer
-        if not trainer.was_initialized:
-            trainer.initialize()
-        checkpoint = load_checkpoint(path)
-        if not is_deployed(checkpoint):
-            stock_load(path)
-            return
-        load_weights(self.network, network_weights(checkpoint), path)
-        restore_progress(trainer, checkpoint)
+        finished = load_training(self.trainer, path, stock_load)
+        if finished is not None:
+            load_weights(self.network, network_weights(finished), path)
 
 
 class StartSession(TrainingSession):
     """A training that begins with all weights of a finished model; its record is a `StartRecord`."""
 
-    def __init__(self, trainer):
-        super().__init__(trainer)
+    def __init__(self, trainer, kind: type[StartRecord]):
+        super().__init__(trainer, kind)
         trainer.initial_lr = self.record.learning_rate
 
     def begin(self) -> None:
@@ -123,7 +107,7 @@ class StartSession(TrainingSession):
         self.mirroring_axes = tuple(entry["mirroring"])  # what it has never seen mirrored may not be symmetric
         if trainer.current_epoch == 0:
             path = record.checkpoint(trainer.fold)
-            self.require_digest(path, entry["sha256"])
+            require_digest(path, entry["sha256"], self.again)
             self.start_from(path)
         self.seed()
         trainer.print_to_log_file(f"nnunetv2-stitch: begun with checkpoint {entry['sha256']}, seed {record.seed}, "
@@ -135,7 +119,3 @@ class StartSession(TrainingSession):
                            **self.record.of_fold(self.trainer.fold)})
 
 
-def require_digest(path: str, digest: str, again: str) -> None:
-    """Raises StitchError unless the file is still the one that plans were made for; `again`: what to do then."""
-    if sha256(path) != digest:
-        raise StitchError(f"{path} is not the checkpoint that the plans were made for (sha256 differs); {again}")

@@ -16,6 +16,7 @@ from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import files_in, stock_id
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import ModelFolder
+from nnunetv2_stitch.parties.preprocessed import validation_names
 from nnunetv2_stitch.training.member import Member
 from nnunetv2_stitch.training.records import without_records
 
@@ -35,6 +36,14 @@ class Site:
     plans: dict = field(repr=False)
     dataset_json: dict = field(repr=False)
     same_labels: bool = True
+
+    @property
+    def data_identifier(self) -> str:
+        return self.plans["configurations"][self.configuration]["data_identifier"]
+
+    def validation_names(self) -> list[str]:
+        """The cases that the fold leaves out of training, sorted."""
+        return validation_names(self.folder, self.data_identifier, self.fold)
 
 
 def find_site(dataset: int | str, configuration: str, fold: int | str, members: Sequence[Member], name: str,

@@ -8,8 +8,8 @@ import zipfile
 from collections.abc import Callable
 
 import torch
-from nnunetv2.paths import nnUNet_results
 from nnunetv2.run.run_training import maybe_load_checkpoint
+from nnunetv2.utilities.file_path_utilities import get_output_folder
 
 from nnunetv2_stitch.devices import set_budget, trainer_class, trainer_for
 from nnunetv2_stitch.environment import environment_set
@@ -36,13 +36,12 @@ def train_network(dataset: str, configuration: str, fold: int | str, trainer: st
         seed: of Python, numpy and torch, set before the network is made.
 
     Returns:
-        The trainer after its last epoch; None where the fold was trained before. The final checkpoint is in
-        `fold_folder(...)`.
+        The trainer after its last epoch; None where the fold was trained before.
 
     Raises:
         StitchError: the weights do not fit the network.
     """
-    kept = usable_checkpoints(fold_folder(dataset, trainer, plans_name, configuration, fold))
+    kept = usable_checkpoints(get_output_folder(dataset, trainer, plans_name, configuration, fold))
     if FINAL in kept:
         return None
     seed_everything(seed)
@@ -67,7 +66,8 @@ def validate_network(dataset: str, configuration: str, fold: int | str, trainer:
         running: the trainer that has just trained; None for one that reads the final checkpoint.
         say: receives a line where there is work to do.
     """
-    summary = os.path.join(fold_folder(dataset, trainer, plans_name, configuration, fold), "validation", "summary.json")
+    folder = get_output_folder(dataset, trainer, plans_name, configuration, fold)
+    summary = os.path.join(folder, "validation", "summary.json")
     if not os.path.isfile(summary):
         say(f"fold {fold}: validation with nnU-Net's sliding window")
         if running is None:
@@ -75,10 +75,6 @@ def validate_network(dataset: str, configuration: str, fold: int | str, trainer:
             maybe_load_checkpoint(running, False, True)
         running.perform_actual_validation(False)
     return read_json(summary)["foreground_mean"]["Dice"]
-
-
-def fold_folder(dataset: str, trainer: str, plans_name: str, configuration: str, fold: int | str) -> str:
-    return os.path.join(str(nnUNet_results), dataset, f"{trainer}__{plans_name}__{configuration}", f"fold_{fold}")
 
 
 def is_installed(trainer: str) -> bool:

@@ -32,7 +32,7 @@ def predict_bridged(host, partner, images: Path, output: Path, maps=NO_MAPS, ans
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
-    from nnunetv2_stitch.stitching.network import build_parent
+    from nnunetv2_stitch.stitching.description import build_parent
     from nnunetv2_stitch.stitching.plans import Training, lay_out, stitched_plans, supernet_from_plans
     from nnunetv2_stitch.stitching.setting import Setting
 

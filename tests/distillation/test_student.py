@@ -13,7 +13,7 @@ from nnunetv2_stitch.distillation.teacher import read_teacher, require_patch
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.graph import trace
-from nnunetv2_stitch.stitching.network import build_parent
+from nnunetv2_stitch.stitching.description import build_parent
 from nnunetv2_stitch.training.records import DISTILLATION as KEY
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nnunetv2_stitch.entrypoints import common, parties
 from nnunetv2_stitch.entrypoints.common import GROUPS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,8 +91,9 @@ def test_every_flag_is_in_a_group_and_the_groups_are_in_order(command):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_flag_that_is_shown_is_read(command):
     """Kind: a flag is taken where it means something, and nowhere else."""
-    sources = [inspect.getsource(module_of(command)), inspect.getsource(importlib.import_module(
-        "nnunetv2_stitch.entrypoints.parties"))]
+    module = module_of(command)
+    helpers = [f for f in (common.run_parsed, common.ready_device) if f.__name__ in vars(module)]
+    sources = [inspect.getsource(found) for found in (module, parties, *helpers)]
     read = {n.attr for source in sources for n in ast.walk(ast.parse(source))
             if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "args"}
     assert {a.dest for a in shown(command)} <= read

@@ -209,7 +209,7 @@ def test_independent_parents_are_to_be_stitched_and_the_best_is_written(stranger
 @pytest.mark.slow
 def test_statistics_of_batch_norm_are_the_centres(used, call, edit, tmp_path):  # noqa: F811
     from nnunetv2_stitch.parties.model_folder import read_model_folder
-    from nnunetv2_stitch.stitching.network import build_parent
+    from nnunetv2_stitch.stitching.description import build_parent
     folders = []
     for number in range(2):
         folder = shutil.copytree(used.members[0], tmp_path / f"Dataset80{number}_Norm" / Path(used.members[0]).name)

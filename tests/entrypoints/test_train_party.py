@@ -15,6 +15,7 @@ from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.training.from_merged import FromMergedRequest, prepare
 from nnunetv2_stitch.training.member import read_member
+from nnunetv2_stitch.training.records import below_results
 from nnunetv2_stitch.training.site import find_site
 
 
@@ -108,7 +109,7 @@ def test_the_plans_name_a_zips_checkpoint_where_it_stays(given, tmp_path):
     assert configuration == before["configurations"]["2d"] and written["plans_name"] == "Round1"
     # Such plans may serve for the next merge or round, whose plans and models do not inherit the record.
     write_json(job.plans_file, written)
-    member = read_member(job.model, 0, "merged")
+    member = read_member(read_model_folder(below_results(record.model)), 0, "merged")
     assert "from_merged" not in str(find_site(1, "2d", 0, [member], "Merged", "Round1").plans)
 
 

@@ -13,7 +13,7 @@ from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 from nnunetv2_stitch.federation import strategy as strategy_module  # noqa: E402
 from nnunetv2_stitch.federation.buffer import fedavg_weights  # noqa: E402
 from nnunetv2_stitch.federation.centre_search import Merged  # noqa: E402
-from nnunetv2_stitch.federation.round_line import told  # noqa: E402
+from nnunetv2_stitch.federation.round_summary import summary  # noqa: E402
 from nnunetv2_stitch.federation.strategy import GuidedMerging  # noqa: E402
 
 DEADLINE, NEVER = 10, None
@@ -116,7 +116,7 @@ def test_a_silent_party_is_waited_for_once_and_never_asked_again():
     entries, _, grid = rounds({1: [0] * 3, 2: [0] * 3, 3: [NEVER]}, 3)
     assert [e["waited"] for e in entries] == [DEADLINE, 0, 0]
     assert [n for n, _ in grid.asked].count(3) == 1 and all(e["answered"] == ["A", "B"] for e in entries)
-    assert entries[2]["waiting_for"] == ["node 3"] and "1 not heard of so far" in told(entries[2])
+    assert entries[2]["waiting_for"] == ["node 3"] and "1 not heard of so far" in summary(entries[2])
 
 
 def test_a_late_model_takes_part_later_with_its_age_and_its_party_is_asked_again():
@@ -125,7 +125,7 @@ def test_a_late_model_takes_part_later_with_its_age_and_its_party_is_asked_again
     first, second, third = entries
     assert first["answered"] == ["A"] and "only A has sent a model" in first["remark"] and first["merge"] is None
     assert second["late"] == ["B"] and {m["party"]: m["age"] for m in second["models"]} == {"A": 0, "B": 1}
-    assert "B late (1 round old)" in told(second)
+    assert "B late (1 round old)" in summary(second)
     assert third["answered"] == ["A", "B"] and not third["late"] and (2, 3) in grid.asked and (2, 2) not in grid.asked
 
 
@@ -134,7 +134,7 @@ def test_an_old_model_counts_less_at_the_start_until_it_is_too_old():
     entries, _, _ = rounds(delays, 3)
     assert [{m["party"]: m["age"] for m in e["models"]}["B"] for e in entries] == [0, 1, 2]
     assert entries[1]["failed"] == {"B": "it broke"} and entries[1]["waited"] == 0
-    assert "held from before: B (1 round old)" in told(entries[1])
+    assert "held from before: B (1 round old)" in summary(entries[1])
     entries, _, _ = rounds(delays, 3, max_age=1)
     assert [[m["party"] for m in e["models"]] for e in entries] == [["A", "B", "C"]] * 2 + [["A", "C"]]
 
@@ -154,7 +154,7 @@ def test_without_any_answer_the_global_model_stays_and_the_deadline_is_kept():
     entries, weight, grid = rounds({1: [NEVER], 2: ["broken", "broken"]}, 2)
     assert weight == 0 and [e["waited"] for e in entries] == [DEADLINE] * 2 and \
         all("no new model came" in e["remark"] for e in entries)
-    assert sum(n == 2 for n, _ in grid.asked) == 2 and "the global model stays" in told(entries[0])
+    assert sum(n == 2 for n, _ in grid.asked) == 2 and "the global model stays" in summary(entries[0])
 
 
 def test_who_connects_while_nobody_is_there_is_asked():

@@ -18,7 +18,7 @@ from nnunetv2_stitch.gating.signature import Signature
 from nnunetv2_stitch.gating.tile_features import tile_features
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, load_weights, network_weights
 from nnunetv2_stitch.parties.model_folder import ModelFolder
-from nnunetv2_stitch.stitching.network import build_parent
+from nnunetv2_stitch.stitching.description import build_parent
 from nnunetv2_stitch.stitching.plans import Training, lay_out, stitched_plans, supernet_from_plans
 from nnunetv2_stitch.stitching.setting import Setting
 

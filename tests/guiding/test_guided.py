@@ -12,8 +12,8 @@ from nnunetv2_stitch.guiding.fold import GUIDED_FILE
 from nnunetv2_stitch.guiding.mixing import MixingObjective, present_weights
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
 from nnunetv2_stitch.search.coefficients import SearchOptions, search
-from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
-from nnunetv2_stitch.stitching.setting import Setting
+from nnunetv2_stitch.stitching.network import SETTING_KEY
+from nnunetv2_stitch.stitching.setting import Setting, decode_setting
 
 STEPS = 12
 

@@ -131,8 +131,8 @@ def test_twins_disagree_nowhere(stitched2d, copy_world, tmp_path):
     network = predictor.network
     twin = {k: v for k, v in predictor.list_of_parameters[0].items() if not k.startswith(("partner.", "switches."))}
     twin |= {"partner" + k[len("host"):]: v for k, v in twin.items() if k.startswith("host.")}
-    from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, encode_setting
-    from nnunetv2_stitch.stitching.setting import Setting
+    from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble
+    from nnunetv2_stitch.stitching.setting import Setting, encode_setting
     twin[SETTING_KEY] = encode_setting(Setting())
     predictor.network = StitchedEnsemble(1, 3, [network.parents[0]] * 2, [], None, [], False)
     predictor._deployed = [twin]

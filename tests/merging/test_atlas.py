@@ -4,7 +4,7 @@ import pytest
 import torch
 from close import assert_same
 from networks import build, spec
-from points import SIZES, Points, members
+from points import SIZES, Points, members, merged
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging.atlas import Atlas
@@ -22,10 +22,10 @@ def test_corners_and_mean():
                 assert_same(p, member[name])
             atlas.write_member(network, i)
             assert all((p == member[n]).all() for n, p in network.named_parameters())
-        mean = atlas.merged(atlas.coefficients([1 / 3] * 3))
+        mean = merged(atlas, atlas.coefficients([1 / 3] * 3))
         for name in SIZES:
             assert_same(mean[name], sum(m[name] for m in three) / 3)
-    assert all((atlas.merged(atlas.coefficients([0, 0, 0]))[n] == base[n]).all() for n in SIZES)
+    assert all((merged(atlas, atlas.coefficients([0, 0, 0]))[n] == base[n]).all() for n in SIZES)
 
 
 @pytest.mark.parametrize("granularity, groups", [("model", 1), ("stage", 4), ("tensor", 4)])
@@ -37,7 +37,7 @@ def test_negative_coefficients_and_groups(granularity, groups):
     for k, name in enumerate(SIZES):
         g = 0 if groups == 1 else k
         wanted = base[name] + sum(float(c[i, g]) * (two[i][name] - base[name]) for i in range(2))
-        assert_same(atlas.merged(c)[name], wanted)
+        assert_same(merged(atlas, c)[name], wanted)
 
 
 @pytest.mark.parametrize("granularity", ["model", "stage", "tensor"])

@@ -233,7 +233,7 @@ def test_load_weights_names_the_first_bad_tensor_and_changes_nothing(checkpoint)
 def test_weights_of_the_other_party(world2d):
     host, partner = (str(world2d.model(p) / "fold_0" / "checkpoint_final.pth") for p in (world2d.host, world2d.partner))
     from nnunetv2_stitch.parties.model_folder import read_model_folder
-    from nnunetv2_stitch.stitching.network import build_parent
+    from nnunetv2_stitch.stitching.description import build_parent
     folder = read_model_folder(str(world2d.model(world2d.host)))
     network = build_parent(folder.network_spec, folder.num_input_channels, folder.num_outputs)
     load_weights(network, network_weights(load_checkpoint(host)), host)

@@ -94,7 +94,6 @@ def test_dataset_by_id_or_name(make_model, results):
     for dataset in (11, "11", "011", "Dataset011_A"):
         assert dataset_folder(dataset) == str(results / "Dataset011_A")
         assert len(find_models(dataset)) == 1
-    assert find_models(11, str(results)) == find_models(11)
 
 
 def test_unknown_datasets(make_model, results, refuses, monkeypatch):

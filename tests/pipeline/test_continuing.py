@@ -10,7 +10,8 @@ from world import PLANS, TRAINER
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.pipeline import train_stitch
-from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
+from nnunetv2_stitch.stitching.network import SETTING_KEY
+from nnunetv2_stitch.stitching.setting import decode_setting
 
 pytestmark = pytest.mark.slow
 

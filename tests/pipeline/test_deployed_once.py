@@ -6,7 +6,8 @@ from stitched_model import stitch
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.pipeline import run
-from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble, decode_setting
+from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble
+from nnunetv2_stitch.stitching.setting import decode_setting
 
 pytestmark = pytest.mark.slow
 

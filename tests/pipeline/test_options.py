@@ -12,7 +12,8 @@ from stitched_model import SHORT, stitch
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.inference.predictor import StitchedPredictor
-from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
+from nnunetv2_stitch.stitching.network import SETTING_KEY
+from nnunetv2_stitch.stitching.setting import decode_setting
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from points import SIZES, Points, Quadratic, members
+from points import SIZES, Points, Quadratic, members, merged
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging.atlas import Atlas
@@ -14,7 +14,7 @@ def problem(granularity="stage", wanted=None, count=3):
     if wanted is None:
         wanted = torch.tensor([[0.9, -0.4, 0.2, 1.3], [0.3, 0.8, -0.7, 0.1], [-0.2, 0.5, 0.6, -0.3]],
                               dtype=torch.float64)[:count, :len(atlas.groups)]
-    return atlas, Quadratic(atlas, Points(SIZES), atlas.merged(wanted)), wanted
+    return atlas, Quadratic(atlas, Points(SIZES), merged(atlas, wanted)), wanted
 
 
 @pytest.mark.parametrize("granularity", ["model", "stage", "tensor"])
@@ -29,10 +29,10 @@ def test_gradient_search_finds_the_optimum_also_where_it_is_negative(granularity
 def test_around_the_mean_of_the_members_only_their_differences_count():
     """theta0 as the mean leaves one direction of c without effect, so the weights are compared, not c."""
     atlas = Atlas(members(3), None, "model")
-    target = atlas.merged(torch.tensor([[1.4], [-0.6], [0.2]], dtype=torch.float64))
+    target = merged(atlas, torch.tensor([[1.4], [-0.6], [0.2]], dtype=torch.float64))
     found = search(Quadratic(atlas, Points(SIZES), target), atlas.coefficients([1 / 3] * 3),
                    SearchOptions(steps=700, patience=100))
-    for name, value in atlas.merged(found.coefficients).items():
+    for name, value in merged(atlas, found.coefficients).items():
         torch.testing.assert_close(value, target[name], atol=1e-3, rtol=0)
 
 
@@ -40,7 +40,7 @@ def test_cmaes_finds_it_too_and_the_same_seed_finds_the_same():
     pytest.importorskip("cma")
     atlas, objective, wanted = problem("model")
     wanted = torch.tensor([[0.7], [-0.5], [0.4]], dtype=torch.float64)
-    objective.target = atlas.merged(wanted)
+    objective.target = merged(atlas, wanted)
     options = SearchOptions(steps=100, rate=0.3, patience=100, seed=3)
     first, second = (search(objective, atlas.coefficients([1 / 3] * 3), options, "cmaes") for _ in range(2))
     assert (first.coefficients - wanted).abs().max() < 1e-3

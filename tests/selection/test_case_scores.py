@@ -6,12 +6,10 @@ import zipfile
 import numpy as np
 import pytest
 import stitched_model
-import torch
 from nnunetv2.model_sharing.model_export import export_pretrained_model
 from partner_site import command, refused
 from stitched_model import stitch
 
-from nnunetv2_stitch.baselines.stitched import SHARES, retained_share
 from nnunetv2_stitch.entrypoints import train_stitch
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
@@ -79,17 +77,6 @@ def test_rule_retain_on_a_trained_model(stitched2d, copy_world, nnunet_env, thre
     assert "delete sweep.json of this fold and train with --c" in refused(world.root, capsys, train_stitch, *select)
     write_json(str(folder / "fold_1" / CASES_FILE), {"positions": []})
     assert "is not what a sweep writes" in refused(world.root, capsys, train_stitch, *select)
-
-
-@pytest.mark.slow
-def test_retained_share(stitched2d, nnunet_env):
-    world = nnunet_env(stitched2d.world)
-    given = str(stitched2d.folder), "2d", [0], str(world.results), str(world.preprocessed), torch.device("cpu")
-    share, found = retained_share(*given)
-    assert share == SHARES[found.index] and found.index <= found.best and found.reached
-    assert retained_share(*given, tolerance=1e9)[0] == 0  # the partner alone
-    # tests/world.py: the partner knows nothing of the host's images, so nothing of it is kept.
-    assert share > 0.3
 
 
 def test_nothing_of_single_cases_travels_with_nnunets_own_export(stitched2d, nnunet_env, tmp_path):

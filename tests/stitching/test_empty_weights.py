@@ -5,8 +5,8 @@ import torch
 from networks import CHANNELS, CLASSES, spec
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
+from nnunetv2_stitch.stitching.description import build_parent
 from nnunetv2_stitch.stitching.empty_weights import nothing_filled_on_meta
-from nnunetv2_stitch.stitching.network import build_parent
 
 
 @pytest.mark.parametrize("kind", ["PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet"])

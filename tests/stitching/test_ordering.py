@@ -8,7 +8,7 @@ from networks import CHANNELS, CLASSES, build, ensemble, image, spec
 
 from nnunetv2_stitch.graph import layer_nodes, trace
 from nnunetv2_stitch.pipeline.memory import forward_bytes
-from nnunetv2_stitch.stitching.network import build_parent
+from nnunetv2_stitch.stitching.description import build_parent
 from nnunetv2_stitch.stitching.ordering import peak_of, relative_sizes
 from nnunetv2_stitch.stitching.setting import Setting
 

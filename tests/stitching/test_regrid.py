@@ -11,8 +11,9 @@ from nnunetv2_stitch.fitting.cutting import best_cuts
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss
 from nnunetv2_stitch.graph import layer_nodes, match_layers, trace
 from nnunetv2_stitch.pipeline.memory import step_bytes
+from nnunetv2_stitch.stitching.description import build_parent
 from nnunetv2_stitch.stitching.layers import Heads, ask_host, share_out_background
-from nnunetv2_stitch.stitching.network import StitchedEnsemble, build_parent
+from nnunetv2_stitch.stitching.network import StitchedEnsemble
 from nnunetv2_stitch.stitching.regrid import Geometry, InputBridge, OutputBridge, Regrid, resample
 from nnunetv2_stitch.stitching.setting import Setting
 

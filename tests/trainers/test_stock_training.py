@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from stitched_model import FOLDER, SHORT, call, console_script, python_path, start, stitched_env, tree
 
 from nnunetv2_stitch.fileio import write_json
-from nnunetv2_stitch.stitching.network import SETTING_KEY, decode_setting
+from nnunetv2_stitch.stitching.network import SETTING_KEY
+from nnunetv2_stitch.stitching.setting import decode_setting
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.parties.checkpoint import load_weights
 from nnunetv2_stitch.parties.model_folder import read_model_folder
-from nnunetv2_stitch.stitching.network import build_parent
+from nnunetv2_stitch.stitching.description import build_parent
 from nnunetv2_stitch.training.adapt_terms import channel_sources, in_terms, input_tensors, output_sources
 from nnunetv2_stitch.training.line import ALPHAS, between
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import world as worlds
+from nnunetv2.utilities.file_path_utilities import get_output_folder
 
 from nnunetv2_stitch.baselines.datasets import borrow_plans
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import read_model_folder
-from nnunetv2_stitch.training.stock import budget, fold_folder, train_network, usable_checkpoints
+from nnunetv2_stitch.training.stock import budget, train_network, usable_checkpoints
 
 PLANS = "nnUNetFinetunedPlans"
 
@@ -27,7 +28,7 @@ def parties(world2d, copy_world, nnunet_env, thread_pools):
 def train(host, start=None, **arguments):
     arguments = {"epochs": 1, "iterations": 2, **arguments}
     train_network(host.dataset_name, "2d", 0, worlds.TRAINER, PLANS, torch.device("cpu"), start, **arguments)
-    return fold_folder(host.dataset_name, worlds.TRAINER, PLANS, "2d", 0)
+    return get_output_folder(host.dataset_name, worlds.TRAINER, PLANS, "2d", 0)
 
 
 def weights(folder, name="checkpoint_final.pth") -> dict:
@@ -80,7 +81,7 @@ def test_interrupted_training_goes_on_and_a_broken_checkpoint_is_forgotten(parti
     monkeypatch.setattr(nnUNetTrainer, "on_epoch_end", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(host, start, epochs=4)
-    folder = Path(fold_folder(host.dataset_name, worlds.TRAINER, PLANS, "2d", 0))
+    folder = Path(get_output_folder(host.dataset_name, worlds.TRAINER, PLANS, "2d", 0))
     reached = load_checkpoint(str(folder / "checkpoint_best.pth"))["current_epoch"]
     assert 1 <= reached <= 2
     (folder / "checkpoint_latest.pth").write_bytes(b"PK\x03\x04 cut short")

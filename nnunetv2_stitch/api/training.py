@@ -1,39 +1,26 @@
-"""The jobs of the commands as functions: one keyword per flag, with the flag's default and meaning."""
+"""What makes a model: `stitch`, `distill`, `adapt` and `merge`."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from nnunetv2_stitch.baselines.compare import CompareResult
-from nnunetv2_stitch.baselines.compare import compare as run_comparison
+from nnunetv2_stitch.api import silent
 from nnunetv2_stitch.bridging.names import NameMaps
 from nnunetv2_stitch.devices import AUTO, find_device
 from nnunetv2_stitch.distillation import DistillRequest, DistillResult
 from nnunetv2_stitch.distillation import distill as run_distillation
-from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.evaluation.comparison import Comparison
-from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet, is_model_folder
-from nnunetv2_stitch.evaluation.evaluate import evaluate as run_evaluation
-from nnunetv2_stitch.evaluation.labels import read_labels
-from nnunetv2_stitch.evaluation.output import require_writable, write_comparison
 from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.merging.run import MergeRequest, MergeResult, merge_guided
 from nnunetv2_stitch.parties.trust import trusting
 from nnunetv2_stitch.pipeline import Request, StitchResult, train_stitch
 from nnunetv2_stitch.pipeline.job import default_rule
-from nnunetv2_stitch.stitching.plans import Training
 from nnunetv2_stitch.training import AdaptRequest, AdaptResult, adapt_party
 
 if TYPE_CHECKING:
     import torch
 
 Say = Callable[[str], None]
-
-
-def _silent(line: str) -> None:
-    pass
 
 
 def stitch(
@@ -54,7 +41,7 @@ def stitch(
     positions_per_pass: int | None = Request.positions_per_pass, half_targets: bool = Request.half_targets,
     device: str | torch.device = AUTO, num_gpus: int = 1, continue_training: bool = False,
     only_validation: bool = False, only_selection: bool = False, sweeps: Sequence[str] = (), prefer: str = "balanced",
-    save_probabilities: bool = False, trust: bool = False, progress: bool = True, say: Say = _silent,
+    save_probabilities: bool = False, trust: bool = False, progress: bool = True, say: Say = silent,
 ) -> StitchResult:
     """Stitch trained nnU-Nets into one: what `nnUNetv2_train_stitch` does.
 
@@ -122,124 +109,6 @@ def stitch(
             progress=progress, say=say)
 
 
-def compare(
-    dataset_a: str | int | None = None, dataset_b: str | int | None = None, *,
-    folder: str | None = None, test_sets: Mapping[str, str] | None = None, unseen: Mapping[str, str] | None = None,
-    rows: Sequence[str] | None = None,
-    model_a: str | None = Request.model_a, model_b: str | None = Request.model_b, names: NameMaps = Request.names,
-    configuration: str | None = Request.configuration, folds: Sequence[int | str] | None = Request.folds,
-    trainer_a: str | None = Request.trainer_a, trainer_b: str | None = Request.trainer_b,
-    plans_a: str | None = Request.plans_a, plans_b: str | None = Request.plans_b,
-    fold_b: int | str | None = Request.fold_b, checkpoint_name: str = Request.checkpoint_name,
-    checkpoint_a: str | None = Request.checkpoint_a, checkpoint_b: str | None = Request.checkpoint_b,
-    positions: str | Sequence[int] = Request.positions, epochs: int | None = Request.epochs,
-    iterations: int | None = Request.iterations, plans_name: str = Request.plans_name, seed: int = Training.seed,
-    baseline_epochs: int | None = None, baseline_iterations: int | None = None, tolerance: float | None = None,
-    worst: int = 3, tta: bool = True, device: str | torch.device = AUTO, resume: bool = False, trust: bool = False,
-    progress: bool = True, say: Say = _silent,
-) -> CompareResult:
-    """Compare stitching with what else could be done, and write tables, figures and a page: what
-    `nnUNetv2_compare_stitched` does.
-
-    Args:
-        dataset_a, dataset_b: host and partner; None where `model_a` or `model_b` names one.
-        folder: for predictions, tables, figures and the page; None for `comparison_with_<B>` beside A's models.
-        test_sets: name -> nnU-Net raw dataset with imagesTs and labelsTs, the host's first; None for those of A and B.
-        unseen: the same of hospitals that are no party.
-        rows: keys of the rows to make; None for all.
-        model_a, model_b, names, configuration, folds, trainer_a, trainer_b, plans_a, plans_b, fold_b: see `stitch`.
-        checkpoint_name, checkpoint_a, checkpoint_b: see `stitch`.
-        positions, epochs, iterations, plans_name, seed: of the stitches, see `stitch`.
-        baseline_epochs, baseline_iterations: of what is trained beside; None for the parents'.
-        tolerance: of the surface Dice, in mm; None for one voxel.
-        worst: how many of each party's worst cases are shown.
-        tta: mirror when predicting.
-        device: `auto` for cuda, mps or the cpu, the first that is there.
-        resume: go on with an interrupted comparison.
-        trust: let checkpoints run code, as stock nnU-Net does.
-        progress: show progress bars.
-        say: receives one line per step.
-
-    Raises:
-        StitchError: bad input, before anything is written; or a row that could not be made.
-
-    Example:
-        >>> result = ns.compare("Dataset001_A", "Dataset002_B", rows=["plain_ensemble", "stitched"])
-        >>> result.comparison.summary("A alone", "Dataset001_A", result.comparison.labels.main).mean
-    """
-    with trusting(trust):
-        result = run_comparison(
-            dataset_a, dataset_b, folder, test_sets, rows, unseen=unseen, device=find_device(device), resume=resume,
-            progress=progress, baseline_epochs=baseline_epochs, baseline_iterations=baseline_iterations, tta=tta,
-            tolerance=tolerance, say=say, model_a=model_a, model_b=model_b, names=names, configuration=configuration,
-            folds=folds, trainer_a=trainer_a, trainer_b=trainer_b, plans_a=plans_a, plans_b=plans_b, fold_b=fold_b,
-            checkpoint_name=checkpoint_name, checkpoint_a=checkpoint_a, checkpoint_b=checkpoint_b,
-            positions=positions, epochs=epochs, iterations=iterations, plans_name=plans_name, seed=seed)
-        write_comparison(result.comparison, result.folder, worst, say)
-    return result
-
-
-def evaluate(
-    models: Mapping[str, str] | Sequence[ModelEntry], datasets: Mapping[str, str] | Sequence[TestSet], *,
-    unseen: Mapping[str, str] | None = None, host: str | None = None, own: str | None = None,
-    output: str | None = None, tolerance: float | None = None, dataset_json: str | None = None,
-    folds: Sequence[int | str] | None = None, checkpoint_name: str = Request.checkpoint_name,
-    device: str | torch.device = AUTO, tta: bool = True, worst: int = 3, continue_prediction: bool = False,
-    seed: int = Training.seed, trust: bool = False, progress: bool = True, say: Say = _silent,
-) -> Comparison:
-    """Compare models on the test sets of several parties: what `nnUNetv2_evaluate_stitched` does.
-
-    Args:
-        models: name -> trained model folder (`FOLDER@host`, `@partner`, `@ensemble` for how a stitched one answers), or
-            folder of predictions; or `evaluation.entries.ModelEntry`.
-        datasets: name -> nnU-Net raw dataset, or folder with images and labels; or `evaluation.entries.TestSet`.
-        unseen: as `datasets`, of hospitals that are no party.
-        host: the model that is the host alone; None for the first.
-        own: the dataset with the host's own cases; None for the first.
-        output: where predictions of model folders, tables, figures and the page go. None: nothing is written, which is
-            enough for predictions made elsewhere.
-        tolerance: of the surface Dice, in mm; None for one voxel, the largest over datasets of the median in-plane
-            spacing.
-        dataset_json: a file with the labels, where neither models nor datasets have one.
-        folds: of the models; None for all that each has trained.
-        checkpoint_name: of the models.
-        device: `auto` for cuda, mps or the cpu, the first that is there.
-        tta: mirror when predicting.
-        worst: how many of each party's worst cases are shown.
-        continue_prediction: keep what the same models have predicted already.
-        seed: of the bootstrap.
-        trust: let checkpoints run code, as stock nnU-Net does.
-        progress: show progress bars.
-        say: receives one line per step.
-
-    Raises:
-        StitchError: a name taken twice or unknown, labels that contradict each other, a missing or unreadable file, a
-            case without a prediction, shapes that differ, or a model that cannot be used.
-
-    Example:
-        >>> models = {"A alone": "predictions/a", "stitched": "predictions/s"}
-        >>> comparison = ns.evaluate(models, {"A": "raw/Dataset001_A"})
-        >>> comparison.summary("stitched", "A", comparison.labels.main).mean
-    """
-    models = [ModelEntry.parse(f"{n}={f}") for n, f in models.items()] if isinstance(models, Mapping) else models
-    datasets = [TestSet.parse(f"{n}={f}") for n, f in datasets.items()] if isinstance(datasets, Mapping) else datasets
-    datasets = [*datasets, *(TestSet.parse(f"{n}={f}", unseen=True) for n, f in (unseen or {}).items())]
-    predicted = [m.name for m in models if m.folder and is_model_folder(m.folder)]
-    if output is not None:
-        require_writable(output)
-    elif predicted:
-        raise StitchError(f"{predicted[0]} is a trained model, whose predictions need a place: give output=FOLDER")
-    with trusting(trust):
-        comparison = run_evaluation(
-            models, datasets, host=host, own=own, output=output, tolerance=tolerance,
-            labels=None if dataset_json is None else read_labels(dataset_json), folds=folds,
-            checkpoint_name=checkpoint_name, device=find_device(device) if predicted else None, mirroring=tta,
-            continue_prediction=continue_prediction, seed=seed, progress=progress, say=say)
-    if output is not None:
-        write_comparison(comparison, os.path.abspath(output), worst, say)
-    return comparison
-
-
 def distill(
     teacher: str, dataset: str | int, *, configuration: str | None = DistillRequest.configuration,
     folds: Sequence[int | str] | None = DistillRequest.folds, student: str = DistillRequest.student,
@@ -247,7 +116,7 @@ def distill(
     weight: float = DistillRequest.weight, epochs: int | None = DistillRequest.epochs,
     iterations: int | None = DistillRequest.iterations, plans_name: str = DistillRequest.plans_name,
     seed: int = DistillRequest.seed, device: str | torch.device = AUTO, continue_training: bool = False,
-    validate: bool = True, trust: bool = False, progress: bool = True, say: Say = _silent,
+    validate: bool = True, trust: bool = False, progress: bool = True, say: Say = silent,
 ) -> DistillResult:
     """Teach one ordinary nnU-Net what a stitched ensemble knows: what `nnUNetv2_distill_stitched` does.
 
@@ -263,12 +132,8 @@ def distill(
         epochs, iterations: None for nnU-Net's.
         plans_name: of the plans that are written.
         seed: recorded beside the weights.
-        device: `auto` for cuda, mps or the cpu, the first that is there.
-        continue_training: go on after an interruption.
-        validate: predict each fold's validation cases at the end.
-        trust: let checkpoints run code, as stock nnU-Net does.
-        progress: show progress bars.
-        say: receives one line per step.
+        validate: predict each fold's validation cases at the end, and write `report.html`.
+        device, continue_training, trust, progress, say: see `stitch`.
 
     Raises:
         StitchError: bad input, before anything is written; or an image without labels that cannot be read.
@@ -292,7 +157,7 @@ def adapt(
     plans_name: str = AdaptRequest.plans_name, tolerance: float = AdaptRequest.tolerance,
     alpha: float | None = AdaptRequest.alpha,
     seed: int = AdaptRequest.seed, device: str | torch.device = AUTO, continue_training: bool = False,
-    validate: bool = True, trust: bool = False, progress: bool = True, say: Say = _silent,
+    validate: bool = True, trust: bool = False, progress: bool = True, say: Say = silent,
 ) -> AdaptResult:
     """Train a partner's model on with your own images, and move it back towards what it was: what
     `nnUNetv2_adapt_party` does.
@@ -312,12 +177,8 @@ def adapt(
             in standard errors.
         alpha: point of the line, 0 for the partner, 1 for the partner trained on; None to choose it by retention.
         seed: recorded beside the weights.
-        device: `auto` for cuda, mps or the cpu, the first that is there.
-        continue_training: go on after an interruption.
-        validate: predict each fold's validation cases with the result.
-        trust: let checkpoints run code, as stock nnU-Net does.
-        progress: show progress bars.
-        say: receives one line per step.
+        validate: predict each fold's validation cases with the result, and write `report.html`.
+        device, continue_training, trust, progress, say: see `stitch`.
 
     Raises:
         StitchError: bad input, before anything is written; images that nnU-Net cannot preprocess; or validation cases
@@ -341,7 +202,7 @@ def merge(
     search: str = MergeRequest.search, steps: int = MergeRequest.steps, rate: float = MergeRequest.rate,
     surrogate: str = MergeRequest.surrogate, plans_name: str | None = MergeRequest.plans_name,
     checkpoint_name: str | Sequence[str] = MergeRequest.checkpoint_name, seed: int = MergeRequest.seed,
-    device: str | torch.device = AUTO, trust: bool = False, say: Say = _silent,
+    device: str | torch.device = AUTO, trust: bool = False, say: Say = silent,
 ) -> MergeResult:
     """Merge trained nnU-Nets of one architecture and one common start into one: what `nnUNetv2_merge_party` does.
 
@@ -360,9 +221,7 @@ def merge(
         plans_name: plans your data were preprocessed with; None for the models'.
         checkpoint_name: of all models, or one for each.
         seed: recorded in merge.json.
-        device: `auto` for cuda, mps or the cpu, the first that is there.
-        trust: let checkpoints run code, as stock nnU-Net does.
-        say: receives one line per step.
+        device, trust, say: see `stitch`.
 
     Raises:
         StitchError: bad input, before anything is written.

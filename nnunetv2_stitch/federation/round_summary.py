@@ -8,7 +8,7 @@ from typing import Any
 NODE = "node "  # begins what a party is called that has not told its name
 
 
-def told(entry: Mapping[str, Any]) -> str:
+def summary(entry: Mapping[str, Any]) -> str:
     """Who took part in the round of an entry of `GuidedMerging`, and what came of it."""
     ages = {m["party"]: m["age"] for m in entry["models"]}
     parts = [", ".join(f"{name} {_aged(ages.get(name, 0))}" for name in entry["answered"]) or "nobody answered"]
