@@ -22,5 +22,5 @@ def packages() -> list[str]:
 setup(
     packages=packages(),
     package_dir={f"nnunetv2_stitch.{folder}": folder for folder in MAPPED_FOLDERS},
-    package_data={"nnunetv2_stitch.demo": ["*.npz", "*.txt", "*.md"]},
+    package_data={"nnunetv2_stitch.demo": ["*.npz", "*.txt", "*.md", "models/*"]},
 )
