@@ -31,8 +31,8 @@ CAVEAT = (
     "models would do on other people. Part of the difference between the parties is how the labels were made (surfaces "
     "against SAMSEG). One seed, one fold, small networks, short training."
 )
-GATED = "gate: A's images get A's answer, others B's network adapted half-way"
-ADAPTED = "B's network, adapted half-way, alone"
+GATED = "A's model and B's, adapted half-way; a gate chooses for each image"
+ADAPTED = "B's model, adapted half-way, by itself"
 
 
 @dataclass(frozen=True)
