@@ -3,6 +3,7 @@
 They lie at the top of the repository because nnU-Net is pointed at `trainers` and users look for commands, and they
 install as `nnunetv2_stitch.trainers` and `nnunetv2_stitch.entrypoints` so that no package of so general a name lands in
 anyone's site-packages. `setup.py` rather than pyproject.toml because subpackages are to be found, not listed by hand.
+Every file in a package is installed, whatever its kind: MANIFEST.in takes the whole folders.
 """
 
 from setuptools import find_packages, setup
@@ -22,6 +23,4 @@ def packages() -> list[str]:
 setup(
     packages=packages(),
     package_dir={f"nnunetv2_stitch.{folder}": folder for folder in MAPPED_FOLDERS},
-    package_data={"nnunetv2_stitch.demo": ["*.npz", "*.txt", "*.md"],
-                  "nnunetv2_stitch.evaluation.templates": ["*.html", "*.css"]},
 )

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -49,6 +51,7 @@ def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None =
             anything unexpected. Nothing is raised when `main` returns.
     """
     hint = f"; the same command with {resume} goes on" if resume else ""
+    hear_interrupts()
     try:
         if not several and process_from_environment() != SINGLE_PROCESS:
             raise StitchError("of these commands only nnUNetv2_train_stitch runs in several processes; start this one "
@@ -76,6 +79,13 @@ def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None =
 def run_parsed(main: Callable[[argparse.Namespace], None], args: argparse.Namespace, resume: str | None = None) -> None:
     """`run` of a command's `main` with its arguments, of a command that has `--trust`."""
     run(lambda: main(args), verbose=args.verbose, resume=resume, trust=args.trust)
+
+
+def hear_interrupts() -> None:
+    """SIGINT raises KeyboardInterrupt, however the process was started: shells without job control, such as those that
+    run scripts, let what they start with `&` ignore it, and its own processes inherit that."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _describe_file_error(error: OSError) -> str:

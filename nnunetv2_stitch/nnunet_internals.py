@@ -53,6 +53,24 @@ def part(owner: Any, name: str, needed_for: str) -> Any:
         raise changed(name, needed_for) from error
 
 
+@contextmanager
+def threads_for_processes() -> Iterator[None]:
+    """Within, nnU-Net works with threads where it would spawn processes, each of which imports it anew for 5 to 15 s:
+    for data so small that this is most of the work."""
+    import multiprocessing
+    from multiprocessing.pool import ThreadPool
+    original = multiprocessing.get_context
+
+    def get_context(method: str | None = None) -> Any:
+        return SimpleNamespace(Pool=ThreadPool) if method == "spawn" else original(method)
+
+    multiprocessing.get_context = get_context
+    try:
+        yield
+    finally:
+        multiprocessing.get_context = original
+
+
 # -- the trainer ------------------------------------------------------------------------------------------------------
 
 def set_up_for_group(trainer: nnUNetTrainer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,12 +68,13 @@ def load_party(key: str) -> PartyData:
         )
 
 
-def write_party(key: str, raw_folder: str) -> str:
+def write_party(key: str, raw_folder: str, splits: Sequence[str] = ("Tr", "Ts")) -> str:
     """Write a party as an nnU-Net raw dataset, with labels for the test cases too, and return the dataset's name.
 
     Args:
         key: `A` or `B`.
         raw_folder: nnU-Net's folder of raw datasets.
+        splits: which cases; `Ts` for those of a party whose models are only tested.
 
     Raises:
         StitchError: no such party, or the folder cannot be written to.
@@ -86,7 +88,7 @@ def write_party(key: str, raw_folder: str) -> str:
         # The third axis of one voxel; the affine carries the spacing (1.5, 1.5, 999).
         atomically(path, lambda temporary: nibabel.save(nibabel.Nifti1Image(array[..., None], data.affine), temporary))
 
-    for split, names in data.names.items():
+    for split, names in ((split, data.names[split]) for split in splits):
         for name, image, labels in zip(names, data.images[split], data.labels[split]):
             write((image * data.scale).astype(np.float32), os.path.join(folder, f"images{split}",
                                                                        f"{name}_0000{FILE_ENDING}"))

@@ -1,121 +1,85 @@
-"""The test cases: predictions of the four models, nnU-Net's evaluation of them, the rows of the table."""
+"""The test cases: five models on both parties', as rows, in words, and as the figure."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from nnunetv2_stitch.demo.commands import EVALUATION
+from nnunetv2_stitch.demo.data import PARTIES
 
-from nnunetv2_stitch.demo.data import FILE_ENDING, LABELS, PARTIES
-
-# model -> how the stitched model answers as it; "host" and "partner" are the untouched parents
-MODELS = {"A alone": "host", "B alone": "partner", "plain ensemble": "ensemble", "stitched": "stitched"}
-FOREGROUND = {name: value for name, value in LABELS.items() if value}
-
-
-def party_title(key: str) -> str:
-    return f"{key}: {PARTIES[key].dataset.split('_', 1)[1]}"
+A_ALONE, B_ALONE, PLAIN, STITCHED, RECOMMENDED = "A alone", "B alone", "plain ensemble", "stitched", "recommended"
+MODELS = (A_ALONE, B_ALONE, PLAIN, STITCHED, RECOMMENDED)
+WHOSE = {"A": "A's own cases", "B": "the partner's cases"}
 
 
-def prediction_folder(root: str, model: str, key: str) -> str:
-    return os.path.join(root, model.replace(" ", "_"), PARTIES[key].dataset)
+def argument(model: str) -> str:
+    """A model's name as one word, for a command line."""
+    return model.replace(" ", "_")
 
 
-def predict_all(model_folder: str, raw: str, root: str, device, folds: Sequence[int | str],
-                say: Callable[[str], None] = lambda text: None) -> None:
-    """Write the four models' segmentations of both parties' test cases below `root`.
+def models_of(host: str, partner: str, stitched: str, recommended: str) -> dict[str, str]:
+    """What is compared, as nnUNetv2_evaluate_stitched takes it: name -> model folder.
 
     Args:
-        raw: nnU-Net's folder of raw datasets.
-        say: is told each step in a line.
+        host, partner: of the untouched models; each answers in its own stock pipeline.
+        stitched: of the stitched ensemble, which also answers as the plain one.
+        recommended: of the gated ensemble, or of the adapted partner.
     """
-    from nnunetv2_stitch.inference.predictor import StitchedPredictor
-
-    predictor = StitchedPredictor(device=device, use_mirroring=True, perform_everything_on_device=device.type == "cuda",
-                                  allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(model_folder, use_folds=list(folds), mode="stitched")
-    for model, mode in MODELS.items():
-        predictor.set_mode(mode)
-        for key, party in PARTIES.items():
-            predictor.predict_from_files_sequential(os.path.join(raw, party.dataset, "imagesTs"),
-                                                    prediction_folder(root, model, key))
-        say(f"predicted the test cases of both parties with {model}")
+    return dict(zip(map(argument, MODELS), (host, partner, f"{stitched}@ensemble", stitched, recommended)))
 
 
-def evaluate_all(raw: str, root: str) -> list[dict[str, Any]]:
-    """nnU-Net's `summary.json` beside each model's predictions; one row per party and model.
+def evaluate_models(models: Mapping[str, str], folder: str, device: Any, resume: bool,
+                    say: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
+    """What nnUNetv2_evaluate_stitched does: predictions of all models, measures, figures, report.html.
 
-    Rows hold `party`, `model`, `dice` (nnU-Net's foreground mean: over cases, then over labels), the mean Dice of
-    each label under its name, and `cases`: case name -> mean over its labels.
+    Args:
+        models: see `models_of`.
+        folder: the demo's.
+        resume: keep what was predicted before.
+
+    Returns:
+        One row per party and model: `party`, `model`, `dice` (mean over the labels, then over cases) and `cases`:
+        case name -> mean over its labels.
     """
-    from nnunetv2.configuration import default_num_processes
-    from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
-    from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
-
-    rows = []
-    for key, party in PARTIES.items():
-        for model in MODELS:
-            folder = prediction_folder(root, model, key)
-            summary = compute_metrics_on_folder(
-                os.path.join(raw, party.dataset, "labelsTs"), folder, os.path.join(folder, "summary.json"),
-                NibabelIO(), FILE_ENDING, list(FOREGROUND.values()), num_processes=default_num_processes, chill=False)
-            rows.append({
-                "party": party_title(key), "model": model, "dice": float(summary["foreground_mean"]["Dice"]),
-                **{name: float(summary["mean"][value]["Dice"]) for name, value in FOREGROUND.items()},
-                "cases": _by_case(summary),
-            })
-    return rows
+    from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
+    from nnunetv2_stitch.evaluation.evaluate import evaluate
+    from nnunetv2_stitch.evaluation.output import write_comparison
+    output = os.path.join(folder, EVALUATION)
+    comparison = evaluate([ModelEntry.parse(f"{name}={path}") for name, path in models.items()],
+                          [TestSet(key, os.path.join(folder, "nnUNet_raw", p.dataset)) for key, p in PARTIES.items()],
+                          output=output, device=device, continue_prediction=resume, say=say)
+    write_comparison(comparison, output, say=say)
+    main = comparison.labels.main
+    return [{"party": key, "model": model, "dice": float(comparison.summary(argument(model), key, main).mean),
+             "cases": {s.case: s.dice for s in comparison.scores
+                       if (s.model, s.party, s.label) == (argument(model), key, main)}}
+            for key in PARTIES for model in MODELS]
 
 
-def _by_case(summary: dict) -> dict[str, float]:
-    cases = {}
-    for case in summary["metric_per_case"]:
-        values = [case["metrics"][value]["Dice"] for value in FOREGROUND.values()]
-        known = [v for v in values if np.isfinite(v)]
-        name = os.path.basename(case["reference_file"])[:-len(FILE_ENDING)]
-        cases[name] = float(np.mean(known)) if known else float("nan")
-    return cases
+def dice_of(rows: Sequence[Mapping[str, Any]], party: str) -> dict[str, float]:
+    """Model -> mean Dice on a party's test cases."""
+    return {row["model"]: row["dice"] for row in rows if row["party"] == party}
 
 
-def table_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For printing: no single cases, and how many there were."""
-    return [{"test cases of": row["party"], "model": row["model"], "Dice": row["dice"],
-             **{name: row[name] for name in FOREGROUND}, "cases": len(row["cases"])} for row in rows]
+def table_rows(rows: Sequence[Mapping[str, Any]], way: str) -> list[dict[str, Any]]:
+    """For printing: a row per model, both parties side by side and never averaged; `way` says what is recommended."""
+    by_party = {WHOSE[key]: dice_of(rows, key) for key in PARTIES}
+    return [{"mean Dice": model, **{whose: dice[model] for whose, dice in by_party.items()},
+             "": f"<- {way}" if model == RECOMMENDED else ""} for model in MODELS]
 
 
-def reading(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The stitched model against the others in words, a sentence per party, whichever way it turned out."""
+def reading(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The recommended model against A's own and the plain ensemble, a sentence per party, however it turned out."""
     lines = []
-    for party in dict.fromkeys(row["party"] for row in rows):
-        dice = {row["model"]: row["dice"] for row in rows if row["party"] == party}
-        differences = [f"{dice['stitched'] - value:+.3f} against {model}" for model, value in dice.items()
-                       if model != "stitched"]
-        lines.append(f"{party}: stitched {', '.join(differences)}.")
+    for key in PARTIES:
+        dice = dice_of(rows, key)
+        against = [f"{dice[RECOMMENDED] - dice[model]:+.3f} against {model}" for model in (A_ALONE, PLAIN, STITCHED)]
+        lines.append(f"On {WHOSE[key]}, recommended: {', '.join(against)}.")
     return lines
 
 
-def overlay_panels(raw: str, root: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Two test cases of each party for `figures.overlay_grid`: those at one and two thirds of the list of
-    names, a rule that looks at no score."""
-    import nibabel
-
-    def read(*parts: str) -> np.ndarray:
-        # nibabel gives (x, y, 1); upright, the anterior side up
-        return np.rot90(np.asarray(nibabel.load(os.path.join(*parts)).dataobj)[..., 0])
-
-    panels = []
-    for key, party in PARTIES.items():
-        dice = {row["model"]: row["cases"] for row in rows if row["party"] == party_title(key)}
-        names = sorted(next(iter(dice.values())))
-        for name in dict.fromkeys([names[len(names) // 3], names[2 * len(names) // 3]]):
-            file = name + FILE_ENDING
-            panels.append({
-                "title": f"{key}: {name}",
-                "image": read(raw, party.dataset, "imagesTs", f"{name}_0000{FILE_ENDING}"),
-                "masks": {"reference": read(raw, party.dataset, "labelsTs", file),
-                          **{model: read(prediction_folder(root, model, key), file) for model in MODELS}},
-                "dice": {model: dice[model][name] for model in MODELS},
-            })
-    return panels
+def figure_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For `figures.dice_by_party`."""
+    return [{**row, "party": WHOSE[row["party"]], "cases": list(row["cases"].values())} for row in rows]

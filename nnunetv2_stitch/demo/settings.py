@@ -1,4 +1,4 @@
-"""What the demo trains and for how long, and the environment that nnU-Net reads."""
+"""What the demo and its parents train and for how long, and the environment that nnU-Net reads."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ FOLD = 0
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Small enough for 12 minutes on two CPU cores; everything else is nnU-Net's default.
+    """Small enough for a CPU; everything else is nnU-Net's default.
 
     `features`: channels per stage of both parents' U-Nets, which also gives the number of stages. `trainer`: one of
-    nnU-Net's own short trainers. `stitch_epochs` of `stitch_iterations` train the stitches.
+    nnU-Net's own short trainers. `adapt_epochs` of `adapt_iterations` train the partner on. `stitch_epochs` of
+    `stitch_iterations`: of benchmarks, which train stitches; the demo fits them directly.
     """
 
     features: tuple[int, ...] = (12, 24, 48, 96, 96)
     batch_size: int = 4
     trainer: str = "nnUNetTrainer_5epochs"
+    adapt_epochs: int = 2
+    adapt_iterations: int = 60
     stitch_epochs: int = 6
     stitch_iterations: int = 50
     seed: int = 12345
@@ -34,6 +37,10 @@ class DemoSettings:
     def from_json(cls, value: dict) -> DemoSettings:
         known = {f.name for f in fields(cls)}
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k in known})
+
+
+#: Of the demo, with the seed of the parents that the package ships.
+DEMO = DemoSettings(seed=1)
 
 
 def environment(folder: str) -> dict[str, str]:

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW, GREY = "#CC79A7", "#56B4E9", "#F0E442", "#7F7F7F"
-MODEL_COLOURS = {"A alone": BLUE, "B alone": ORANGE, "plain ensemble": GREY, "stitched": GREEN}
-MODEL_MARKERS = {"A alone": "o", "B alone": "s", "plain ensemble": "D", "stitched": "^"}
+MODEL_COLOURS = {"A alone": BLUE, "B alone": ORANGE, "plain ensemble": GREY, "stitched": GREEN,
+                 "recommended": VERMILLION}
+MODEL_MARKERS = {"A alone": "o", "B alone": "s", "plain ensemble": "D", "stitched": "^",
+                 "recommended": "*"}
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, YELLOW)
 DPI = 120
 

@@ -60,6 +60,11 @@ def test_splits_hold_out_whole_blocks(key):
     assert [number(n) for n in splits[0]["val"]] == list(range(26, 34))
 
 
+def test_of_a_party_that_is_only_tested_no_training_image_is_written(tmp_path):
+    folder = tmp_path / write_party("B", str(tmp_path), ["Ts"])
+    assert sorted(p.name for p in folder.iterdir()) == ["dataset.json", "imagesTs", "labelsTs"]
+
+
 def test_unknown_party_is_refused(tmp_path):
     with pytest.raises(StitchError, match="no party 'C'"):
         write_party("C", str(tmp_path))

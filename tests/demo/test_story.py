@@ -13,6 +13,8 @@ from nnunetv2_stitch.demo.story import STATE_FILE, check_folder, run_demo
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.errors import StitchError
 
+GATE = story._Story._gate
+
 
 @pytest.fixture
 def stages(monkeypatch):
@@ -27,9 +29,10 @@ def stages(monkeypatch):
             return value
         return step
 
-    stitched = {"model_folder": "model", "folds": [0], "position": 3, "position_name": "decoder", "table": [],
-                "remarks": []}
-    for name, value in (("data", None), ("preprocess", None), ("train", None), ("stitch", stitched), ("predict", None)):
+    stitched = {"model_folder": "stitched", "position": 3, "position_name": "decoder", "validation": [], "remarks": []}
+    for name, value in {"setup": None, "data": None, "preprocess": None, "train": None, "export": None, "info": None,
+                        "adapt": {"model_folder": "adapted", "reached": False}, "stitch": stitched,
+                        "gate": {**stitched, "model_folder": "gated"}}.items():
         monkeypatch.setattr(story._Story, f"_{name}", note(name, value))
 
     def evaluate(self):
@@ -40,28 +43,39 @@ def stages(monkeypatch):
     return ran
 
 
-ALL = ["data", "preprocess_A", "preprocess_B", "train_A", "train_B", "stitch", "predict", "evaluate"]
+AFTER = ["info", "adapt", "stitch", "gate", "evaluate"]
+ALL = {False: ["setup", *AFTER],
+       True: ["data", "preprocess_A", "train_A", "preprocess_B", "train_B", "export", *AFTER]}
 
 
-def test_steps_run_in_order_and_are_announced(tmp_path, stages):
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_steps_run_in_order_and_are_announced(from_scratch, tmp_path, stages):
     said = []
-    result = run_demo(str(tmp_path / "demo"), say=said.append)
-    assert stages.steps == ALL
-    assert [line[:5] for line in said if line.startswith("[")] == [f"[{i}/8]" for i in range(1, 9)]
-    assert result.position == 3 and result.rows == [{"dice": 0.5}]
-    assert list(result.seconds) == ALL
+    result = run_demo(str(tmp_path / "demo"), from_scratch=from_scratch, say=said.append)
+    assert stages.steps == ALL[from_scratch]
+    count = len(stages.steps)
+    assert [line.split()[0] for line in said if line.startswith("\n[")] == [f"[{i + 1}/{count}]" for i in range(count)]
+    assert result.rows == [{"dice": 0.5}] and list(result.seconds) == stages.steps
+    assert result.way == story.GATED and result.recommended == str(tmp_path / "demo" / "gated")
+
+
+def test_an_adapted_partner_as_good_as_the_host_is_recommended_by_itself(tmp_path, stages, monkeypatch):
+    monkeypatch.setattr(story._Story, "_adapt", lambda self: {"model_folder": "adapted", "reached": True})
+    monkeypatch.setattr(story._Story, "_gate", GATE)
+    result = run_demo(str(tmp_path / "demo"))
+    assert result.way == story.ADAPTED and result.recommended == str(tmp_path / "demo" / "adapted")
 
 
 def test_interrupted_demo_goes_on_where_it_was(tmp_path, stages):
     folder = str(tmp_path / "demo")
     stages.fail_at = "train_B"
     with pytest.raises(KeyboardInterrupt):
-        run_demo(folder, seed=7)
+        run_demo(folder, seed=7, from_scratch=True)
     stages.fail_at, stages.steps = None, []
     run_demo(folder, resume=True)
-    assert stages.steps == ["train_B", "stitch", "predict", "evaluate"]
+    assert stages.steps == ["train_B", "export", *AFTER]
     stages.steps = []
-    run_demo(folder, resume=True, seed=7)
+    run_demo(folder, resume=True, seed=7, from_scratch=True)
     assert stages.steps == []
 
 
@@ -84,20 +98,31 @@ def test_going_on_with_other_settings_is_refused(tmp_path, stages):
     run_demo(folder, seed=1)
     with pytest.raises(StitchError, match="other settings"):
         run_demo(folder, resume=True, seed=2)
-    with pytest.raises(StitchError, match="other settings"):
-        run_demo(folder, resume=True, settings=DemoSettings(batch_size=3, seed=1))
+    for other in ({"settings": DemoSettings(batch_size=3, seed=1)}, {"from_scratch": True}):
+        with pytest.raises(StitchError, match="other settings"):
+            run_demo(folder, resume=True, **other)
+
+
+def test_a_demo_of_another_version_is_refused(tmp_path, stages):
+    folder = tmp_path / "demo"
+    run_demo(str(folder))
+    state = json.loads((folder / STATE_FILE).read_text())
+    del state["story"]  # as the first version wrote it
+    (folder / STATE_FILE).write_text(json.dumps(state))
+    with pytest.raises(StitchError, match="another version"):
+        run_demo(str(folder), resume=True)
 
 
 def test_resuming_nothing_starts_anew(tmp_path, stages):
     run_demo(str(tmp_path / "demo"), resume=True)
-    assert stages.steps == ALL
+    assert stages.steps == ALL[False]
 
 
 def test_environment_is_as_before_afterwards(tmp_path, stages, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", "/mine")
     monkeypatch.delenv("nnUNet_results", raising=False)
     seen = {}
-    monkeypatch.setattr(story._Story, "_data", lambda self: seen.update(os.environ))
+    monkeypatch.setattr(story._Story, "_setup", lambda self: seen.update(os.environ))
     run_demo(str(tmp_path / "demo"))
     assert seen["nnUNet_raw"] == str(tmp_path / "demo" / "nnUNet_raw")
     assert os.environ["nnUNet_raw"] == "/mine" and "nnUNet_results" not in os.environ

@@ -52,6 +52,14 @@ def test_a_command_is_named_after_stitches_or_parties(command):
     assert module_of(command).build_parser().prog == command
 
 
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_every_command_runs_in_the_one_place_that_hears_interrupts_and_words_errors(command):
+    module, function = module_of(command), SCRIPTS[command][1]
+    tree = ast.parse(inspect.getsource(getattr(module, function)))
+    called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    assert "run" in called or called & {name for _, name in SCRIPTS.values()}, called
+
+
 @pytest.mark.parametrize("old", OLD)
 def test_an_old_name_does_the_same_and_says_the_new_one_in_one_line(old, monkeypatch, capsys):
     said = {}

@@ -3,6 +3,9 @@
 import argparse
 import errno
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -43,6 +46,22 @@ def test_interrupted_without_and_with_resume(capsys):
     assert leave(capsys, KeyboardInterrupt()) == (130, "interrupted\n")
     expected = "interrupted; the same command with --c goes on\n"
     assert leave(capsys, KeyboardInterrupt(), resume="--c") == (130, expected)
+
+
+def test_a_command_that_was_started_in_the_background_of_a_script_is_interrupted_too():
+    """Kind: what a command inherits from whoever started it decides whether Ctrl-C works. Shells without job control
+    let background processes ignore SIGINT."""
+    code = ("from nnunetv2_stitch.entrypoints.common import run\nimport time\n"
+            "run(lambda: (print('begun', flush=True), time.sleep(60)), resume='--c')")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    try:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == ("", "interrupted; the same command with --c goes on\n")
+        assert process.returncode == 130
+    finally:
+        process.kill()
 
 
 def test_file_errors_name_the_file(capsys, tmp_path):

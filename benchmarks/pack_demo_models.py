@@ -1,0 +1,88 @@
+"""Pack the demo's two parents, as `nnUNetv2_stitch_demo --from_scratch` has trained them, into the zips of the
+package; and say how their answers differ from those of others.
+
+    python benchmarks/pack_demo_models.py FOLDER [-again FOLDER2] [-o OUTPUT_FOLDER]
+
+FOLDER, FOLDER2: hold nnUNet_preprocessed and nnUNet_results with both parents. Weights become half precision. Prints,
+for both parties' test cases, mean Dice of FOLDER's parents, of the packed ones and of FOLDER2's, and the zips'
+sha256, all of which are in the card beside the zips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from nnunetv2_stitch.demo.data import PARTIES, write_party
+from nnunetv2_stitch.demo.settings import CONFIGURATION, DEMO, PLANS, environment
+from nnunetv2_stitch.demo.shipped import MODELS
+from nnunetv2_stitch.environment import environment_set
+from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
+from nnunetv2_stitch.evaluation.evaluate import evaluate
+from nnunetv2_stitch.exchange.export import export_party
+from nnunetv2_stitch.exchange.install import unpack_party
+from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.checkpoint_writing import write_checkpoint
+from nnunetv2_stitch.parties.model_folder import FINAL, read_model_folder
+
+LICENCE = ("Apache-2.0, as the package it comes in; the training images are of others, named with their licences in "
+           "ATTRIBUTION.md")
+
+
+def trained(folder: Path, key: str) -> Path:
+    return folder / "nnUNet_results" / PARTIES[key].dataset / f"{DEMO.trainer}__{PLANS}__{CONFIGURATION}"
+
+
+def pack(folder: Path, key: str, output: Path, work: Path) -> None:
+    """Write `output/KEY.zip`, with a signature for the partner alone: the host makes its own."""
+    copy = work / key / trained(folder, key).name
+    shutil.copytree(trained(folder, key), copy)
+    path = copy / "fold_0" / FINAL
+    checkpoint = load_checkpoint(str(path))
+    halves = {name: value.half() for name, value in checkpoint["network_weights"].items()}
+    write_checkpoint(str(path), {**checkpoint, "network_weights": halves})
+    with environment_set(environment(str(folder))):
+        done = export_party(replace(read_model_folder(str(copy)), dataset_name=PARTIES[key].dataset),
+                            str(output / f"{key}.zip"), licence=LICENCE, signature=key == "B", say=print)
+    print(f"{done.path}: {done.size / 1e6:.2f} MB, sha256 {done.sha256}")
+
+
+def compare(models: dict[str, Path], work: Path) -> None:
+    """Print mean Dice of every model on both parties' test cases, through nnU-Net's own predictor."""
+    for key in PARTIES:
+        write_party(key, str(work / "raw"), ["Ts"])
+    found = evaluate([ModelEntry(name, str(path)) for name, path in models.items()],
+                     [TestSet(key, str(work / "raw" / p.dataset)) for key, p in PARTIES.items()],
+                     output=str(work / "out"))
+    for name in models:
+        print(name, *(f"{key} {found.summary(name, key, found.labels.main).mean:.4f}" for key in PARTIES))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("-again", type=Path, help="parents that were trained a second time")
+    parser.add_argument("-o", type=Path, default=MODELS, help="where the zips go; those that are there are kept")
+    args = parser.parse_args()
+    os.makedirs(args.o, exist_ok=True)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as work:
+        models: dict[str, Path] = {}
+        for key in PARTIES:
+            if not (args.o / f"{key}.zip").exists():
+                pack(args.folder, key, args.o, Path(work))
+            unpacked = unpack_party(str(args.o / f"{key}.zip"), os.path.join(work, f"unpacked_{key}"))
+            models |= {f"{key}_trained": trained(args.folder, key), f"{key}_packed": Path(unpacked.path)}
+            if args.again is not None:
+                models[f"{key}_again"] = trained(args.again, key)
+        compare(models, Path(work))
+
+
+if __name__ == "__main__":
+    main()
