@@ -9,6 +9,7 @@ from nnunetv2_stitch.demo.data import PARTIES
 from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings
 
 PARTNER_ZIP, EVALUATION = "B.zip", "evaluation"
+POSITIONS = "blocks"  # a third of the positions in a third of the time
 PLAIN_PLANS = "nnUNetPlainStitchPlans"  # beside the recommended model, which keeps the usual name
 IDS = {key: str(party.dataset_id) for key, party in PARTIES.items()}
 
@@ -56,7 +57,7 @@ def evaluate(folder: str, models: Mapping[str, str]) -> list[str]:
 
 
 def _stitches(settings: DemoSettings) -> list[str]:
-    return ["-iterations", str(settings.stitch_iterations), *_seed(settings)]
+    return ["-positions", POSITIONS, "-iterations", str(settings.stitch_iterations), *_seed(settings)]
 
 
 def _seed(settings: DemoSettings) -> list[str]:

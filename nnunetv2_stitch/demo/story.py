@@ -223,9 +223,9 @@ class _Story:
         with captured(self.log) as tell:
             from nnunetv2_stitch.pipeline import train_stitch
             result = train_stitch(
-                commands.IDS["A"], model_b=partner, fit="direct", iterations=self.settings.stitch_iterations,
-                seed=self.settings.seed, device=self._device(), continue_training=self.resume, progress=False,
-                say=self._detail(tell), **request)
+                commands.IDS["A"], model_b=partner, fit="direct", positions=commands.POSITIONS,
+                iterations=self.settings.stitch_iterations, seed=self.settings.seed, device=self._device(),
+                continue_training=self.resume, progress=False, say=self._detail(tell), **request)
         for remark in result.remarks:
             self.say(remark)
         return {"model_folder": relative_path(result.model_folder, self.folder), "position": result.position,
