@@ -14,7 +14,7 @@ from nnunetv2_stitch.demo.settings import DemoSettings
 from nnunetv2_stitch.demo.state import STATE_FILE
 from nnunetv2_stitch.entrypoints.stitch_demo import print_result, show_report
 
-TINY = DemoSettings(features=(4, 8), batch_size=2, trainer=worlds.TRAINER, adapt_epochs=1, adapt_iterations=2,
+TINY = DemoSettings(features=(4, 8, 8), batch_size=2, trainer=worlds.TRAINER, adapt_epochs=1, adapt_iterations=2,
                     stitch_iterations=2)
 
 
