@@ -33,7 +33,8 @@ def stitch_demo_entry() -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from nnunetv2_stitch.demo.story import check_folder, run_demo
+    from nnunetv2_stitch.demo.state import check_folder
+    from nnunetv2_stitch.demo.story import run_demo
     # before the seconds that importing torch takes
     check_folder(args.o, args.c, args.seed, from_scratch=args.from_scratch)
     print("Two hospitals, each with its own images and its own trained model; neither sees the other's images. Loading "

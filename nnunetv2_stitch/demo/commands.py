@@ -9,6 +9,7 @@ from nnunetv2_stitch.demo.data import PARTIES
 from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS, DemoSettings
 
 PARTNER_ZIP, EVALUATION = "B.zip", "evaluation"
+POSITIONS = "blocks"  # a third of the positions in a third of the time
 PLAIN_PLANS = "nnUNetPlainStitchPlans"  # beside the recommended model, which keeps the usual name
 IDS = {key: str(party.dataset_id) for key, party in PARTIES.items()}
 
@@ -40,12 +41,12 @@ def adapt(folder: str, settings: DemoSettings) -> list[str]:
 
 def stitch(folder: str, settings: DemoSettings) -> list[str]:
     return ["nnUNetv2_train_stitch", IDS["A"], "-m_b", os.path.join(folder, PARTNER_ZIP), "-fit", "direct",
-            "-o_p", PLAIN_PLANS, *_seed(settings)]
+            *_stitches(settings), "-o_p", PLAIN_PLANS]
 
 
 def gate(adapted: str, settings: DemoSettings) -> list[str]:
     """`adapted`: model folder of the adapted partner."""
-    return ["nnUNetv2_train_stitch", IDS["A"], "-m_b", adapted, "-fit", "direct", "-gate", "on", *_seed(settings)]
+    return ["nnUNetv2_train_stitch", IDS["A"], "-m_b", adapted, "-fit", "direct", *_stitches(settings), "-gate", "on"]
 
 
 def evaluate(folder: str, models: Mapping[str, str]) -> list[str]:
@@ -53,6 +54,10 @@ def evaluate(folder: str, models: Mapping[str, str]) -> list[str]:
     return ["nnUNetv2_evaluate_stitched", "-models", *(f"{name}={path}" for name, path in models.items()),
             "-datasets", *(f"{key}={os.path.join(folder, 'nnUNet_raw', p.dataset)}" for key, p in PARTIES.items()),
             "-o", os.path.join(folder, EVALUATION)]
+
+
+def _stitches(settings: DemoSettings) -> list[str]:
+    return ["-positions", POSITIONS, "-iterations", str(settings.stitch_iterations), *_seed(settings)]
 
 
 def _seed(settings: DemoSettings) -> list[str]:

@@ -17,8 +17,8 @@ class DemoSettings:
     """Small enough for a CPU; everything else is nnU-Net's default.
 
     `features`: channels per stage of both parents' U-Nets, which also gives the number of stages. `trainer`: one of
-    nnU-Net's own short trainers. `adapt_epochs` of `adapt_iterations` train the partner on. `stitch_epochs` of
-    `stitch_iterations`: of benchmarks, which train stitches; the demo fits them directly.
+    nnU-Net's own short trainers. `adapt_epochs` of `adapt_iterations` train the partner on; `stitch_iterations`
+    fit the stitches directly. `stitch_epochs` is of benchmarks, which train them.
     """
 
     features: tuple[int, ...] = (12, 24, 48, 96, 96)

@@ -5,25 +5,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from nnunetv2_stitch.demo import commands
 from nnunetv2_stitch.demo.capture import captured
 from nnunetv2_stitch.demo.commands import PARTNER_ZIP
 from nnunetv2_stitch.demo.data import PARTIES, blocked_splits, load_party, write_party
-from nnunetv2_stitch.demo.settings import CONFIGURATION, DEMO, PLANS, DemoSettings, environment
+from nnunetv2_stitch.demo.settings import CONFIGURATION, PLANS, DemoSettings, environment
 from nnunetv2_stitch.demo.shell import command_line, exports
+from nnunetv2_stitch.demo.state import STATE_FILE, check_folder
 from nnunetv2_stitch.devices import set_up_device
 from nnunetv2_stitch.environment import environment_set
-from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, relative_path, write_json, write_text
-from nnunetv2_stitch.folders import names_in
 from nnunetv2_stitch.nnunet_internals import threads_for_processes
 
-STATE_FILE, LOG_FILE = "demo_state.json", "nnunet_output.log"
+LOG_FILE = "nnunet_output.log"
 RESULTS_FILE, TABLE_FILE, DICE_FIGURE = "results.json", "demo_table.md", "dice.png"
-STORY = 2  # of folders; 1 trained its parents and stitched them, and cannot be gone on with
 
 CAVEAT = (
     "What this cannot show: each party is one head and its test set a dozen slices of that same head, so own-party "
@@ -83,35 +81,6 @@ def run_demo(folder: str, device: Any = "cpu", resume: bool = False, progress: b
         for name in ("raw", "preprocessed", "results"):
             os.makedirs(variables[f"nnUNet_{name}"], exist_ok=True)
         return _Story(folder, state, resume, progress, say, show, device).tell()
-
-
-def check_folder(folder: str, resume: bool = False, seed: int | None = None, settings: DemoSettings | None = None,
-                 from_scratch: bool = False) -> dict:
-    """Return the demo's state in `folder`, fresh or as it was left; writes nothing.
-
-    Raises:
-        StitchError: the folder is in use, or holds a demo of other settings.
-    """
-    path = os.path.join(folder, STATE_FILE)
-    if os.path.exists(folder) and not os.path.isdir(folder):
-        raise StitchError(f"{folder} is a file; choose another folder with -o")
-    if os.path.isdir(folder) and names_in(folder):
-        if not resume:
-            raise StitchError(f"{folder} is not empty; add --c to go on with the demo in it, or choose another -o")
-        state = read_json(path) if os.path.isfile(path) else None
-        if not isinstance(state, dict) or not {"settings", "done"} <= set(state):
-            raise StitchError(f"{folder} holds no demo to go on with; choose another -o")
-        if state.get("story") != STORY:
-            raise StitchError(f"the demo in {folder} was begun by another version; choose another -o")
-        before = DemoSettings.from_json(state["settings"])
-        wanted = settings or before
-        if (wanted if seed is None else replace(wanted, seed=seed)) != before or from_scratch > state["from_scratch"]:
-            raise StitchError(f"the demo in {folder} was started with other settings ({path}); --c goes on only with "
-                              f"the same seed and settings; choose another -o")
-        return state
-    settings = settings or DEMO
-    settings = settings if seed is None else replace(settings, seed=seed)
-    return {"story": STORY, "from_scratch": from_scratch, "settings": settings.to_json(), "done": {}}
 
 
 class _Story:
@@ -254,7 +223,8 @@ class _Story:
         with captured(self.log) as tell:
             from nnunetv2_stitch.pipeline import train_stitch
             result = train_stitch(
-                commands.IDS["A"], model_b=partner, fit="direct", seed=self.settings.seed, device=self._device(),
+                commands.IDS["A"], model_b=partner, fit="direct", positions=commands.POSITIONS,
+                iterations=self.settings.stitch_iterations, seed=self.settings.seed, device=self._device(),
                 continue_training=self.resume, progress=False, say=self._detail(tell), **request)
         for remark in result.remarks:
             self.say(remark)

@@ -70,7 +70,7 @@ def dice_by_party(rows: Sequence[Mapping[str, Any]], path: str, title: str = "Di
     axes.set_ylabel("Dice (mean over labels)")
     axes.set_title(title + ": marker = mean, dots = cases", fontsize=10, pad=20)
     tidy(axes)
-    figure.legend(loc="outside lower center", ncols=min(4, len(models)), frameon=False)
+    figure.legend(loc="outside lower center", ncols=min(5, len(models)), frameon=False)
     return write(figure, path)
 
 

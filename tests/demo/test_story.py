@@ -9,7 +9,8 @@ from nnunetv2_stitch.demo import story
 from nnunetv2_stitch.demo.capture import captured
 from nnunetv2_stitch.demo.parents import shrunk
 from nnunetv2_stitch.demo.settings import DemoSettings
-from nnunetv2_stitch.demo.story import STATE_FILE, check_folder, run_demo
+from nnunetv2_stitch.demo.state import STATE_FILE, check_folder
+from nnunetv2_stitch.demo.story import run_demo
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.errors import StitchError
 

@@ -11,9 +11,11 @@ import world as worlds
 from nnunetv2_stitch.demo import story
 from nnunetv2_stitch.demo.scores import MODELS
 from nnunetv2_stitch.demo.settings import DemoSettings
+from nnunetv2_stitch.demo.state import STATE_FILE
 from nnunetv2_stitch.entrypoints.stitch_demo import print_result, show_report
 
-TINY = DemoSettings(features=(4, 8), batch_size=2, trainer=worlds.TRAINER, adapt_epochs=1, adapt_iterations=2)
+TINY = DemoSettings(features=(4, 8, 8), batch_size=2, trainer=worlds.TRAINER, adapt_epochs=1, adapt_iterations=2,
+                    stitch_iterations=2)
 
 
 def stock_labels(model: Path, image: Path, out: Path) -> np.ndarray:
@@ -61,11 +63,11 @@ def test_whole_demo(tmp_path, monkeypatch, capsys):
         assert words in printed
 
     # Going on repeats the steps that were not done, here with the other recommendation.
-    state = json.loads((folder / story.STATE_FILE).read_text())
+    state = json.loads((folder / STATE_FILE).read_text())
     state["done"]["adapt"]["result"]["reached"] ^= True
     for step in ("gate", "evaluate"):
         del state["done"][step]
-    (folder / story.STATE_FILE).write_text(json.dumps(state))
+    (folder / STATE_FILE).write_text(json.dumps(state))
     said.clear()
     again = story.run_demo(str(folder), resume=True, **run)
     assert sum("done before" in line for line in said) == len(again.seconds) - 2
