@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.gating.features import STAGES
@@ -79,12 +80,13 @@ class Density(nn.Module):
 class Gate(nn.Module):
     """Shares of all parties, the host first, from an image's features in each partner's network.
 
-    Between the parties the difference of log densities decides: in the feature space of partner k its odds against the
-    host are `exp(log N_k - log N_host)`. How much that counts is decided by the party whose threshold the image lies
-    furthest above: with `z` the largest log density above its threshold, the image is unlike any with the weight
-    `sigmoid(-z)`, and this weight is shared out evenly, or with a lead of the host. Without a partner's signature its
-    odds are 0: the host's share is then from 1 down to the even one. Of several partners each has the odds of its own
-    space; the host's `z` is the mean over all spaces.
+    With `z` its log density above its own threshold, a party knows an image with the weight `sigmoid(z)`. Between the
+    parties the difference of log densities decides, each with that weight: in the feature space of partner k its odds
+    against the host are `exp(log N_k - log N_host) sigmoid(z_k) / sigmoid(z_host)`, so that a narrow density has no
+    claim on what it does not know itself. How much that counts is decided by the party whose threshold the image lies
+    furthest above: the image is unlike any with the weight `sigmoid(-max z)`, and this weight is shared out evenly, or
+    with a lead of the host. Without a partner's signature its odds are 0: the host's share is then from 1 down to the
+    even one. Of several partners each has the odds of its own space; the host's `z` is the mean over all spaces.
 
     Args:
         options: see there.
@@ -110,10 +112,10 @@ class Gate(nn.Module):
             features = [f.float() for f in features]
             hosts = [density(f) for density, f in zip(self.host, features)]
             above = torch.stack([z for _, z in hosts]).mean(0)
-            odds = [torch.zeros_like(above)]
+            odds, knows = [torch.zeros_like(above)], F.logsigmoid(above)
             for (own, _), partner, f, known in zip(hosts, self.partner, features, self.options.known):
                 density, z = partner(f) if known else (torch.full_like(own, -torch.inf),) * 2
-                odds.append(_number(density - own))
+                odds.append(_number(density - own + F.logsigmoid(z) - knows))
                 above = torch.maximum(above, z)
             unlike = torch.sigmoid(-above)[:, None]
             shares = (1 - unlike) * torch.softmax(torch.stack(odds, 1), 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +43,10 @@ class Signature:
     stages: int = STAGES
 
     @classmethod
-    def of(cls, training: np.ndarray, validation: np.ndarray, stages: int = STAGES) -> Signature:
-        """From features `(N, F)` of training tiles and `(M, F)` of validation tiles.
+    def of(cls, training: np.ndarray, validation: np.ndarray, noise: Callable[[np.ndarray], np.ndarray | float] =
+           lambda mean: 0.0, stages: int = STAGES) -> Signature:
+        """From features `(N, F)` of training tiles and `(M, F)` of validation tiles. `noise`: of features of this mean
+        `(F,)`, the standard deviation of what says nothing of where an image is from; see `features.noise_of`.
 
         Raises:
             StitchError: fewer than two training tiles or no validation tile, or features that are no numbers.
@@ -59,7 +61,8 @@ class Signature:
                               "signature; check the checkpoint and the preprocessed images")
         mean, scale = training.mean(0), np.maximum(training.std(0), LEAST_SCALE)
         correlation = ledoit_wolf((training - mean) / scale, assume_centered=True)[0] + RIDGE * np.eye(len(mean))
-        density = cls(mean, correlation * np.outer(scale, scale), len(training), (), stages)
+        covariance = correlation * np.outer(scale, scale) + np.diag(np.broadcast_to(noise(mean), mean.shape) ** 2)
+        density = cls(mean, covariance, len(training), (), stages)
         quantiles = np.quantile(density.log_density(validation), LEVELS)
         return cls(density.mean, density.covariance, density.count, tuple(map(float, quantiles)), stages)
 
