@@ -117,14 +117,13 @@ def train_stitch_entry() -> None:
 
 def request_of(args: argparse.Namespace) -> dict:
     """The command's arguments as fields of `pipeline.Request`."""
-    from nnunetv2_stitch.pipeline.job import default_rule
     asked = args.position
     if asked is not None:
         asked = asked[0] if len(asked) == 1 else asked
     return dict(
         **parties_of(args), configuration=args.configuration, folds=args.f, trainer_a=args.tr_a, plans_a=args.p_a,
         checkpoint_name=args.chk, fit=args.fit, positions=args.positions,
-        rule=args.rule or default_rule(asked, args.gate == "on"), position=asked,
+        rule=args.rule, position=asked,
         **({} if args.tolerance is None else {"tolerance": args.tolerance}),
         search_steps=args.search_steps, output=args.output,
         combine=args.combine, gate=args.gate == "on", epochs=args.epochs, iterations=args.iterations,
@@ -135,6 +134,7 @@ def request_of(args: argparse.Namespace) -> dict:
 def require_consistent(args: argparse.Namespace) -> None:
     """Raises StitchError for switches that exclude each other."""
     from nnunetv2_stitch.errors import StitchError
+    from nnunetv2_stitch.pipeline.job import default_rule
     if args.continue_training and args.val:
         raise StitchError("--c and --val exclude each other: --c goes on and validates, --val only validates")
     if args.select:
@@ -145,7 +145,7 @@ def require_consistent(args: argparse.Namespace) -> None:
                               f"deploys it and validates")
     elif args.sweeps or args.prefer:
         raise StitchError(f"{'-sweeps' if args.sweeps else '-prefer'} needs --select, for a model that is trained")
-    if args.tolerance is not None and request_of(args)["rule"] != "retain":
+    if args.tolerance is not None and (args.rule or default_rule(args.position, args.gate == "on")) != "retain":
         raise StitchError("-tolerance is for -rule retain; add it, or leave -tolerance out")
     if args.prefer and not args.sweeps:
         raise StitchError("-prefer chooses with the numbers of partners: give their files with -sweeps FILE ...")

@@ -122,7 +122,7 @@ class Ways:
     def gates(self) -> list[tuple[str, dict[str, np.ndarray]]]:
         """The host's share of every case under the gates of the package's path. Signatures are of whole images, under
         the partner's network."""
-        from nnunetv2_stitch.gating.features import noise_of, probe
+        from nnunetv2_stitch.gating.features import probe
         from nnunetv2_stitch.gating.gate import Gate, GateOptions
         from nnunetv2_stitch.gating.signature import Signature
         from nnunetv2_stitch.graph.tracing import trace
@@ -132,8 +132,7 @@ class Ways:
         def features(images):
             return np.concatenate([part(padded(x)[0]).double().numpy() for x in images])
 
-        own, theirs = (Signature.of(features(self.images.training[p]), features([x for x, _ in self.images.sets[v]]),
-                                    noise=noise_of)
+        own, theirs = (Signature.of(features(self.images.training[p]), features([x for x, _ in self.images.sets[v]]))
                        for p, v in ((self.host, "validation"), (self.partner, "partner's validation")))
         of = {k: torch.from_numpy(features([x for x, _ in cases])) for k, cases in self.images.sets.items()}
         found = []

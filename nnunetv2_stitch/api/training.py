@@ -14,7 +14,6 @@ from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.merging.run import MergeRequest, MergeResult, merge_guided
 from nnunetv2_stitch.parties.trust import trusting
 from nnunetv2_stitch.pipeline import Request, StitchResult, train_stitch
-from nnunetv2_stitch.pipeline.job import default_rule
 from nnunetv2_stitch.training import AdaptRequest, AdaptResult, adapt_party
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def stitch(
             dataset_a, dataset_b, *more, model_a=model_a, model_b=model_b, names=names, configuration=configuration,
             folds=folds, trainer_a=trainer_a, trainer_b=trainer_b, plans_a=plans_a, plans_b=plans_b, fold_b=fold_b,
             checkpoint_name=checkpoint_name, checkpoint_a=checkpoint_a, checkpoint_b=checkpoint_b, fit=fit,
-            positions=positions, rule=rule or default_rule(position, gate), tolerance=tolerance,
+            positions=positions, rule=rule, tolerance=tolerance,
             search_steps=search_steps, position=position, output=output, combine=combine, gate=gate, epochs=epochs,
             iterations=iterations, plans_name=plans_name, seed=seed, checkpoint_segments=checkpoint_segments,
             positions_per_pass=positions_per_pass, half_targets=half_targets, device=find_device(device),

@@ -13,6 +13,7 @@ from nnunetv2_stitch.graph.tracing import trace
 
 STAGES = 1  # whose first convolution is looked behind
 NOISE = 0.05  # of a feature: what cutting tiles of another size out of an image changes, as measured on two heads
+MOST_LOG_SPREAD = 20.0  # of a map that anything is to be told from
 STD_FLOOR = 1e-3  # added to standard deviations: an image without contrast is far from all others, not infinitely far
 
 
@@ -26,10 +27,10 @@ def channel_statistics(maps: torch.Tensor) -> torch.Tensor:
 
 
 def noise_of(mean: np.ndarray) -> np.ndarray:
-    """Standard deviation of what says nothing of where an image is from, `(F,)`, in `channel_statistics` of this mean:
-    `NOISE` for a log standard deviation, and for a channel's mean that share of the channel's spread. Images are
-    normalised, so that means hardly differ within a party, and the finest difference in padding would stand out."""
-    spread = np.exp(mean[len(mean) // 2:])
+    """Standard deviation `(F,)` of what another size of tiles changes in `channel_statistics` of this mean: `NOISE` for
+    a log standard deviation, and for a channel's mean that share of the channel's spread. Images are normalised, so
+    that means hardly differ within a party, and the finest difference in padding would stand out."""
+    spread = np.exp(np.minimum(mean[len(mean) // 2:], MOST_LOG_SPREAD))
     return NOISE * np.concatenate([spread, np.ones_like(spread)])
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.gating.features import STAGES
+from nnunetv2_stitch.gating.features import STAGES, noise_of
 
 SIGNATURE_FILE = "signature.json"  # in the folder of the fold whose network it was measured under
 FORMAT = "nnunetv2-stitch signature"
@@ -33,7 +33,8 @@ class Signature:
     """Normal density of a party's training tiles under one network.
 
     `mean` `(F,)`, `covariance` `(F, F)`, float64. `count`: training tiles. `quantiles`: of the log density of the
-    tiles of its own validation cases, at `LEVELS`. `stages`: of the network, see `features.probe`. Names no case.
+    tiles of its own validation cases, at `LEVELS`. `stages`: of the network, see `features.probe`. `coarse`: the
+    quantiles of `coarsened`; empty in signatures of earlier versions. Names no case.
     """
 
     mean: np.ndarray
@@ -41,12 +42,11 @@ class Signature:
     count: int
     quantiles: tuple[float, ...]
     stages: int = STAGES
+    coarse: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, training: np.ndarray, validation: np.ndarray, noise: Callable[[np.ndarray], np.ndarray | float] =
-           lambda mean: 0.0, stages: int = STAGES) -> Signature:
-        """From features `(N, F)` of training tiles and `(M, F)` of validation tiles. `noise`: of features of this mean
-        `(F,)`, the standard deviation of what says nothing of where an image is from; see `features.noise_of`.
+    def of(cls, training: np.ndarray, validation: np.ndarray, stages: int = STAGES) -> Signature:
+        """From features `(N, F)` of training tiles and `(M, F)` of validation tiles.
 
         Raises:
             StitchError: fewer than two training tiles or no validation tile, or features that are no numbers.
@@ -61,10 +61,18 @@ class Signature:
                               "signature; check the checkpoint and the preprocessed images")
         mean, scale = training.mean(0), np.maximum(training.std(0), LEAST_SCALE)
         correlation = ledoit_wolf((training - mean) / scale, assume_centered=True)[0] + RIDGE * np.eye(len(mean))
-        covariance = correlation * np.outer(scale, scale) + np.diag(np.broadcast_to(noise(mean), mean.shape) ** 2)
-        density = cls(mean, covariance, len(training), (), stages)
-        quantiles = np.quantile(density.log_density(validation), LEVELS)
-        return cls(density.mean, density.covariance, density.count, tuple(map(float, quantiles)), stages)
+        density = cls(mean, correlation * np.outer(scale, scale), len(training), (), stages, (0.0,))
+        fine, coarse = (tuple(map(float, np.quantile(d.log_density(validation), LEVELS)))
+                        for d in (density, density.coarsened()))
+        return replace(density, quantiles=fine, coarse=coarse)
+
+    def coarsened(self) -> Signature:
+        """For tiles of another size than it was measured with: what that changes in features is no evidence. Itself
+        where it is of an earlier version."""
+        if not self.coarse:
+            return self
+        return replace(self, covariance=self.covariance + np.diag(noise_of(self.mean) ** 2), quantiles=self.coarse,
+                       coarse=())
 
     @property
     def factor(self) -> np.ndarray:
@@ -88,7 +96,8 @@ class Signature:
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, "stages": self.stages, "count": self.count, "mean": self.mean.tolist(),
-                "covariance": self.covariance.tolist(), "levels": list(LEVELS), "quantiles": list(self.quantiles)}
+                "covariance": self.covariance.tolist(), "levels": list(LEVELS), "quantiles": list(self.quantiles),
+                "coarse": list(self.coarse)}
 
     @classmethod
     def from_json(cls, value: Any, features: int, where: str) -> Signature:
@@ -108,19 +117,23 @@ class Signature:
         count = value.get("count")
         require(isinstance(count, int) and not isinstance(count, bool) and 2 <= count <= 10**12, "has no count")
         numbers = {}
-        for key, shape in (("mean", (features,)), ("covariance", (features, features)), ("quantiles", (len(LEVELS),))):
+        levels = (len(LEVELS),)
+        for key, shape in (("mean", (features,)), ("covariance", (features, features)), ("quantiles", levels),
+                           *([("coarse", levels)] if value.get("coarse") else [])):
             numbers[key] = _array(value.get(key), shape)
             require(numbers[key] is not None, f"has a {key} that is not {' x '.join(map(str, shape))} numbers")
             require((np.abs(numbers[key]) <= LARGEST).all(), f"has a {key} with NaN, infinity or huge numbers")
         covariance, quantiles = numbers["covariance"], numbers["quantiles"]
         require(np.allclose(covariance, covariance.T, rtol=1e-6, atol=0), "has a covariance that is not symmetric")
-        found = cls(numbers["mean"], (covariance + covariance.T) / 2, count, tuple(map(float, quantiles)))
+        found = cls(numbers["mean"], (covariance + covariance.T) / 2, count, tuple(map(float, quantiles)),
+                    coarse=tuple(map(float, numbers.get("coarse", ()))))
         try:
             require((np.diag(found.factor) >= LEAST_PIVOT).all(), "has a covariance that is nearly singular")
         except np.linalg.LinAlgError:
             require(False, "has a covariance that is not positive definite")
-        require((np.diff(quantiles) >= 0).all() and quantiles[-1] <= found.peak + 1e-6,
-                "has quantiles that do not increase or lie above its largest density")
+        for kind in (found, found.coarsened()):
+            require((np.diff(kind.quantiles) >= 0).all() and kind.quantiles[-1] <= kind.peak + 1e-6,
+                    "has quantiles that do not increase or lie above its largest density")
         return found
 
 

@@ -12,7 +12,6 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-from nnunetv2_stitch.gating.features import noise_of
 from nnunetv2_stitch.gating.signature import Signature
 from nnunetv2_stitch.nnunet_internals import sliding_window_slicers
 from nnunetv2_stitch.parties.preprocessed import case_names, split_of_fold
@@ -39,7 +38,7 @@ def signature_of(features: Features, folder: str, configuration_manager, fold: i
     parts = split_of_fold(folder, fold, case_names(data))
     return Signature.of(*(tile_features(features, images(data, names), configuration_manager, device,
                                         max(1, min(TILES_PER_CASE, MOST_TILES // max(1, len(names)))), mirroring_axes)
-                          for names in parts), noise=noise_of)
+                          for names in parts))
 
 
 def images(folder: str, names: Sequence[str]) -> Iterator[np.ndarray]:

@@ -139,12 +139,22 @@ def _open(job: Job, plans: dict, fold: int | str, setting: Setting, options: Gat
         "inference_allowed_mirroring_axes")
     own = [signature_of(lambda x, p=p: network.gated.features(p, x), job.preprocessed_folder, configuration, fold,
                         device, axes) for p in network.parties[1:]]
+    coarse = _other_tiles(job)
+    own, theirs = ([s.coarsened() if s is not None and c else s for s, c in zip(found, coarse)]
+                   for found in (own, theirs))
     gates = []
     for quantile, lead in PATH:
         gates.append(copy.deepcopy(network.gate))
         gates[-1].options = replace(options, quantile=quantile, lead=lead)
         gates[-1].set(own, theirs, quantile)
     return _Fold(network, gates, scorer.banded, scorer.validation_cases(job.preprocessed_folder, fold), {}, [])
+
+
+def _other_tiles(job: Job) -> list[bool]:
+    """Of each partner, whether its network sees other tiles here than where its signature was measured."""
+    patch = list(job.host.configuration_manager.patch_size)
+    return [list(partner.configuration_manager.patch_size) != patch or report.bridge.changes_input
+            for partner, report in zip(job.partners, job.reports)]
 
 
 def _rows() -> list[str]:

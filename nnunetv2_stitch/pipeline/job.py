@@ -44,7 +44,7 @@ class Request:
     checkpoint_b: str | None = None
     fit: str = "double_batched"
     positions: str | Sequence[int] = "all"
-    rule: str = "2"
+    rule: str | None = None
     tolerance: float = TOLERANCE
     search_steps: int = 100
     position: int | float | Sequence[int] | None = None
@@ -62,6 +62,10 @@ class Request:
     more: Sequence[Partner] = ()
     comparison: bool = False
 
+    def __post_init__(self):
+        if self.rule is None:
+            object.__setattr__(self, "rule", default_rule(self.position, self.gate))
+
     @property
     def partners(self) -> tuple[Partner, ...]:
         return (Partner(self.dataset_b, self.model_b, self.trainer_b, self.plans_b, self.fold_b, self.names,
@@ -71,7 +75,7 @@ class Request:
 def default_rule(position: object, gate: bool) -> str:
     """Where none is named: the given position, else the paper's rule 2. Behind a gate retention, because the gate keeps
     the host's own cases and even shares are for images like no party's."""
-    return "3" if position is not None else RETAIN if gate else Request.rule
+    return "3" if position is not None else RETAIN if gate else "2"
 
 
 @dataclass(frozen=True)

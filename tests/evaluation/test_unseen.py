@@ -46,10 +46,10 @@ def test_own_partner_and_unseen_are_told_apart_everywhere(four, tmp_path):
         kinds = {(row["party"], row["kind"]) for row in csv.DictReader(file)}
     assert kinds == {("A", "own"), ("B", "partner"), ("C", "unseen"), ("D", "unseen")}
     text, page = markdown(four), open(files["report"], encoding="utf-8").read()
-    for heading in ("A (own cases)", "B (partner&#x27;s cases)", "C (unseen hospital)", "D (unseen hospital)"):
-        assert f"## {heading.replace('&#x27;', chr(39))}" in text
+    for heading in ("A (own cases)", "B (partner&#39;s cases)", "C (unseen hospital)", "D (unseen hospital)"):
+        assert f"## {heading.replace('&#39;', chr(39))}" in text
         assert heading.replace(" (", ": ").rstrip(")") in page
-    assert "Own, partner&#x27;s, unseen" in page and "unseen, mean of 2" in page
+    assert "Own, partner&#39;s, unseen" in page and "unseen, mean of 2" in page
 
 
 def test_a_file_from_before_has_no_unseen_hospital(comparison2d):

@@ -269,3 +269,17 @@ def test_a_bridged_partner_is_measured_and_answers_in_its_own_terms(parents, rat
 def test_a_gate_has_no_place_beside_a_fixed_share(parents):
     with pytest.raises(StitchError, match="host_share"):
         ensemble(*SPECS, gate=OPTIONS.to_json(), setting=Setting(host_share=0.7).to_json())
+
+
+def test_a_narrow_density_has_no_claim_on_what_it_does_not_know():
+    """An image that the host knows and the partner does not stays the host's, however narrow the partner's density."""
+    random = np.random.default_rng(5)
+    wide = Signature.of(random.normal(0, 1, (400, 8)), random.normal(0, 1, (200, 8)))
+    narrow = Signature.of(random.normal(1, 0.1, (400, 8)), random.normal(1, 0.1, (200, 8)))
+    seen = np.full((1, 8), 1 + 0.1 * 2.4)
+    assert wide.log_density(seen) > wide.quantile(0.2) and narrow.log_density(seen) < narrow.quantile(0.01) - 5
+    assert narrow.log_density(seen) > wide.log_density(seen)
+    gate = Gate(GateOptions((True,), 0.2), [8])
+    gate.set([wide], [narrow], 0.2)
+    host, partner = gate([torch.tensor(np.concatenate([seen, np.full((1, 8), 1.0)]), dtype=torch.float32)])[:, 0]
+    assert host > 0.8 and partner < 0.1

@@ -61,6 +61,19 @@ def test_it_comes_back_from_its_file(features, tmp_path):
     assert back.to_json() == found.to_json()
 
 
+def test_tiles_of_another_size_are_recognised_by_the_coarse_signature():
+    """What cutting an image otherwise changes is no evidence; a real difference is."""
+    random = np.random.default_rng(3)
+    narrow = np.concatenate([0.003 * random.normal(size=(300, 3)), 0.05 * random.normal(size=(300, 3))], 1)
+    found = Signature.of(narrow[:200], narrow[200:])
+    cut = narrow[200:] + [0.03, -0.02, 0.03, 0.02, 0.02, 0.02]
+    other = narrow[200:] + [0, 0, 0, 0.6, 0.6, -0.6]
+    for signature, known in ((found, 0), (found.coarsened(), 100)):
+        assert (signature.log_density(cut) > signature.quantile(0.01)).sum() == pytest.approx(known, abs=12)
+        assert not (signature.log_density(other) > signature.quantile(0.01)).any()
+    assert np.all(found.coarsened().coarsened().covariance == found.coarsened().covariance)
+
+
 HOSTILE = {
     "NaN": lambda v: v["mean"].__setitem__(0, float("nan")),
     "infinity": lambda v: v["covariance"][0].__setitem__(0, float("inf")),
@@ -73,6 +86,8 @@ HOSTILE = {
     "singular": lambda v: v.update(covariance=np.ones((F, F)).tolist()),
     "tiny": lambda v: v.update(covariance=(1e-20 * np.eye(F)).tolist()),
     "not symmetric": lambda v: v["covariance"][0].__setitem__(1, 5.0),
+    "coarse of another size": lambda v: v.update(coarse=[0.0]),
+    "likelier than can be, coarsely": lambda v: v.update(coarse=[1e6] * len(v["quantiles"])),
     "likelier than can be": lambda v: v["quantiles"].__setitem__(-1, 1e6),
     "decreasing": lambda v: v.update(quantiles=v["quantiles"][::-1]),
     "no levels": lambda v: v.pop("levels"),
