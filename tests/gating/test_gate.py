@@ -276,8 +276,8 @@ def test_a_narrow_density_has_no_claim_on_what_it_does_not_know():
     random = np.random.default_rng(5)
     wide = Signature.of(random.normal(0, 1, (400, 8)), random.normal(0, 1, (200, 8)))
     narrow = Signature.of(random.normal(1, 0.1, (400, 8)), random.normal(1, 0.1, (200, 8)))
-    seen = np.full((1, 8), 1 + 0.1 * 2.4)
-    assert wide.log_density(seen) > wide.quantile(0.2) and narrow.log_density(seen) < narrow.quantile(0.01) - 5
+    seen = np.full((1, 8), 1 - 0.1 * 2.2)
+    assert wide.log_density(seen) > wide.quantile(0.2) + 1 and narrow.log_density(seen) < narrow.quantile(0.01) - 5
     assert narrow.log_density(seen) > wide.log_density(seen)
     gate = Gate(GateOptions((True,), 0.2), [8])
     gate.set([wide], [narrow], 0.2)
