@@ -31,8 +31,8 @@ def install_host(results: str, preprocessed: str) -> None:
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
 
     from nnunetv2_stitch.demo.data import blocked_splits, load_party
-    from nnunetv2_stitch.exchange.install import unpack_party
     from nnunetv2_stitch.exchange.card import CARD as PARTY_CARD
+    from nnunetv2_stitch.exchange.install import unpack_party
     from nnunetv2_stitch.exchange.manifest import PARTY
     from nnunetv2_stitch.fileio import read_json, write_json
     from nnunetv2_stitch.folders import model_folders_in

@@ -75,7 +75,8 @@ def _by_rule(job: Job, sweeps: Sequence[Sweep],
     rule, fixed = ("3", [c.position for c in choices]) if choices else (request.rule, job.fixed_positions)
     if rule == RETAIN:
         folders = [os.path.join(job.model_folder, f"fold_{f}") for f in job.folds]
-        found = choose_by_retention([CaseScores.read(f) for f in folders], request.tolerance)
+        found = choose_by_retention([CaseScores.read(f) for f in folders], request.tolerance,
+                                    near_best=not request.gate)
         said = [f"Position {p} is chosen by retention: {r.reason}." for p, r in found.items()]
         positions = dict.fromkeys(job.folds, tuple(found))
     else:

@@ -73,8 +73,9 @@ class Request:
 
 
 def default_rule(position: object, gate: bool) -> str:
-    """Where none is named: the given position, else the paper's rule 2. Behind a gate retention, because the gate keeps
-    the host's own cases and even shares are for images like no party's."""
+    """Where none is named: the given position, else the paper's rule 2. Behind a gate retention, and there only the
+    host alone is to be reached, not the best position: the gate keeps the host's own cases, and even shares are for
+    images like no party's."""
     return "3" if position is not None else RETAIN if gate else "2"
 
 

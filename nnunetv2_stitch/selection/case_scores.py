@@ -62,12 +62,13 @@ class CaseScores:
             raise StitchError(f"{path} is not what a sweep writes; {again}") from error
 
 
-def choose_by_retention(folds: Sequence[CaseScores], tolerance: float = TOLERANCE) -> dict[int, Retention]:
+def choose_by_retention(folds: Sequence[CaseScores], tolerance: float = TOLERANCE,
+                        near_best: bool = True) -> dict[int, Retention]:
     """One position with each partner, in the order of `rules.choose_each`, with why; the same for all folds, whose
     cases are pooled.
 
     Path: positions from the first to the last. The host alone is not on it, so where no position reaches it the best is
-    taken.
+    taken. `near_best`: see `retained`.
 
     Raises:
         StitchError: the folds' positions differ, or no case has a label.
@@ -80,6 +81,6 @@ def choose_by_retention(folds: Sequence[CaseScores], tolerance: float = TOLERANC
     chosen = {}
     for party in sorted(set(first.parties)):
         own = [i for i, p in enumerate(first.parties) if p == party]
-        found = retained(scores[own], host, tolerance, host_at_end=False)
+        found = retained(scores[own], host, tolerance, False, near_best)
         chosen[first.positions[own[found.index]]] = found
     return chosen

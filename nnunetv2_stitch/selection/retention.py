@@ -34,7 +34,7 @@ def require_tolerance(tolerance: float) -> None:
 
 
 def retained(scores: np.ndarray, reference: np.ndarray | None = None, tolerance: float = TOLERANCE,
-             host_at_end: bool = True) -> Retention:
+             host_at_end: bool = True, near_best: bool = True) -> Retention:
     """The first point whose mean is within `tolerance` standard errors of the best point's, and of the reference's.
 
     The standard error is that of the mean paired difference over cases (ddof 1): the one-standard-error rule of
@@ -48,6 +48,7 @@ def retained(scores: np.ndarray, reference: np.ndarray | None = None, tolerance:
             the host. NaN: the case says nothing; it is left out of each pair that it is missing in.
         reference: `(cases,)`, the host alone on the same cases; None where nobody knows.
         host_at_end: whether the last point is the host alone.
+        near_best: False where being near the reference, which must be there, is enough.
 
     Raises:
         StitchError: no score, or no score of the reference, is a number; or `tolerance` is none.
@@ -73,9 +74,10 @@ def retained(scores: np.ndarray, reference: np.ndarray | None = None, tolerance:
             raise StitchError("no case has a score of the host alone, so retention has nothing to compare with; check "
                               "the labels and the splits")
         kept = [_is_within(_difference(reference, row), tolerance) for row in scores]
-        within = [a and b for a, b in zip(within, kept)]
-        reason = f"{reason} and of the host alone" if any(within) else \
-            f"no point is {near} of the host alone and of the best, so " + (
+        within = [a and b for a, b in zip(within, kept)] if near_best else kept
+        reason = f"the first of {len(scores)} points {near} of {'the best and of ' * near_best}the host alone" \
+            if any(within) else \
+            f"no point is {near} of the host alone{' and of the best' * near_best}, so " + (
                 "the host's end is taken" if host_at_end else
                 "the best is taken, though the host alone is better on own cases")
     index = within.index(True) if any(within) else int(known[-1]) if host_at_end else best

@@ -85,3 +85,18 @@ def test_where_there_is_nothing_to_choose_by_one_line_says_so(scores, reference,
     with pytest.raises(StitchError, match=what) as told:
         retained(np.array(scores), None if reference is None else np.array(reference), tolerance)
     assert "\n" not in str(told.value)
+
+
+@given(paths(), st.sampled_from([0., 1.]))
+def test_behind_a_gate_the_host_alone_is_all_that_is_to_be_reached(path, tolerance):
+    scores, reference = path
+    if reference is None:
+        return
+    found = retained(scores, reference, tolerance, near_best=False)
+    near = [qualifies(reference, row, tolerance) for row in scores]
+    assert found.reached == any(near) and "the best and of" not in found.reason
+    if any(near):
+        assert found.index == near.index(True)
+    else:
+        assert found.index == max(i for i, row in enumerate(scores) if not np.isnan(row).all())
+
