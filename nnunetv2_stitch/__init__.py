@@ -2,7 +2,7 @@
 
 from importlib import import_module as _import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # In a source checkout the subpackages `trainers` and `entrypoints` lie beside this folder and not in it (setup.py maps
 # them). Where the checkout's root is on sys.path (`python -m pytest`, `python -c` in the root), this folder hides the
