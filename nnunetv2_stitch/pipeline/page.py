@@ -27,7 +27,7 @@ from nnunetv2_stitch.pipeline.guided import GUIDED_FIGURE
 from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.pipeline.reporting import SWEEP_FIGURE, StitchResult
 from nnunetv2_stitch.pipeline.stitched_card import describe, describe_gate
-from nnunetv2_stitch.stitching.plans import Stitching
+from nnunetv2_stitch.stitching.plans import Stitching, shown_names
 from nnunetv2_stitch.stitching.setting import party_names
 
 FIGURES = (
@@ -60,11 +60,12 @@ def _page(job: Job, result: StitchResult, device: torch.device, stack: ExitStack
                  for name, mode in zip(letters[1:], party_names(len(parties))[1:])),
                Answer("stitched", job.model_folder, folds[0], has_maps=True)]
     parts = stack.enter_context(measured_and_shown(job.host.dataset_name, answers, device))
-    names = " and ".join(p.dataset_name for p in job.partners)
+    host, *partners = shown_names(job.stitching.parents)
+    names = " and ".join(partners)
     said = [f"Deployed: {describe(arguments['setting'])}.",
             *([f"Gate: {describe_gate(arguments['gate'])}."] if arguments.get("gate") else []), *result.remarks]
     return ResultPage(
-        title=f"{job.host.dataset_name}, stitched with {names}", command="nnUNetv2_train_stitch",
+        title=f"{host}, stitched with {names}", command="nnUNetv2_train_stitch",
         what=f"Trained nnU-Nets of {len(parties)} hospitals, joined to one by stitches between their layers, with the "
              f"images of {job.host.dataset_name} (A) alone. An ordinary nnU-Net model of A.",
         dataset=job.host.dataset_name, said=[*parts.said, *said],
