@@ -46,7 +46,7 @@ def test_a_stitched_models_page_says_what_validation_found(stitched2d):
     assert f"A alone {host[ranked[-1]]:.3f}, B alone 0." in shown and f"stitched {ours[ranked[-1]]:.3f}" in shown
     assert "maps of disagreement" in shown
     for text in (world.host.dataset, world.partner.dataset, "nnUNetTrainerTiny", "PlainConvUNet", "features per stage",
-                 "not said: ask before you pass the result on", "all 21 properties",
+                 "not said: ask before you pass the result on", "all 20 properties",
                  "nnUNetv2_predict_stitched"):
         assert text in page.text
     assert "What is missing here" not in page.text
