@@ -52,12 +52,14 @@ def set_up_device(device: str | torch.device, processes: int = 1, threads: int |
 
     Args:
         processes: that share this machine's cores.
-        threads: on the CPU, instead of this process' share of the cores.
+        threads: on the CPU, instead of OMP_NUM_THREADS, or else of this process' share of the cores.
     """
     import torch
     kind = torch.device(device).type
     if kind == "cpu":
-        torch.set_num_threads(threads or max(1, usable_cores() // processes))
+        asked = os.environ.get("OMP_NUM_THREADS", "") if processes == 1 else ""  # torchrun sets it for several
+        threads = threads or (int(asked) if asked.isdigit() else 0) or max(1, usable_cores() // processes)
+        torch.set_num_threads(threads)
     elif kind == "cuda":
         torch.set_num_threads(1)
         with contextlib.suppress(RuntimeError):  # it can only be set before the first work of that kind

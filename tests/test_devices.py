@@ -40,7 +40,15 @@ def kept(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def test_threads_and_cudnn_are_nnunets(kept):
+def test_what_is_asked_for_by_omp_num_threads_is_done(kept, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    for given, threads in (({}, 5), ({"processes": 2}, max(1, usable_cores() // 2)), ({"threads": 3}, 3)):
+        set_up_device("cpu", **given)
+        assert torch.get_num_threads() == threads
+
+
+def test_threads_and_cudnn_are_nnunets(kept, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for given, threads in (({}, usable_cores()), ({"processes": 2}, max(1, usable_cores() // 2)),
                            ({"processes": 999}, 1), ({"threads": 3}, 3)):
         set_up_device("cpu", **given)
