@@ -1,6 +1,7 @@
 """The demo itself, with tiny networks and lengths: only that it runs and reports, not that anything is learned."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,7 @@ def test_whole_demo(tmp_path, monkeypatch, capsys):
     for step in ("gate", "evaluate"):
         del state["done"][step]
     (folder / STATE_FILE).write_text(json.dumps(state))
+    shutil.rmtree(folder / "evaluation")  # of the other model
     said.clear()
     again = story.run_demo(str(folder), resume=True, **run)
     assert sum("done before" in line for line in said) == len(again.seconds) - 2
