@@ -22,7 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
                     "model was trained with, or else the test cases.")
     parties, choosing, running = groups(parser, "parties", "choosing", "running")
     add = parties.add_argument
-    add("-m", required=True, metavar="MODEL_FOLDER", help="the stitched model's folder, whole")
+    add("-m", required=True, metavar="MODEL_FOLDER", help="the stitched model's folder: plans.json, "
+        "dataset.json, and of each fold checkpoint_final.pth and stitches_all.safetensors")
     add("-d", required=True, metavar="DATASET", help="your dataset in nnUNet_raw, by name or id")
     add("-f", nargs="+", type=fold, metavar="FOLD", help="folds of the stitched model. Default: all")
     add("-party", type=party_or(), metavar="host|partner", help="whose dataset it is, if its name does not say so. "

@@ -18,7 +18,7 @@ from nnunetv2_stitch.training.folds import claimed
 from nnunetv2_stitch.training.from_merged import FromMergedRequest, prepare
 
 #: into folders that nothing else can know of yet, and the demo's own data
-ALONE = {"exchange/install.py", "demo/parents.py", "training/adapt_plans.py"}
+ALONE = {"exchange/install.py", "demo/parents.py", "demo/shipped.py", "training/adapt_plans.py"}
 
 
 def locked_calls(tree: ast.AST, inside: bool = False):

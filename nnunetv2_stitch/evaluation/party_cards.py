@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nnunetv2_stitch.exchange.manifest import network_name, received_manifest
+from nnunetv2_stitch.exchange.manifest import adapted_from, licence_of, network_name, received_manifest
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import printable
 from nnunetv2_stitch.stitching.plans import ParentRecord
@@ -33,10 +33,11 @@ def card_of(title: str, model: ModelFolder, folds: Mapping[int | str, int | str]
         StitchError: what came with the model cannot be read.
     """
     sent = received_manifest(model)
-    licence = sent.licence if sent is not None else ""
+    licence, origin = licence_of(model), adapted_from(model)
     cases = sent.training_cases if sent is not None else model.dataset_json.get("numTraining")
     facts = [("Dataset", model.dataset_name),
              *([("Called by its sender", sent.name)] if sent is not None and sent.name != model.dataset_name else []),
+             *([("Made from", origin)] if origin else []),
              ("Licence", licence or ("your own model" if own and sent is None else ASK)),
              *([("Contact", sent.contact)] if sent is not None and sent.contact else []),
              ("Trainer", model.trainer), ("Plans", model.plans_name), ("Configuration", model.configuration),

@@ -156,11 +156,22 @@ def received_manifest(model: ModelFolder) -> Manifest | None:
 
 def adapted_from(model: ModelFolder) -> str:
     """Of a partner's model that nnUNetv2_adapt_party trained on: whose it was and what its licence says, in words."""
+    dataset, name, licence = _adapted_partner(model)
+    return f"{dataset}, {name}, trained on by another party; its licence: {licence or 'not said'}" if dataset else ""
+
+
+def licence_of(model: ModelFolder) -> str:
+    """What a model that came from another party may be used for: as it was sent, or as the model that it was adapted
+    from; empty where nobody said."""
+    sent = received_manifest(model)
+    return (sent.licence if sent is not None else "") or _adapted_partner(model)[2]
+
+
+def _adapted_partner(model: ModelFolder) -> tuple[str, str, str]:
+    """Dataset, model and licence of the partner that a model was adapted from; empty where it was not."""
     partner = _readable(os.path.join(model.path, ADAPTED)).get("partner")
-    if not isinstance(partner, dict):
-        return ""
-    dataset, name, licence = (printable(str(partner.get(key) or ""), 500) for key in ("dataset", "model", "licence"))
-    return f"{dataset}, {name}, trained on by another party; its licence: {licence or 'not said'}"
+    partner = partner if isinstance(partner, dict) else {}
+    return tuple(printable(str(partner.get(key) or ""), 500) for key in ("dataset", "model", "licence"))
 
 
 def network_name(model: ModelFolder) -> str:

@@ -11,7 +11,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.bridging.report import require_bridge
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.manifest import received_manifest
+from nnunetv2_stitch.exchange.manifest import licence_of, received_manifest
 from nnunetv2_stitch.exchange.parents import find_parties, require_different, require_parents
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.parties.datasets import data_digest
@@ -111,7 +111,7 @@ def require_stitchable(request: Request, host: ModelFolder, partners: Sequence[M
 def _sender(party: ModelFolder) -> tuple[str, str]:
     """Name and licence that came with a party's model."""
     manifest = received_manifest(party)
-    return ("", "") if manifest is None else (manifest.name, manifest.licence)
+    return "" if manifest is None else manifest.name, licence_of(party)
 
 
 def _check_request(request: Request) -> None:

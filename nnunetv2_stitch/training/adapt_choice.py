@@ -107,5 +107,5 @@ def choose(scores: Sequence[FoldScores], tolerance: float,
         index = ALPHAS.index(alpha)
         reached = host is None or is_as_good(dice[index], host, tolerance)
         found = replace(found, index=index, reached=reached,
-                        reason="a point of the line that is given (-alpha), not chosen on A's cases")
+                        reason="half-way by default, or as -alpha says; not chosen on A's cases")
     return found, dice, host

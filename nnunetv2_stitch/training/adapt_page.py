@@ -62,7 +62,8 @@ def _page(job: AdaptJob, result: AdaptResult, record: Mapping, device: torch.dev
         title=f"{job.partner.dataset_name}, adapted to {job.dataset}", command="nnUNetv2_adapt_party",
         what=f"A partner's network (B), trained on with the images of {job.dataset} (A) and moved back towards what it "
              f"was. An ordinary nnU-Net model of A.",
-        dataset=job.dataset, said=[*parts.said, f"Alpha {result.alpha:g}: {result.reason}.", *result.remarks],
+        dataset=job.dataset,
+        said=[*parts.said, *_verdict(result), f"Alpha {result.alpha:g}: {result.reason}.", *result.remarks],
         joined="What it was made of", cards=cards,
         compatibility=compatibility("A", "B", compare_parties(host, job.partner, job.request.partner.names))
         if host else (),
@@ -72,6 +73,14 @@ def _page(job: AdaptJob, result: AdaptResult, record: Mapping, device: torch.dev
                         "to 1, the partner trained on, and beyond; A alone as a line and the choice marked.")],
         cases=parts.cases, cases_note=parts.cases_note, limits=[*chosen, *LIMITS],
         missing=parts.missing, commands=_commands(job, result))
+
+
+def _verdict(result: AdaptResult) -> list[str]:
+    """Whether it is good enough to be used by itself."""
+    if result.reached is None:
+        return []
+    return ["On A's validation cases it is as good as A's own model: use it by itself." if result.reached else
+            "On A's validation cases A's own model is better: use both, where a gate chooses for each image."]
 
 
 def _line(record: Mapping) -> Table:
@@ -90,8 +99,8 @@ def _commands(job: AdaptJob, result: AdaptResult) -> list[tuple[str, str]]:
     beside = [("Use it beside your own model: a gate chooses for each image",
                f"nnUNetv2_train_stitch -m_a {quote(job.host.path)} -m_b {quote(job.result_folder)} "
                f"-fit direct -gate on -f {folds}")] if job.host else []
-    return [("Predict with stock nnU-Net", f"nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}"),
-            *beside,
+    alone = [("Predict with stock nnU-Net", f"nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}")]
+    return [*(beside + alone if result.reached is False else alone + beside),
             ("Another point of the line, without training again",
              f"nnUNetv2_adapt_party {result.dataset} -m_b {quote(job.partner.path)} -o_p {result.plans_name} "
              f"-f {folds} -epochs {record.num_epochs}{iterations} -lr {record.learning_rate:g} -seed {record.seed} --c "

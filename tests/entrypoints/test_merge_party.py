@@ -129,7 +129,8 @@ def test_three_models_of_one_start(used, call, tmp_path):
     assert (folder / "fold_0" / "merge.png").stat().st_size > 5000
     card = (folder / "MODEL_CARD.md").read_text()
     assert all(m["sha256"] in card for m in record["members"])
-    assert sorted(p.name for p in folder.iterdir()) == ["MODEL_CARD.md", "dataset.json", "fold_0", "plans.json"]
+    assert sorted(p.name for p in folder.iterdir()) == ["MODEL_CARD.md", "dataset.json", "fold_0", "plans.json",
+                                                       "report.html"]
     assert tree(*map(Path, used.members)) == before
 
     checkpoint = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=True)

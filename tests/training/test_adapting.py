@@ -284,6 +284,10 @@ def test_the_partners_signature_holds_for_the_adapted_partner(world, tmp_path):
                          **SHORT)
     gate = read_json(str(Path(gated.model_folder) / "stitch_selection.json"))["gate"]
     assert gate["partners_known"] == [True]
+    # The licence of the partner goes on with the model that was made of it.
+    assert Stitching.of(read_json(str(Path(gated.model_folder) / "plans.json"))["configurations"]["2d"]).parents[
+        1].licence == "CC BY 4.0"
+    assert "CC BY 4.0" in Path(gated.model_folder, "MODEL_CARD.md").read_text()
     # What is called alike is told apart, and a model made of another party's says so when it travels on.
     plans = read_json(str(Path(gated.model_folder) / "plans.json"))["configurations"]["2d"]
     assert shown_names(Stitching.of(plans).parents) == [f"{world.host.dataset}, nnUNetPlans",
