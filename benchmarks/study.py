@@ -72,9 +72,9 @@ def prepare_parents(root: str, names: list[str], raw: str | None, settings: Demo
 
 def sign(model: str, fold: int) -> None:
     """The signature that an export of the model would carry, for the gate."""
-    party, path = read_model_folder(model), os.path.join(model, f"fold_{fold}", SIGNATURE_FILE)
-    if not os.path.isfile(path):
-        write_json(path, signature_of_fold(party, fold, party.checkpoint_path(fold), print).to_json())
+    party = read_model_folder(model)
+    found = signature_of_fold(party, fold, party.checkpoint_path(fold), print)
+    write_json(os.path.join(model, f"fold_{fold}", SIGNATURE_FILE), found.to_json())
 
 
 def study_direction(root: str, host: str, partner: str, settings: DemoSettings, folds: list[int], rows,

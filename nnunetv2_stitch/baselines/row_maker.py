@@ -13,7 +13,7 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 
 from nnunetv2_stitch.baselines.adapted_rows import AdaptedRows
 from nnunetv2_stitch.baselines.datasets import borrow_plans, data_of, pool_datasets
-from nnunetv2_stitch.baselines.rows import Answer
+from nnunetv2_stitch.baselines.rows import WITHOUT_DOUBLE_BATCHED, Answer
 from nnunetv2_stitch.baselines.soup import average_weights
 from nnunetv2_stitch.baselines.stitched import RULE_3_PROGRESS, rule_settings, weighted_shares
 from nnunetv2_stitch.baselines.trained_stitches import find_or_train, gated, guided, retained
@@ -38,11 +38,6 @@ FINETUNED, POOLED, FEDERATED, SOUP = ("nnUNetFinetunedPlans", "nnUNetMergedPlans
                                       "nnUNetSoupPlans")
 TAUGHT, UNTAUGHT = "nnUNetTaughtPlans", "nnUNetUntaughtPlans"
 GUIDED_MERGE = "nnUNetGuidedMergePlans"
-#: Rows that need no double-batched stitches. Where only these are asked for, the plain ensembles are read off a model
-#: that is stitched in one pass.
-WITHOUT_DOUBLE_BATCHED = {"A_alone", "A_longer", "B_alone", "plain_ensemble", "plain_ensemble_logits",
-                          "weighted_ensemble", "direct", "direct_many", "task", "task_many", "adapted", "adapted_only",
-                          "soup", "finetuned_B_on_A", "guided_merge", "finetuned_A_on_B", "pooled", "federated"}
 RULES = {"stitched": "2", "stitched_rule1": "1", "stitched_rule3": "3", "stitched_loo": "loo",
          "stitched_label_free": "r2"}
 

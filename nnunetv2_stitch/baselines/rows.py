@@ -82,5 +82,11 @@ ROWS = (
     Row("federated", "federated (FedAvg)", SYNCHRONOUS),
 )
 
+#: Rows that need no double-batched stitches. Where only these are asked for, the plain ensembles are read off a model
+#: that is stitched in one pass.
+WITHOUT_DOUBLE_BATCHED = {"A_alone", "A_longer", "B_alone", "plain_ensemble", "plain_ensemble_logits",
+                          "weighted_ensemble", "direct", "direct_many", "task", "task_many", "adapted", "adapted_only",
+                          "soup", "finetuned_B_on_A", "guided_merge", "finetuned_A_on_B", "pooled", "federated"}
+
 #: Keys that rows had before, in flags and in files.
 OLD_KEYS = {"merged": "pooled"}

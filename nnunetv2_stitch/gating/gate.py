@@ -25,7 +25,8 @@ class GateOptions:
     `known`: for each partner, whether its signature is there. `quantile`: a party's images count as its own where
     their density is above this quantile of its own validation cases; the higher, the more images get even shares.
     `wholly`: from this share on a party answers alone; above 1 never. `lead`: how far the host is ahead on images
-    unlike any party's, from 0, even shares, to 1, the host alone.
+    unlike any party's, from 0, even shares, to 1, the host alone. `limited`: a party claims only what it knows itself;
+    False in models of earlier versions, which go on to answer as they were chosen.
     """
 
     known: tuple[bool, ...]
@@ -33,6 +34,7 @@ class GateOptions:
     wholly: float = 1.0
     stages: int = STAGES
     lead: float = 0.0
+    limited: bool = True
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "known": list(self.known)}
@@ -42,7 +44,8 @@ class GateOptions:
         """Raises StitchError for what describes no gate between a host and so many partners."""
         try:
             found = cls(tuple(map(bool, value["known"])), float(value["quantile"]),
-                        float(value["wholly"]), int(value["stages"]), float(value["lead"]))
+                        float(value["wholly"]), int(value["stages"]), float(value["lead"]),
+                        bool(value.get("limited", False)))
         except (TypeError, ValueError, KeyError) as error:
             raise StitchError(f"plans.json: the gate is not readable ({error!r}); run nnUNetv2_train_stitch --select "
                               f"-gate on again") from error
@@ -112,10 +115,11 @@ class Gate(nn.Module):
             features = [f.float() for f in features]
             hosts = [density(f) for density, f in zip(self.host, features)]
             above = torch.stack([z for _, z in hosts]).mean(0)
-            odds, knows = [torch.zeros_like(above)], F.logsigmoid(above)
+            odds, host_knows = [torch.zeros_like(above)], F.logsigmoid(above)
             for (own, _), partner, f, known in zip(hosts, self.partner, features, self.options.known):
                 density, z = partner(f) if known else (torch.full_like(own, -torch.inf),) * 2
-                odds.append(_number(density - own + F.logsigmoid(z) - knows))
+                claim = F.logsigmoid(z) - host_knows if self.options.limited else 0
+                odds.append(_number(density - own + claim))
                 above = torch.maximum(above, z)
             unlike = torch.sigmoid(-above)[:, None]
             shares = (1 - unlike) * torch.softmax(torch.stack(odds, 1), 1)

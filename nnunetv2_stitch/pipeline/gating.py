@@ -94,6 +94,10 @@ def find_gate(job: Job, settings: Mapping[int | str, Setting], device: torch.dev
               "dice_error": mean_and_error(scores[str(index)] - scores["host"])[1]}
     remarks = [f"Without a signature of {p.dataset_name} the gate knows A's images alone; ask for a model exported by "
                f"this version of nnUNetv2_export_party." for p, k in zip(job.partners, known) if not k]
+    remarks += [f"The signature of {p.dataset_name} is of an earlier version and of tiles of another size, so its "
+                f"images may not be recognised; ask for a new export." for i, (p, differ) in
+                enumerate(zip(job.partners, _other_tiles(job))) if known[i] and differ
+                and not all(found[i].coarse for found in signatures.values())]
     if not keeps:
         return FoundGate(None, {}, dice, record, [*remarks, f"No gate: {why}."])
     wholly = _wholly(folds, index, say)
@@ -139,9 +143,8 @@ def _open(job: Job, plans: dict, fold: int | str, setting: Setting, options: Gat
         "inference_allowed_mirroring_axes")
     own = [signature_of(lambda x, p=p: network.gated.features(p, x), job.preprocessed_folder, configuration, fold,
                         device, axes) for p in network.parties[1:]]
-    coarse = _other_tiles(job)
-    own, theirs = ([s.coarsened() if s is not None and c else s for s, c in zip(found, coarse)]
-                   for found in (own, theirs))
+    coarse = [differ and s is not None and bool(s.coarse) for differ, s in zip(_other_tiles(job), theirs)]
+    own, theirs = ([s.coarsened() if c else s for s, c in zip(found, coarse)] for found in (own, theirs))
     gates = []
     for quantile, lead in PATH:
         gates.append(copy.deepcopy(network.gate))

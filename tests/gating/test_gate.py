@@ -283,3 +283,13 @@ def test_a_narrow_density_has_no_claim_on_what_it_does_not_know():
     gate.set([wide], [narrow], 0.2)
     host, partner = gate([torch.tensor(np.concatenate([seen, np.full((1, 8), 1.0)]), dtype=torch.float32)])[:, 0]
     assert host > 0.8 and partner < 0.1
+    # A model that was chosen before answers as it was chosen.
+    before = {k: v for k, v in GateOptions((True,), 0.2).to_json().items() if k != "limited"}
+    old = Gate(GateOptions.from_json(before, 1), [8])
+    old.set([wide], [narrow], 0.2)
+    lead = float((wide.log_density(seen) - narrow.log_density(seen)).item())
+    unlike = torch.sigmoid(-torch.tensor(max(s.log_density(seen).item() - s.quantile(0.2) for s in (wide, narrow))))
+    wanted = (1 - unlike) * torch.sigmoid(torch.tensor(lead)) + unlike / 2
+    torch.testing.assert_close(old([torch.tensor(seen, dtype=torch.float32)])[0, 0].double(), wanted.double(),
+                               rtol=1e-3, atol=1e-3)
+    assert wanted < host
