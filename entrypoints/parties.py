@@ -134,3 +134,15 @@ def parties_of(args: argparse.Namespace) -> dict:
     return dict(dataset_a=own[0] if own else None, model_a=args.m_a, dataset_b=first.dataset, model_b=first.model,
                 trainer_b=first.trainer, plans_b=first.plans, fold_b=first.fold, names=first.names,
                 checkpoint_a=args.chk_a, checkpoint_b=first.checkpoint_name, more=tuple(partners[1:]))
+
+
+def add_stitched_model(group) -> None:
+    """Which stitched model, as nnUNetv2_predict names one: `-d -c -f -p -tr -chk`, or `-m` instead of `-d`."""
+    add = group.add_argument
+    add("-d", metavar="DATASET", help="dataset name or id of the host")
+    add("-m", metavar="MODEL_FOLDER", help="model folder, instead of -d; needs no environment variable")
+    add("-c", metavar="CONFIG", help="configuration. Default: the only one there is")
+    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds to average. Default: all that are trained")
+    add("-p", metavar="PLANS", help="plans. Default: the only ones there are")
+    add("-tr", metavar="TRAINER", help="trainer. Default: the only one there is")
+    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint. Default: %(default)s")

@@ -6,7 +6,7 @@ import argparse
 import os
 
 from nnunetv2_stitch.entrypoints.common import add_common, groups, ready_device, run_parsed
-from nnunetv2_stitch.entrypoints.parties import fold, party_or
+from nnunetv2_stitch.entrypoints.parties import add_stitched_model, party_or
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -17,13 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     parties, choosing, memory, running = groups(parser, "parties", "choosing", "memory", "running")
     add = parties.add_argument
     add("-i", required=True, metavar="FOLDER", help="images, named as nnU-Net expects (CASE_0000.nii.gz ...)")
-    add("-d", metavar="DATASET", help="dataset name or id of the host")
-    add("-m", metavar="MODEL_FOLDER", help="model folder, instead of -d; needs no environment variable")
-    add("-c", metavar="CONFIG", help="configuration. Default: the only one there is")
-    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds to average. Default: all that are trained")
-    add("-p", metavar="PLANS", help="plans. Default: the only ones there are")
-    add("-tr", metavar="TRAINER", help="trainer. Default: the only one there is")
-    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint. Default: %(default)s")
+    add_stitched_model(parties)
     add("-prev_stage_predictions", metavar="FOLDER", help=argparse.SUPPRESS)  # of cascades, which are never stitched
     add = choosing.add_argument
     add("-mode", type=party_or("stitched", "ensemble"), default="stitched", metavar="stitched|ensemble|host|partner",

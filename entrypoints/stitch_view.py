@@ -6,7 +6,7 @@ import argparse
 import os
 
 from nnunetv2_stitch.entrypoints.common import add_common, groups, ready_device, run_parsed
-from nnunetv2_stitch.entrypoints.parties import fold
+from nnunetv2_stitch.entrypoints.parties import add_stitched_model
 
 DEFAULT_OUTPUT = "nnUNetv2_stitch_view"
 
@@ -21,13 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parties.add_argument
     add("-i", required=True, metavar="CASE", help="the case: a file of any of its channels, which is the one that is "
         "shown, or a folder with this case alone")
-    add("-d", metavar="DATASET", help="dataset name or id of the host")
-    add("-m", metavar="MODEL_FOLDER", help="model folder, instead of -d; needs no environment variable")
-    add("-c", metavar="CONFIG", help="configuration. Default: the only one there is")
-    add("-f", nargs="+", type=fold, metavar="FOLD", help="folds to average. Default: all that are trained")
-    add("-p", metavar="PLANS", help="plans. Default: the only ones there are")
-    add("-tr", metavar="TRAINER", help="trainer. Default: the only one there is")
-    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint. Default: %(default)s")
+    add_stitched_model(parties)
     add = choosing.add_argument
     add("-l", metavar="FILE", help="true labels of the case, drawn as an outline. Default: none")
     add("--disable_tta", action="store_true", help="no mirroring: faster, a little less accurate")
