@@ -102,7 +102,8 @@ def test_the_choice_is_recorded_and_stands_in_plans_and_weights(gated2d):
     assert gate["dice"][chosen] > gate["dice_even"]
     assert row["gated"] > row["chosen"] and abs(row["gated"] - gate["dice"][chosen]) < 0.02
     options = gate_of_plans(gated2d.folder)
-    assert options == {**gate["path"][chosen], "wholly": gate["wholly"], "known": [True], "stages": 1}
+    assert options == {**gate["path"][chosen], "wholly": gate["wholly"], "known": [True], "stages": 1,
+                       "limited": True}
     weights = torch.load(gated2d.folder / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
     assert {k.split(".")[1] for k in weights if k.startswith("gate.")} == {"host", "partner"}
     assert (gated2d.folder / "gate_shares.png").stat().st_size > 10_000
