@@ -104,8 +104,8 @@ def draw(found: list[dict], rows: list[str], path: str, title: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("-host", default="A", choices=tuple("ABC"))
-    parser.add_argument("-partner", default="B", choices=tuple("ABC"))
+    parser.add_argument("-host", default="A", choices=tuple("ABCE"))
+    parser.add_argument("-partner", default="B", choices=tuple("ABCE"))
     parser.add_argument("-seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("-of", default="study", choices=("study", "ways"))
     parser.add_argument("-rows", nargs="+", help="default: all that every seed has")

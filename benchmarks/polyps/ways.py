@@ -118,10 +118,16 @@ class Ways:
         return {k: [s * a + (1 - s) * b for s, a, b in zip(
             shares[k] if isinstance(shares, dict) else [shares] * len(one[k]), one[k], other[k])] for k in one}
 
+    def shared(self, parties, shares: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+        """Each party's answers by its shares `(cases, parties)`."""
+        return {k: [sum(s * p for s, p in zip(row, maps)) for row, maps in zip(shares[k], zip(*(p[k] for p in parties)))]
+                for k in parties[0]}
+
     @torch.inference_mode()
-    def gates(self) -> list[tuple[str, dict[str, np.ndarray]]]:
-        """The host's share of every case under the gates of the package's path. Signatures are of whole images, under
-        the partner's network."""
+    def gates(self) -> tuple[list[tuple[str, dict[str, np.ndarray]]], list[tuple[str, dict[str, np.ndarray]]]]:
+        """The shares of every case under the gates of the package's path: the host's beside one partner; and of host,
+        adapted partner and partner, where the adapted one alone has claims, as in the package. Signatures are of whole
+        images, under the partner's network, whose first convolution is the adapted one's."""
         from nnunetv2_stitch.gating.features import probe
         from nnunetv2_stitch.gating.gate import Gate, GateOptions
         from nnunetv2_stitch.gating.signature import Signature
@@ -135,12 +141,14 @@ class Ways:
         own, theirs = (Signature.of(features(self.images.training[p]), features([x for x, _ in self.images.sets[v]]))
                        for p, v in ((self.host, "validation"), (self.partner, "partner's validation")))
         of = {k: torch.from_numpy(features([x for x, _ in cases])) for k, cases in self.images.sets.items()}
-        found = []
+        two, three = [], []
         for quantile, lead in PATH:
-            gate = Gate(GateOptions((True,), quantile, lead=lead), [count])
-            gate.set([own], [theirs], quantile)
-            found.append((f"{quantile:.0%}, lead {lead:.0%}", {k: gate([f])[:, 0].numpy() for k, f in of.items()}))
-        return found
+            for known, found in (((True,), two), ((True, False), three)):
+                gate = Gate(GateOptions(known, quantile, lead=lead), [count] * len(known))
+                gate.set([own] * len(known), [theirs, None][:len(known)], quantile)
+                shares = {k: gate([f] * len(known)).numpy() for k, f in of.items()}
+                found.append((f"{quantile:.0%}, lead {lead:.0%}", shares))
+        return [(name, {k: s[:, 0] for k, s in shares.items()}) for name, shares in two], three
 
     def chosen(self, what: str, points: list[tuple[str, dict]], host_at_end: bool = True) -> dict[str, np.ndarray]:
         """Dice of the point that retention takes on the host's validation cases."""
@@ -155,7 +163,7 @@ class Ways:
         from nnunetv2_stitch.selection.retention import is_as_good
         h, p = self.host, self.partner
         a, b = self.answers(h), self.answers(p)
-        gates = self.gates()
+        gates, of_three = self.gates()
         longer = {"A longer": self.dice(self.answers(f"{h}_longer"))} \
             if f"{h}_longer" in TRAININGS and checkpoint(self.work, self.seed, f"{h}_longer").is_file() else {}
         rows = {"A alone": self.dice(a), **longer, "B alone": self.dice(b),
@@ -171,6 +179,11 @@ class Ways:
                 name = f"gate, A and adapted, alpha {alpha:g}"
                 rows[name] = self.chosen(name, [(n, self.mixed(a, answers, s)) for n, s in gates])
             gated = f"gate, A and adapted, alpha {HALFWAY:g}"
+            both = f"gate, A, B and adapted, alpha {HALFWAY:g}"
+            rows[both] = self.chosen(both, [(n, self.shared((a, dict(line)[HALFWAY], b), s)) for n, s in of_three])
+            two_hosts = f"gate, A with adapted, alpha 1, and adapted, alpha {HALFWAY:g}"
+            own = self.mixed(a, dict(line)[1.0], 0.5)
+            rows[two_hosts] = self.chosen(two_hosts, [(n, self.mixed(own, dict(line)[HALFWAY], s)) for n, s in gates])
             if longer:
                 rows[f"{gated}, A longer"] = self.chosen(f"{gated}, A longer", [
                     (n, self.mixed(self.answers(f"{h}_longer"), dict(line)[HALFWAY], s)) for n, s in gates])

@@ -25,7 +25,7 @@ from nnunetv2_stitch.selection.dice import dice_of_counts, mean_dice, mean_over_
 from nnunetv2_stitch.selection.retention import TOLERANCE, mean_and_error, retained
 from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
-from nnunetv2_stitch.stitching.plans import Stitching
+from nnunetv2_stitch.stitching.plans import ParentRecord, Stitching, shown_names
 from nnunetv2_stitch.stitching.setting import Setting
 
 GATE_FIGURE = "gate_shares.png"
@@ -77,7 +77,10 @@ def find_gate(job: Job, settings: Mapping[int | str, Setting], device: torch.dev
     """
     plans = read_json(job.plans_file)
     signatures = {f: _signatures(job, plans, f) for f in job.folds}
-    known = tuple(all(found[i] is not None for found in signatures.values()) for i in range(len(job.partners)))
+    measured = [all(found[i] is not None for found in signatures.values()) for i in range(len(job.partners))]
+    records = Stitching.of(plans["configurations"][job.host.configuration]).parents[1:]
+    adapted = {i: j for i, j in _spoken_for(records, signatures).items() if measured[i]}
+    known = tuple(m and i not in adapted for i, m in enumerate(measured))
     folds = {}
     for fold in job.folds:
         say(f"fold {fold}: A's signature and the gate's threshold")
@@ -93,7 +96,10 @@ def find_gate(job: Job, settings: Mapping[int | str, Setting], device: torch.dev
               "dice_host": mean_and_error(scores["host"])[0], "dice_even": mean_and_error(scores["even"])[0],
               "dice_error": mean_and_error(scores[str(index)] - scores["host"])[1]}
     remarks = [f"Without a signature of {p.dataset_name} the gate knows A's images alone; ask for a model exported by "
-               f"this version of nnUNetv2_export_party." for p, k in zip(job.partners, known) if not k]
+               f"this version of nnUNetv2_export_party." for p, m in zip(job.partners, measured) if not m]
+    names = shown_names(records)
+    remarks += [f"Images like those of {names[i]} are left to {names[j]}, the same model adapted; both answer images "
+                f"unlike any." for i, j in adapted.items()]
     remarks += [f"The signature of {p.dataset_name} is of an earlier version and of tiles of another size, so its "
                 f"images may not be recognised; ask for a new export." for i, (p, differ) in
                 enumerate(zip(job.partners, _other_tiles(job))) if known[i] and differ
@@ -118,6 +124,16 @@ def _signatures(job: Job, plans: dict, fold: int | str) -> list[Signature | None
         sizes = _with_gate(job, plans, GateOptions((False,) * len(records), UNKNOWN[0])).gated.sizes
     folders = [os.path.dirname(r.path(fold, str(nnUNet_results))) for r in records]
     return [read_signature(folder, size) for folder, size in zip(folders, sizes)]
+
+
+def _spoken_for(records: Sequence[ParentRecord], signatures: Mapping[int | str, Sequence[Signature | None]]
+                ) -> dict[int, int]:
+    """Partners that are there with the same model adapted, which has the same signature, and where that one stands."""
+    def same(i: int, j: int) -> bool:
+        return all(s[i] is not None and s[j] is not None and s[i].to_json() == s[j].to_json()
+                   for s in signatures.values())
+    return {i: j for i, one in enumerate(records) for j, other in enumerate(records)
+            if other.adapted and not one.adapted and same(i, j)}
 
 
 def _gated_plans(job: Job, plans: dict, options: GateOptions) -> dict:

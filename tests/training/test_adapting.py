@@ -24,6 +24,7 @@ from nnunetv2_stitch.entrypoints import adapt_party as adapt_entry
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.exchange.install import unpack_party
+from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.find import find_models
@@ -201,7 +202,6 @@ def test_images_are_preprocessed_as_the_partner_wants_them_and_a_label_only_the_
     assert start[head].shape[0] == 3 and (start[head][2] != end[head][2]).any()
     with pytest.raises(StitchError, match="was begun with -label_map"):
         from nnunetv2_stitch.bridging.names import NameMaps
-        from nnunetv2_stitch.exchange.parents import Partner
         adapt_party(world.host.dataset, Partner(model=zipped, names=NameMaps({"a": "b"}, {})), device="cpu", folds=[0],
                     epochs=1, iterations=4, rate=1e-2, continue_training=True)
 
@@ -284,6 +284,13 @@ def test_the_partners_signature_holds_for_the_adapted_partner(world, tmp_path):
                          **SHORT)
     gate = read_json(str(Path(gated.model_folder) / "stitch_selection.json"))["gate"]
     assert gate["partners_known"] == [True]
+    # Beside the partner as it came, whose signature is the same, the adapted one alone claims B's images.
+    both = train_stitch(world.host.dataset_id, model_b=str(sent), more=[Partner(model=result.model_folder)],
+                        device="cpu", progress=False, gate=True, plans_name="nnUNetStitchBothPlans", **SHORT)
+    gate = read_json(str(Path(both.model_folder) / "stitch_selection.json"))["gate"]
+    assert gate["partners_known"] == [False, True]
+    assert any(line.startswith(f"Images like those of {world.partner.dataset} are left to {world.host.dataset}")
+               for line in both.remarks) and not any("Without a signature" in line for line in both.remarks)
     # The licence of the partner goes on with the model that was made of it.
     assert Stitching.of(read_json(str(Path(gated.model_folder) / "plans.json"))["configurations"]["2d"]).parents[
         1].licence == "CC BY 4.0"
