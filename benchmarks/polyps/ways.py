@@ -120,8 +120,8 @@ class Ways:
 
     def shared(self, parties, shares: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
         """Each party's answers by its shares `(cases, parties)`."""
-        return {k: [sum(s * p for s, p in zip(row, maps)) for row, maps in zip(shares[k], zip(*(p[k] for p in parties)))]
-                for k in parties[0]}
+        return {k: [sum(s * p for s, p in zip(row, maps))
+                    for row, maps in zip(shares[k], zip(*(party[k] for party in parties)))] for k in parties[0]}
 
     @torch.inference_mode()
     def gates(self) -> tuple[list[tuple[str, dict[str, np.ndarray]]], list[tuple[str, dict[str, np.ndarray]]]]:
