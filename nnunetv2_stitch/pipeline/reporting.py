@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nnunetv2_stitch.command_lines import Command
 from nnunetv2_stitch.exchange.card import CARD
 from nnunetv2_stitch.figures import dice_over_position, matches_by_partner
 from nnunetv2_stitch.figures.gate_shares import gate_shares
@@ -33,7 +34,8 @@ class StitchResult:
     """A finished stitched model. `positions` are the chosen ones by fold, one per partner; `position_names` are of the
     first fold, which differs from others by rule 1 and loo. `table` has one row per fold: Dice on the host's
     validation cases of A, B, plain ensemble and the stitched ensemble at each rule's choice. `choices` are there where
-    partners' numbers took part, one per partner. `weighted`: mixing weights of all positions, none is chosen."""
+    partners' numbers took part, one per partner. `weighted`: mixing weights of all positions, none is chosen.
+    `commands`: what to do next, each with what it does."""
 
     model_folder: str
     dataset: str
@@ -48,6 +50,7 @@ class StitchResult:
     figures: list[str]
     choices: tuple[Choice, ...] = ()
     weighted: bool = False
+    commands: tuple[Command, ...] = ()
 
     @property
     def position(self) -> int:
