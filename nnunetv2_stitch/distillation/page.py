@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,21 +26,20 @@ if TYPE_CHECKING:
 def write_student_page(job: DistillJob, result: DistillResult, device: torch.device,
                        say: Callable[[str], None] = lambda line: None) -> str | None:
     """Write the page of a validated student; see `write_page`."""
-    with ExitStack() as stack:
-        return write_page(job.model_folder, lambda: _page(job, result, device, stack), say)
+    return write_page(job.model_folder, lambda: _page(job, result, device), say)
 
 
-def _page(job: DistillJob, result: DistillResult, device: torch.device, stack: ExitStack) -> ResultPage:
+def _page(job: DistillJob, result: DistillResult, device: torch.device) -> ResultPage:
     folds = {f: f for f in job.folds}
     parents = Stitching.of(job.teacher.configuration_manager.configuration).parents
     host = parents[0]
     answers = [Answer(alone(0, host.adapted), found_again(host.folder, str(nnUNet_results)), _folds(host, job),
-                      checkpoint_name=host.checkpoint),
+                      checkpoint_name=host.checkpoint, is_host_alone=True),
                *(Answer(alone(i, parents[i].adapted), job.teacher.path, folds, mode)
                  for i, mode in enumerate(party_names(len(parents))[1:], 1)),
                Answer("teacher", job.teacher.path, folds, has_maps=True),
                Answer("student", job.model_folder, folds)]
-    parts = stack.enter_context(measured_and_shown(job.dataset, answers, device))
+    parts = measured_and_shown(job.dataset, answers, device)
     student, teacher = job.parameters
     return ResultPage(
         title=f"{job.dataset}, a student of a stitched ensemble", command="nnUNetv2_distill_stitched",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,18 +31,17 @@ if TYPE_CHECKING:
 def write_merged_page(members: Sequence[Member], result: MergeResult, device: torch.device,
                       say: Callable[[str], None] = lambda line: None) -> str | None:
     """Write the page of a merged fold; see `write_page`. It tells of the fold that was merged last."""
-    with ExitStack() as stack:
-        return write_page(result.model_folder, lambda: _page(members, result, device, stack), say)
+    return write_page(result.model_folder, lambda: _page(members, result, device), say)
 
 
-def _page(members: Sequence[Member], result: MergeResult, device: torch.device, stack: ExitStack) -> ResultPage:
+def _page(members: Sequence[Member], result: MergeResult, device: torch.device) -> ResultPage:
     fold = result.fold
     # The centre's own model comes first: it alone was validated on the centre's cases.
     members = sorted(members, key=lambda m: m.model.dataset_name != result.dataset)
     answers = [*(Answer(m.label, m.model.path, {fold: m.fold}, checkpoint_name=os.path.basename(m.path),
                         of_host=m.model.dataset_name == result.dataset) for m in members),
                Answer("merged", result.model_folder, {fold: fold})]
-    parts = stack.enter_context(measured_and_shown(result.dataset, answers, device))
+    parts = measured_and_shown(result.dataset, answers, device)
     first, others = members[0], members[1:]
     folder = os.path.join(result.model_folder, f"fold_{fold}")
     return ResultPage(

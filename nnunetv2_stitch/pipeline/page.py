@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 
+import numpy as np
 import torch
 
 from nnunetv2_stitch.evaluation.page import Figure
@@ -18,7 +19,7 @@ from nnunetv2_stitch.evaluation.result_page import (
     compatibility,
     write_page,
 )
-from nnunetv2_stitch.evaluation.result_parts import as_text, measured_and_shown
+from nnunetv2_stitch.evaluation.result_parts import Parts, as_text, beside_host, measured_and_shown
 from nnunetv2_stitch.evaluation.validated import Answer
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.pipeline.gating import GATE_FIGURE
@@ -47,20 +48,20 @@ FIGURES = (
 def write_stitched_page(job: Job, result: StitchResult, device: torch.device,
                         say: Callable[[str], None] = lambda line: None) -> str | None:
     """Write the page of what is deployed and validated; see `write_page`."""
-    with ExitStack() as stack:
-        return write_page(job.model_folder, lambda: _page(job, result, device, stack), say)
+    return write_page(job.model_folder, lambda: _page(job, result, device), say)
 
 
-def _page(job: Job, result: StitchResult, device: torch.device, stack: ExitStack) -> ResultPage:
+def _page(job: Job, result: StitchResult, device: torch.device) -> ResultPage:
     arguments = read_json(job.plans_file)["configurations"][job.host.configuration]["architecture"]["arch_kwargs"]
     parties, folds = (job.host, *job.partners), own_folds(job)
     letters = [letter(i) for i in range(len(parties))]
     host_alone, *partners_alone = (alone(i, p.is_adapted) for i, p in enumerate(parties))
-    answers = [Answer(host_alone, job.host.path, folds[0], checkpoint_name=job.host.checkpoint_name),
+    answers = [Answer(host_alone, job.host.path, folds[0], checkpoint_name=job.host.checkpoint_name,
+                      is_host_alone=True),
                *(Answer(name, job.model_folder, folds[0], mode)
                  for name, mode in zip(partners_alone, party_names(len(parties))[1:])),
                Answer("stitched", job.model_folder, folds[0], has_maps=True)]
-    parts = stack.enter_context(measured_and_shown(job.host.dataset_name, answers, device))
+    parts = measured_and_shown(job.host.dataset_name, answers, device)
     host, *partners = shown_names(job.stitching.parents)
     names = " and ".join(partners)
     said = [f"Deployed: {describe(arguments['setting'])}.",
@@ -69,21 +70,28 @@ def _page(job: Job, result: StitchResult, device: torch.device, stack: ExitStack
         title=f"{host}, stitched with {names}", command="nnUNetv2_train_stitch",
         what=f"Trained nnU-Nets of {len(parties)} hospitals, joined to one by stitches between their layers, with the "
              f"images of {job.host.dataset_name} (A) alone. An ordinary nnU-Net model of A.",
-        dataset=job.host.dataset_name, said=[*parts.said, *said],
+        dataset=job.host.dataset_name, said=[*parts.said, *_beside_host(parts, result, bool(arguments.get("gate"))), *said],
         cards=[card_of(f"{name}, {'the host' if i == 0 else 'a partner'}", model, own, i == 0)
                for i, (name, model, own) in enumerate(zip(letters, parties, folds))],
         compatibility=[t for name, report in zip(letters[1:], job.reports) for t in compatibility("A", name, report)],
-        tables=[*parts.tables, *_while_choosing(result)],
+        tables=[*parts.tables, *_while_choosing(result, folded=not parts.without_host)],
         figures=list(choice_figures(job.model_folder)), cases=parts.cases, cases_note=parts.cases_note,
         limits=[CHOSEN_ON_THE_SAME.format(what="The setting"), *LIMITS], missing=parts.missing,
         commands=result.commands)
 
 
-def _while_choosing(result: StitchResult) -> Iterator[Table]:
+def _beside_host(parts: Parts, result: StitchResult, gated: bool) -> list[str]:
+    """By the sweeps, which know the host's end. Of a gate Dice is known only while it is chosen."""
+    rows = [(row.get("gated" if gated else "chosen", math.nan), row["A"]) for row in result.table]
+    ours, host = np.mean([row for row in rows if all(map(math.isfinite, row))] or [(math.nan, math.nan)], axis=0)
+    return beside_host(parts, "stitched", ours, host)
+
+
+def _while_choosing(result: StitchResult, folded: bool) -> Iterator[Table]:
     if result.table:
         yield Table("While choosing, by fold", as_text(result.table), "Mean Dice on the preprocessed grid, without "
                     "mirroring, which is why these numbers differ a little from those above. `chosen` is what is "
-                    "deployed.", folded=True)
+                    "deployed.", folded=folded)
 
 
 def choice_figures(folder: str) -> Iterator[Figure]:
