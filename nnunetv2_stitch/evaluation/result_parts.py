@@ -77,8 +77,8 @@ def beside_host(parts: Parts, result: str, ours: float | None, host: float | Non
     """
     if not parts.without_host or any(v is None or not math.isfinite(v) for v in (ours, host)):
         return []
-    return [f"nnU-Net's own validation of A alone is not here. On the same cases, measured while choosing (on the "
-            f"preprocessed grid, without mirroring): {result} {ours:.3f}, A alone {host:.3f}; difference {ours - host:+.3f}."]
+    return [f"nnU-Net's own validation of A alone is not here. On the same cases, while choosing (preprocessed grid, "
+            f"no mirroring): {result} {ours:.3f}, A alone {host:.3f}; difference {ours - host:+.3f}."]
 
 
 def as_text(rows: Sequence[Mapping], digits: int = 3) -> list[dict[str, str]]:

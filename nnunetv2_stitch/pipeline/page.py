@@ -70,7 +70,8 @@ def _page(job: Job, result: StitchResult, device: torch.device) -> ResultPage:
         title=f"{host}, stitched with {names}", command="nnUNetv2_train_stitch",
         what=f"Trained nnU-Nets of {len(parties)} hospitals, joined to one by stitches between their layers, with the "
              f"images of {job.host.dataset_name} (A) alone. An ordinary nnU-Net model of A.",
-        dataset=job.host.dataset_name, said=[*parts.said, *_beside_host(parts, result, bool(arguments.get("gate"))), *said],
+        dataset=job.host.dataset_name,
+        said=[*parts.said, *_beside_host(parts, result, bool(arguments.get("gate"))), *said],
         cards=[card_of(f"{name}, {'the host' if i == 0 else 'a partner'}", model, own, i == 0)
                for i, (name, model, own) in enumerate(zip(letters, parties, folds))],
         compatibility=[t for name, report in zip(letters[1:], job.reports) for t in compatibility("A", name, report)],
