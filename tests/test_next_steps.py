@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from pages import page_of
-from stitched_model import stitch
+from pages import page_of, pictured
 
 from nnunetv2_stitch import command_lines
 from nnunetv2_stitch.bridging.names import NameMaps
 from nnunetv2_stitch.entrypoints import adapt_party, train_stitch
 from nnunetv2_stitch.entrypoints.parties import parse_parties
 from nnunetv2_stitch.exchange.parents import Partner
+from nnunetv2_stitch.parties.model_folder import ADAPTED_KEY
 from nnunetv2_stitch.parties.trust import trusting
 from nnunetv2_stitch.pipeline import Request, prepare
 from nnunetv2_stitch.pipeline import job as stitch_job
+from nnunetv2_stitch.pipeline import train_stitch as train_stitch_of
 from nnunetv2_stitch.training import AdaptRequest, adapt_job
 
 CPU = torch.device("cpu")
@@ -115,23 +116,30 @@ def test_what_a_page_shows_is_taken_for_what_was_asked(stitched2d, copy_world, n
     """Of a model with B's fold, names and places of its own: the gate's command finds the same parties, and in an
     evaluation nobody answers with other folds or under other names than were stitched."""
     world = nnunet_env(copy_world(stitched2d.world))
+    plans = world.model(world.partner) / "plans.json"
+    plans.write_text(json.dumps({**json.loads(plans.read_text()), ADAPTED_KEY: True}))
     Path("labels.json").write_text(json.dumps({"a": "a"}))
     asked = {"names": NameMaps.read("labels.json", None), "rule": "1"}
-    result = stitch(world, only_selection=True, page=True, **asked)
-    text = page_of(result.model_folder).text
-    assert all(line in text for _, line in result.commands)
+    parties = (world.host.dataset_id, None, None, str(world.model(world.partner)))
+    result = train_stitch_of(*parties[:2], model_b=parties[3], device="cpu", progress=False, only_selection=True,
+                             **asked)
+    page = page_of(result.model_folder)
+    assert all(line in page.text for _, line in result.commands)
+    # B was adapted, so it is not "B alone" anywhere.
+    assert "B adapted alone" in pictured(page)[0] and "B, a partner, adapted" in page.text
+    assert "B alone" not in page.text + "".join(pictured(page))
     commands = dict(result.commands)
     gate = shlex.split(commands["Give each image its own shares of the parties"])
     args = parsed(train_stitch.build_parser(), gate[1:], monkeypatch)
     train_stitch.require_consistent(args)
     now = Request(**train_stitch.request_of(args))
-    before = prepare(Request(world.host.dataset_id, world.partner.dataset_id, **asked), True)
+    before = prepare(Request(*parties, **asked), True)
     job = prepare(now, True)
     assert args.select and (now.gate, now.rule, now.names, args.device) == (True, "1", asked["names"], "cpu")
     assert (job.model_folder, job.stitching, job.partner_folds) == (before.model_folder, before.stitching,
                                                                     before.partner_folds)
     evaluate = shlex.split(commands["Evaluate on test cases with labels, yours and others'"])
     models = evaluate[evaluate.index("-models") + 1:evaluate.index("-datasets")]
-    assert models[:2] == [f"A alone={world.model(world.host)}", f"B alone={result.model_folder}@partner"]
+    assert models[:2] == [f"A alone={world.model(world.host)}", f"B adapted alone={result.model_folder}@partner"]
     assert evaluate[evaluate.index("-f") + 1:][:2] == ["0", "1"]
     assert replace(now, gate=False).words() + ["-gate", "on"] == now.words()

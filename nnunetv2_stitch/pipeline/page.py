@@ -72,10 +72,11 @@ def _page(job: Job, result: StitchResult, device: torch.device) -> ResultPage:
              f"images of {job.host.dataset_name} (A) alone. An ordinary nnU-Net model of A.",
         dataset=job.host.dataset_name,
         said=[*parts.said, *_beside_host(parts, result, bool(arguments.get("gate"))), *said],
-        cards=[card_of(f"{name}, {'the host' if i == 0 else 'a partner'}", model, own, i == 0)
+        cards=[card_of(f"{name}, {'the host' if i == 0 else 'a partner'}{', adapted' * model.is_adapted}", model, own,
+                       i == 0)
                for i, (name, model, own) in enumerate(zip(letters, parties, folds))],
         compatibility=[t for name, report in zip(letters[1:], job.reports) for t in compatibility("A", name, report)],
-        tables=[*parts.tables, *_while_choosing(result, folded=not parts.without_host)],
+        tables=[*parts.tables, *_while_choosing(job, result, folded=not parts.without_host)],
         figures=list(choice_figures(job.model_folder)), cases=parts.cases, cases_note=parts.cases_note,
         limits=[CHOSEN_ON_THE_SAME.format(what="The setting"), *LIMITS], missing=parts.missing,
         commands=result.commands)
@@ -88,9 +89,10 @@ def _beside_host(parts: Parts, result: StitchResult, gated: bool) -> list[str]:
     return beside_host(parts, "stitched", ours, host)
 
 
-def _while_choosing(result: StitchResult, folded: bool) -> Iterator[Table]:
-    if result.table:
-        yield Table("While choosing, by fold", as_text(result.table), "Mean Dice on the preprocessed grid, without "
+def _while_choosing(job: Job, result: StitchResult, folded: bool) -> Iterator[Table]:
+    called = {letter(i): f"{letter(i)} adapted" for i, p in enumerate((job.host, *job.partners)) if p.is_adapted}
+    if rows := [{called.get(name, name): value for name, value in row.items()} for row in result.table]:
+        yield Table("While choosing, by fold", as_text(rows), "Mean Dice on the preprocessed grid, without "
                     "mirroring, which is why these numbers differ a little from those above. `chosen` is what is "
                     "deployed.", folded=folded)
 

@@ -109,14 +109,16 @@ def _figures(job: Job, sweeps: Sequence[Sweep], chosen: Chosen, measured: Measur
 
     marked = () if chosen.is_weighted else chosen.positions[job.folds[0]]
     scored, guided, gate, drawn = [s.to_json() for s in sweeps if s.scorable], chosen.guided, measured.gate, []
+    adapted = [name for name, p in zip(list(job.layout.nodes)[1:], job.partners) if p.is_adapted]
     pareto = ["pareto.png", *(f"pareto_partner{n}.png" for n in range(2, len(job.partners) + 1))]
     if scored:
-        drawn.append(dice_over_position(scored, marked, path(SWEEP_FIGURE)))
+        drawn.append(dice_over_position(scored, marked, path(SWEEP_FIGURE), adapted))
     if guided:
         drawn.append(mixing_weights([g.positions for g in guided.values()], [g.weights for g in guided.values()],
                                     path(GUIDED_FIGURE)))
     for name, choice in zip(pareto, chosen.choices):
-        drawn.append(positions_plane(choice.front.to_json(), choice.position, path(name), choice.preference))
+        drawn.append(positions_plane(choice.front.to_json(), choice.position, path(name), choice.preference,
+                                     len(adapted) == len(job.partners)))
     if gate:
         drawn.append(gate_shares(gate.record, path(GATE_FIGURE)))
     for name in (SWEEP_FIGURE, GUIDED_FIGURE, GATE_FIGURE, *pareto):

@@ -77,12 +77,19 @@ def test_what_cannot_be_shown_is_said_and_the_model_is_made(world, monkeypatch, 
     result = stitch(world, only_selection=True, page=True)
     page = page_of(result.model_folder)
     assert "A alone was validated on 5 cases, stitched on 10" in page.text
+    assert "nnU-Net's own validation of A alone is not here" not in page.text
+    assert "<summary>While choosing, by fold</summary>" in page.source
     assert "Pictures of cases: the images of " in page.text and "on 5 of A's validation cases" in page.text
 
     shutil.rmtree(world.model(world.host) / "fold_1" / "validation")
     images.with_name("away").rename(images)
-    page = page_of(stitch(world, only_selection=True, page=True).model_folder)
+    result = stitch(world, only_selection=True, page=True)
+    page = page_of(result.model_folder)
     assert "Dice of A alone: " in page.text and "difference to A alone" not in page.text
+    ours, host = (np.mean([row[name] for row in result.table]) for name in ("chosen", "A"))
+    assert (f"nnU-Net's own validation of A alone is not here. On the same cases, while choosing (preprocessed grid, "
+            f"no mirroring): stitched {ours:.3f}, A alone {host:.3f}; difference {ours - host:+.3f}.") in page.text
+    assert "<h3>While choosing, by fold</h3>" in page.source, "the table with A alone is folded"
     assert "Stitched: mean Dice 0." in page.text and "A alone 0." in pictured(page)[-1]  # predicted for it
 
     def fails(*arguments, **named):
