@@ -135,7 +135,7 @@ def test_what_a_page_shows_is_taken_for_what_was_asked(stitched2d, copy_world, n
     now = Request(**train_stitch.request_of(args))
     before = prepare(Request(*parties, **asked), True)
     job = prepare(now, True)
-    assert args.select and (now.gate, now.rule, now.names, args.device) == (True, "1", asked["names"], "cpu")
+    assert args.select and (now.gate, now.rule, now.names) == (True, "1", asked["names"])
     assert (job.model_folder, job.stitching, job.partner_folds) == (before.model_folder, before.stitching,
                                                                     before.partner_folds)
     evaluate = shlex.split(commands["Evaluate on test cases with labels, yours and others'"])

@@ -114,7 +114,7 @@ def measured(answers: Sequence[Answer], labels: Labels, ending: str, missing: li
     first, result = answers[0].name, answers[-1].name
     tables = []
     for label in dict.fromkeys((labels.main, *labels.regions)):
-        rows = [_row(name, dice, there.get(first, {}), label, name == first) for name, dice in there.items()]
+        rows = [_row(name, dice, first, there.get(first, {}), label) for name, dice in there.items()]
         if rows:
             tables.append((label, rows))
     said = []
@@ -133,13 +133,14 @@ def _why_none(answer: Answer) -> str:
     return f"Dice of {answer.name}: {why}."
 
 
-def _row(name: str, dice: CaseDice, first: CaseDice, label: str, is_first: bool) -> dict[str, str]:
-    values, difference = _values(dice, label), _differences(dice, first, label)
+def _row(name: str, dice: CaseDice, first: str, theirs: CaseDice, label: str) -> dict[str, str]:
+    """A row of `name`; `theirs` are of the `first` answer, empty where it was not validated."""
+    values, difference = _values(dice, label), _differences(dice, theirs, label)
     row = {"model": name, "cases": str(len(values)), "mean Dice [95 % interval]": _shown(values),
            "worst case": f"{min(values):.3f}" if len(values) else "-"}
-    if first:
-        row["difference to A alone [95 % interval]"] = "" if is_first else _shown(difference, "+.3f")
-        row["better / worse"] = "" if is_first else f"{(difference > 0).sum()} / {(difference < 0).sum()}"
+    if theirs:
+        row[f"difference to {first} [95 % interval]"] = "" if name == first else _shown(difference, "+.3f")
+        row["better / worse"] = "" if name == first else f"{(difference > 0).sum()} / {(difference < 0).sum()}"
     return row
 
 
