@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -53,36 +54,59 @@ def save(figure: Figure, name: str, colours: int = 64) -> None:
 
 
 def which_way() -> None:
-    figure, axes = canvas(7.6, 8.4)
-    info = box(axes, 36, 95, "nnUNetv2_stitch_info A -m_b B.zip\nDoes anything block?", ASK)
-    blocked = box(axes, 83, 95, "one party trains again\nwith the other's plans")
-    own = box(axes, 36, 82, "Does your own model still gain from training?", ASK)
-    longer = box(axes, 83, 82, "train it to the end first")
-    rounds = box(axes, 36, 68, "Will every hospital train on,\nfrom one common model, in several rounds?", ASK)
-    merge = box(axes, 83, 68, "MERGE (by files) or\nFEDERATE (all online)\none network", RESULT)
-    train = box(axes, 36, 54, "Can you train on your images,\n100 epochs per fold?", ASK)
-    direct = box(axes, 83, 54, "GATE between A and B\n-fit direct -gate on\none pass over your images", RESULT)
-    adapt = box(axes, 36, 39, "nnUNetv2_adapt_party A -m_b B.zip\nIs it as good as your own model\n"
+    figure, axes = canvas(7.6, 9.6)
+    info = box(axes, 33, 96, "nnUNetv2_stitch_info A -m_b B.zip\nDoes anything block?", ASK)
+    blocked = box(axes, 82, 96, "one party trains again\nwith the other's plans")
+    own = box(axes, 33, 86, "Does your own model still gain from training?", ASK)
+    longer = box(axes, 82, 86, "train it to the end first")
+    rounds = box(axes, 33, 75.5, "Will every hospital train on,\nfrom one common model, in several rounds?", ASK)
+    merge = box(axes, 82, 75.5, "MERGE (by files) or\nFEDERATE (all online)\none network", RESULT)
+    shares = box(axes, 33, 63.5, "May each image have its own\nmixture of both? (recommended)", ASK)
+    plain = box(axes, 82, 66.5, "PLAIN ENSEMBLE\nstock nnU-Net, nothing is trained", RESULT)
+    stitched = box(axes, 82, 57.5, "STITCHED ENSEMBLE (the paper's)\nloses less on own images", RESULT)
+    train = box(axes, 33, 50, "Can you train on your images,\n100 epochs per fold?", ASK)
+    direct = box(axes, 82, 46.5, "GATE between A and B\n-fit direct -gate on\none pass over your images", RESULT)
+    adapt = box(axes, 33, 36, "nnUNetv2_adapt_party A -m_b B.zip\nIs it as good as your own model\n"
                               "on your validation cases?", ASK)
-    adapted = box(axes, 83, 39, "ADAPTED PARTNER alone\none network", RESULT)
-    gate = box(axes, 36, 25, "GATE between A and the adapted partner\n-fit direct -gate on", RESULT)
-    single = box(axes, 36, 12, "Must it be one network, or run\nwhere only nnU-Net is installed?", ASK)
-    distil = box(axes, 83, 12, "DISTIL\none network", RESULT)
+    adapted = box(axes, 82, 34, "ADAPTED PARTNER alone\none network", RESULT)
+    gate = box(axes, 33, 23, "GATE between A and the adapted partner\n-fit direct -gate on", RESULT)
+    single = box(axes, 33, 10.5, "Must it be one network, or run\nwhere only nnU-Net is installed?", ASK)
+    distil = box(axes, 82, 10.5, "DISTIL\none network", RESULT)
     arrow(axes, info, blocked, "yes")
     arrow(axes, info, own, "no")
     arrow(axes, own, longer, "yes", at=0.6)
     arrow(axes, own, rounds, "no")
     arrow(axes, rounds, merge, "yes")
-    arrow(axes, rounds, train, "no: two finished models")
+    arrow(axes, rounds, shares, "no: two finished models")
+    arrow(axes, shares, plain, "no; no training")
+    arrow(axes, shares, stitched, "no; one pass", at=0.47)
+    arrow(axes, shares, train, "yes")
     arrow(axes, train, direct, "no")
     arrow(axes, train, adapt, "yes")
-    arrow(axes, adapt, adapted, "yes")
+    arrow(axes, adapt, adapted, "yes", at=0.55)
     arrow(axes, adapt, gate, "no, your own is better")
     arrow(axes, gate, single)
     arrow(axes, single, distil, "yes")
-    axes.text(50, 3, "Whatever you take: measure it on test cases, each hospital apart.", ha="center", fontsize=8.5,
+    around(axes, [(stitched, 57.5), (direct, 46.5)], 98.5, (distil, 10.5))
+    axes.text(97.5, 22, "if it must be\none network", ha="right", va="center", fontsize=7.5, color="0.25")
+    axes.text(50, 2.5, "Whatever you take: measure it on test cases, each hospital apart.", ha="center", fontsize=8.5,
               style="italic")
     save(figure, "which_way.png")
+
+
+def around(axes: Axes, starts: Sequence[tuple[Text, float]], x: float, end: tuple[Text, float]) -> None:
+    """From boxes by a common line at `x` into another box from that side; `(box, y)`. Dashed: if it must be."""
+    axes.figure.canvas.draw()
+
+    def edge(text: Text) -> float:
+        return axes.transData.inverted().transform(text.get_bbox_patch().get_window_extent())[1, 0]
+
+    how = {"color": "0.35", "linewidth": 1.1, "linestyle": "--", "zorder": 2}
+    for text, y in starts:
+        axes.plot([edge(text), x], [y, y], **how)
+    axes.plot([x, x], [max(y for _, y in starts), end[1]], **how)
+    axes.add_patch(FancyArrowPatch((x, end[1]), (edge(end[0]), end[1]), arrowstyle="-|>", mutation_scale=11, shrinkA=0,
+                                   shrinkB=2, **how))
 
 
 def stitched_pair() -> None:

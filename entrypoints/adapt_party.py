@@ -8,9 +8,9 @@ from nnunetv2_stitch.entrypoints.common import (
     add_budget,
     add_common,
     add_continue,
-    flags_of,
     groups,
     not_negative,
+    print_commands,
     print_validation,
     ready_device,
     run_parsed,
@@ -74,17 +74,22 @@ def main(args: argparse.Namespace) -> None:
         raise StitchError(f"give {'DATASET_A' if args.m_b else 'DATASET_A and DATASET_B, or -m_b MODEL'}; found "
                           f"{', '.join(args.parties) or 'none'}")
     device = ready_device(args)
-    from nnunetv2_stitch.bridging.names import NameMaps, read_synonyms
-    from nnunetv2_stitch.exchange.parents import Partner
     from nnunetv2_stitch.training import adapt_party
-    partner = Partner(args.parties[1] if wanted == 2 else None, args.m_b, args.tr_b, args.p_b, args.f_b,
-                      NameMaps(read_synonyms(args.label_map), read_synonyms(args.channel_map)), args.chk_b)
-    print_result(adapt_party(
-        args.parties[0], partner, device=device, continue_training=args.continue_training,
-        progress=not args.disable_progress_bar, say=say_step,
-        configuration=args.configuration, folds=args.f, trainer_a=args.tr_a, plans_a=args.p_a, epochs=args.epochs,
-        iterations=args.iterations, rate=args.lr, plans_name=args.o_p, tolerance=args.tolerance, alpha=args.alpha,
-        seed=args.seed))
+    print_result(adapt_party(device=device, continue_training=args.continue_training,
+                             progress=not args.disable_progress_bar, say=say_step, **request_of(args)))
+
+
+def request_of(args: argparse.Namespace) -> dict:
+    """The command's arguments as fields of `training.AdaptRequest`."""
+    from nnunetv2_stitch.bridging.names import NameMaps
+    from nnunetv2_stitch.exchange.parents import Partner
+    dataset, *other = args.parties
+    partner = Partner(other[0] if other else None, args.m_b, args.tr_b, args.p_b, args.f_b,
+                      NameMaps.read(args.label_map, args.channel_map), args.chk_b)
+    return dict(
+        dataset=dataset, partner=partner, configuration=args.configuration, folds=args.f, trainer_a=args.tr_a,
+        plans_a=args.p_a, epochs=args.epochs, iterations=args.iterations, rate=args.lr, plans_name=args.o_p,
+        tolerance=args.tolerance, alpha=args.alpha, seed=args.seed)
 
 
 def print_result(result) -> None:
@@ -98,15 +103,8 @@ def print_result(result) -> None:
     for line in result.remarks:
         print(line)
     print_validation(result)
-    predict = f"  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {flags_of(result)}"
-    gate = f"  nnUNetv2_train_stitch {result.dataset} -m_b {result.model_folder} -fit direct -gate on " \
-           f"-f {' '.join(map(str, result.folds))}"
     print(f"\n{result.model_folder} is an ordinary nnU-Net model.")
-    if result.reached:
-        print(f"On your validation cases it is as good as your own model. Use it by itself, with stock nnU-Net:\n"
-              f"{predict}\nor beside your own model, where a gate chooses for each image:\n{gate}")
-    elif result.reached is None:
-        print(f"Predict with stock nnU-Net:\n{predict}")
-    else:
-        print(f"On your validation cases your own model is better. Use both, where a gate chooses for each image:\n"
-              f"{gate}\nBy itself it predicts with stock nnU-Net:\n{predict}")
+    if result.reached is not None:
+        print("On your validation cases " + ("it is as good as your own model: use it by itself." if result.reached else
+                                             "your own model is better: use both, with a gate."))
+    print_commands(result.commands)

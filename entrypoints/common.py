@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from nnunetv2_stitch.distributed import SINGLE_PROCESS, process_from_environment
@@ -246,7 +246,6 @@ def print_validation(result) -> None:
                                                        "of nothing, no validation case has a label"))
 
 
-def flags_of(result) -> str:
-    """How commands name the model of a result: `-d DATASET -c CONFIG -tr TRAINER -p PLANS -f FOLDS`."""
-    return (f"-d {result.dataset} -c {result.configuration} -tr {result.trainer} -p {result.plans_name} "
-            f"-f {' '.join(map(str, result.folds))}")
+def print_commands(commands: Sequence[tuple[str, str]]) -> None:
+    """What to do next: a line that says what a command does, and below it the command."""
+    print("".join(f"\n{what}:\n  {line}" for what, line in commands))

@@ -8,9 +8,9 @@ from nnunetv2_stitch.entrypoints.common import (
     add_budget,
     add_common,
     add_continue,
-    flags_of,
     groups,
     not_negative,
+    print_commands,
     print_validation,
     ready_device,
     run_parsed,
@@ -71,5 +71,4 @@ def print_result(result) -> None:
     print(f"\nStudent: {student:,} parameters, teacher: {teacher:,}; started from {result.start}")
     print(f"Taught by {result.taught_by}")
     print_validation(result)
-    print(f"\nPredict with stock nnU-Net, anywhere:\n  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER "
-          f"{flags_of(result)}")
+    print_commands(result.commands)

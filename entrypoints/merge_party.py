@@ -10,6 +10,7 @@ from nnunetv2_stitch.entrypoints.common import (
     groups,
     positive,
     positive_int,
+    print_commands,
     ready_device,
     run_parsed,
     say,
@@ -89,5 +90,4 @@ def print_result(result) -> None:
     for remark in result.remarks:
         print(remark)
     print("Files: " + ", ".join(result.files))
-    print(f"\nPredict with stock nnU-Net:\n  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -d {result.dataset} "
-          f"-c {result.configuration} -p {result.plans_name} -f {result.fold}")
+    print_commands(result.commands[:1])

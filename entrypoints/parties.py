@@ -108,7 +108,7 @@ def parties_of(args: argparse.Namespace) -> dict:
         StitchError: too many or too few datasets, unreadable maps of names, or what is said of partners does not fit
             their number.
     """
-    from nnunetv2_stitch.bridging.names import NameMaps, read_synonyms
+    from nnunetv2_stitch.bridging.names import NameMaps
     from nnunetv2_stitch.errors import StitchError
     from nnunetv2_stitch.exchange.parents import Partner
     own = args.parties[:1] if args.m_a is None else []
@@ -125,8 +125,7 @@ def parties_of(args: argparse.Namespace) -> dict:
             raise StitchError(f"{flag} has {len(values)} values for {count} partners; give one for all or one for each")
         return values if len(values) == count else values * count
 
-    maps = [NameMaps(read_synonyms(a), read_synonyms(b)) for a, b in
-            zip(each("-label_map", args.label_map), each("-channel_map", args.channel_map))]
+    maps = map(NameMaps.read, each("-label_map", args.label_map), each("-channel_map", args.channel_map))
     partners = [Partner(*who) for who in zip(
         [*others, *[None] * len(args.m_b)], [*[None] * len(others), *args.m_b], each("-tr_b", args.tr_b),
         each("-p_b", args.p_b), each("-f_b", args.f_b), maps, each("-chk_b", args.chk_b))]

@@ -48,7 +48,7 @@ def sweep_stitched_entry() -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from nnunetv2_stitch.bridging.names import NameMaps, read_synonyms
+    from nnunetv2_stitch.bridging.names import NameMaps
     from nnunetv2_stitch.errors import StitchError
     if args.positions == "blocks":
         raise StitchError("-positions blocks is for training; here all that have stitches are tried, or those of a "
@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> None:
     keep = os.path.splitext(path)[0]
     result = sweep_party(
         args.m, args.d, folds=args.f, positions=None if args.positions == "all" else args.positions, party=args.party,
-        names=NameMaps(read_synonyms(args.label_map), read_synonyms(args.channel_map)), test_cases=args.test_cases,
+        names=NameMaps.read(args.label_map, args.channel_map), test_cases=args.test_cases,
         device=device, progress=not args.disable_progress_bar, keep=keep, continue_sweep=args.continue_sweep,
         say=say)
     write_json(path, result.to_json())

@@ -9,8 +9,8 @@ from nnunetv2_stitch.entrypoints.common import (
     add_common,
     add_continue,
     add_old,
-    flags_of,
     groups,
+    print_commands,
     print_validation,
     ready_device,
     run_parsed,
@@ -70,6 +70,4 @@ def main(args: argparse.Namespace) -> None:
 def print_result(result) -> None:
     print()
     print_validation(result)
-    which = flags_of(result)
-    print(f"\nSend it to the centre, and predict with stock nnU-Net:\n  nnUNetv2_export_party {which} -o FILE.zip\n"
-          f"  nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}")
+    print_commands(result.commands)

@@ -13,10 +13,10 @@ from nnunetv2_stitch.entrypoints.common import (
     add_common,
     add_continue,
     add_old,
-    flags_of,
     groups,
     not_negative,
     positive_int,
+    print_commands,
     ready_device,
     resolve_device,
     run,
@@ -282,6 +282,4 @@ def print_result(result) -> None:
     for remark in result.remarks:
         print(remark)
     print("Figures: " + ", ".join(result.figures))
-    common = f"-i INPUT_FOLDER -o OUTPUT_FOLDER {flags_of(result)}"
-    print(f"\nPredict with:\n  nnUNetv2_predict_stitched {common}\nor, where this package is installed, with stock "
-          f"nnU-Net:\n  nnUNetv2_predict {common}")
+    print_commands(result.commands[:2])

@@ -27,6 +27,9 @@ addEventListener("load", () => axe.run(document, {resultTypes: ["violations"]}).
   const told = {
     violations: found.violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 200))]),
     incomplete: found.incomplete.map(v => v.id), passes: found.passes.length,
+    panels: [...document.querySelectorAll(".panels")].map(p => ({
+      columns: new Set([...p.children].map(c => c.offsetLeft)).size, width: p.firstElementChild.offsetWidth,
+      scrolls: p.scrollWidth > p.clientWidth})),
     width: innerWidth, content: document.scrollingElement.scrollWidth,
     dark: matchMedia("(prefers-color-scheme: dark)").matches};
   parent.postMessage(JSON.stringify(told), "*");
@@ -89,6 +92,11 @@ def page_of(folder: Path | str) -> Page:
     require_whole(page)
     require_alone(page)
     return page
+
+
+def pictured(page: Page) -> list[str]:
+    """What is seen of each case, in words."""
+    return [a["aria-label"] for a in page.all("div") if a.get("class") == "panels"]
 
 
 def dump(page: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess:

@@ -21,7 +21,7 @@ ORDER = [line.split() for line in """
     devices provenance
     nnunet_internals
     parties
-    bridging
+    bridging command_lines
     graph
     gating
     stitching

@@ -5,6 +5,10 @@ import re
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
+from nnunetv2_stitch.selection.retention import retained
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "how-to" / "troubleshooting.md"
 
@@ -50,3 +54,12 @@ def test_every_message_that_is_explained_is_said():
 
 def test_a_message_that_nothing_says_is_seen():
     assert stale(["the moon is in the way of the second network; wait until tomorrow morning"])
+
+
+def test_what_retention_says_where_no_point_is_near_is_explained():
+    """Kind: a message of several forms, of which one is explained. Positions behind a gate need to be near the host
+    alone only; a path of gates ends at the host."""
+    near, page = np.array([[0.1, 0.2], [0.2, 0.3]]), PAGE.read_text()
+    forms = {retained(near, near[0] + 0.5, host_at_end=end, near_best=best).reason for end, best in
+             ((True, True), (False, True), (False, False))}
+    assert len(forms) == 3 and [reason for reason in forms if reason not in page] == []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
@@ -89,10 +90,18 @@ def _pairs(ours: Sequence[int], theirs: Sequence[int], host: Sequence[str], mean
 
 @dataclass(frozen=True)
 class NameMaps:
-    """Synonyms: the partner's names to the host's, or to None for what is not wanted."""
+    """Synonyms: the partner's names to the host's, or to None for what is not wanted. `files`: where labels and
+    channels were read from, for commands that are shown."""
 
     labels: Mapping[str, str | None]
     channels: Mapping[str, str | None]
+    files: tuple[str | None, str | None] = field(default=(None, None), compare=False)
+
+    @classmethod
+    def read(cls, labels: str | None, channels: str | None) -> NameMaps:
+        """From files; see `read_synonyms`."""
+        files = tuple(None if path is None else os.path.abspath(path) for path in (labels, channels))
+        return cls(read_synonyms(labels), read_synonyms(channels), files)
 
 
 NO_MAPS = NameMaps({}, {})

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from shlex import quote
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +10,7 @@ from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.distillation.prepare import DistillJob
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.evaluation.party_cards import Card, card_of, card_of_record, letter
+from nnunetv2_stitch.evaluation.party_cards import Card, alone, card_of, card_of_record, letter
 from nnunetv2_stitch.evaluation.result_page import LIMITS, ResultPage, write_page
 from nnunetv2_stitch.evaluation.result_parts import measured_and_shown
 from nnunetv2_stitch.evaluation.validated import Answer
@@ -28,24 +26,21 @@ if TYPE_CHECKING:
 def write_student_page(job: DistillJob, result: DistillResult, device: torch.device,
                        say: Callable[[str], None] = lambda line: None) -> str | None:
     """Write the page of a validated student; see `write_page`."""
-    with ExitStack() as stack:
-        return write_page(job.model_folder, lambda: _page(job, result, device, stack), say)
+    return write_page(job.model_folder, lambda: _page(job, result, device), say)
 
 
-def _page(job: DistillJob, result: DistillResult, device: torch.device, stack: ExitStack) -> ResultPage:
+def _page(job: DistillJob, result: DistillResult, device: torch.device) -> ResultPage:
     folds = {f: f for f in job.folds}
     parents = Stitching.of(job.teacher.configuration_manager.configuration).parents
     host = parents[0]
-    answers = [Answer("A alone", found_again(host.folder, str(nnUNet_results)), _folds(host, job),
-                      checkpoint_name=host.checkpoint),
-               *(Answer(f"{letter(i)} alone", job.teacher.path, folds, mode)
+    answers = [Answer(alone(0, host.adapted), found_again(host.folder, str(nnUNet_results)), _folds(host, job),
+                      checkpoint_name=host.checkpoint, is_host_alone=True),
+               *(Answer(alone(i, parents[i].adapted), job.teacher.path, folds, mode)
                  for i, mode in enumerate(party_names(len(parents))[1:], 1)),
                Answer("teacher", job.teacher.path, folds, has_maps=True),
                Answer("student", job.model_folder, folds)]
-    parts = stack.enter_context(measured_and_shown(job.dataset, answers, device))
+    parts = measured_and_shown(job.dataset, answers, device)
     student, teacher = job.parameters
-    which = f"-d {result.dataset} -c {result.configuration} -tr {result.trainer} -p {result.plans_name} " \
-            f"-f {' '.join(map(str, result.folds))}"
     return ResultPage(
         title=f"{job.dataset}, a student of a stitched ensemble", command="nnUNetv2_distill_stitched",
         what=f"One plain network that was taught what a stitched ensemble knows, with the images of {job.dataset} (A). "
@@ -57,12 +52,7 @@ def _page(job: DistillJob, result: DistillResult, device: torch.device, stack: E
         cases=parts.cases, cases_note=parts.cases_note,
         limits=["What a student forgets is seen first on cases that are not like A's, and those are not here.",
                 *LIMITS], missing=parts.missing,
-        commands=[("Predict with stock nnU-Net, anywhere",
-                   f"nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}"),
-                  ("Evaluate beside its teacher on test cases with labels, yours and others'",
-                   f"nnUNetv2_evaluate_stitched -models {quote(f'teacher={job.teacher.path}')} "
-                   f"{quote(f'student={job.model_folder}')} -datasets A=TEST_CASES_OF_A B=TEST_CASES_OF_B "
-                   f"-o OUTPUT_FOLDER")])
+        commands=result.commands)
 
 
 def _folds(record: ParentRecord, job: DistillJob) -> dict[int | str, int | str]:

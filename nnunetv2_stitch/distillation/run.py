@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from nnunetv2_stitch.command_lines import evaluating, predicting
 from nnunetv2_stitch.distillation.page import write_student_page
 from nnunetv2_stitch.distillation.prepare import DistillJob, DistillRequest, prepare
 from nnunetv2_stitch.distillation.teacher import beyond_weights, taught_by
@@ -51,6 +52,9 @@ def distill(teacher: str, dataset: str | int, *, device: str | torch.device = "c
     with trained(job, device, continue_training, say, doing, unlabelled, validate) as (job, dice):
         result = DistillResult.of(job, dice, start=job.record.start, parameters=job.parameters,
                                   taught_by=taught_by(beyond_weights(job.teacher), job.record.weight))
+        result = replace(result, commands=(
+            predicting(result, device, ", anywhere"),
+            evaluating({"teacher": job.teacher.path, "student": job.model_folder}, job.folds, device)))
         if validate:
             write_student_page(job, result, device, say)
     return result

@@ -23,7 +23,8 @@ from nnunetv2_stitch.evaluation.predicting import load_predictor
 from nnunetv2_stitch.evaluation.segmentations import reader_for
 from nnunetv2_stitch.evaluation.validated import Answer, Case
 from nnunetv2_stitch.evaluation.worst_cases import upright, worst_slice
-from nnunetv2_stitch.figures.case_view import Panel, Row, case_view
+from nnunetv2_stitch.figures.case_panels import case_panels
+from nnunetv2_stitch.figures.case_view import Panel, Row
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.inference.maps import preprocessed, segmentation
 
@@ -69,14 +70,13 @@ def find_site(dataset: str) -> Site:
     return Site(dataset, dataset_json, os.path.join(folder, "gt_segmentations"), images)
 
 
-def case_figures(site: Site, cases: Sequence[tuple[str, Case]], answers: Sequence[Answer], folder: str,
+def case_figures(site: Site, cases: Sequence[tuple[str, Case]], answers: Sequence[Answer],
                  device: torch.device, missing: list[str]) -> list[Figure]:
     """One figure per case: image, reference, each answer, and the maps of the answer that has some.
 
     Args:
         cases: what each is called, such as `best case`, and which it is.
         answers: all that are shown; the last is the result.
-        folder: where the figures are written.
         missing: receives a line for everything that could not be shown, and why.
     """
     cases = [(name, key) for name, key in cases if all(map(os.path.isfile, site.images.get(key[1], ["?"])))
@@ -95,8 +95,8 @@ def case_figures(site: Site, cases: Sequence[tuple[str, Case]], answers: Sequenc
         except (StitchError, OSError) as error:
             missing.append(f"Pictures of {answer.name}: {str(error).rstrip('.')}.")
     names = [a.name for a in answers]
-    return [_figure(site, name, key, {n: masks[key][n] for n in names if n in masks[key]}, heats[key],
-                    os.path.join(folder, f"case_{number}.png")) for number, (name, key) in enumerate(cases)]
+    return [_figure(site, name, key, {n: masks[key][n] for n in names if n in masks[key]}, heats[key])
+            for name, key in cases]
 
 
 def _answer(site: Site, answer: Answer, answers: Sequence[Answer], fold: int | str,
@@ -134,7 +134,7 @@ def _reference(site: Site, key: Case) -> str:
 
 
 def _figure(site: Site, name: str, key: Case, masks: Mapping[str, np.ndarray], heats: Mapping[str, np.ndarray],
-            path: str) -> Figure:
+            ) -> Figure:
     reader = reader_for(site.ending, _reference(site, key), site.dataset_json)
     (reference, *_), properties = reader.read_seg(_reference(site, key))
     image = picture(reader.read_images((site.images[key[1]][0],))[0])
@@ -151,9 +151,9 @@ def _figure(site: Site, name: str, key: Case, masks: Mapping[str, np.ndarray], h
               *(Panel(kind, underneath, heat=cut(heat)) for kind, heat in heats.items())]
     spacing = [s for a, s in enumerate(properties["spacing"]) if a != axis]
     where = f", slice {index}" if reference.shape[axis] > 1 else ""
-    case_view([Row("", panels, cut(reference), float(spacing[0] / spacing[1]))], path, value_names(site.labels))
+    drawn = case_panels([Row("", panels, cut(reference), float(spacing[0] / spacing[1]))], value_names(site.labels))
     title = f"{name[0].upper()}{name[1:]}: {key[1]}{where}, fold {key[0]}"
     listed = ", ".join(f"{answer} {dice[answer]:.3f}" for answer in masks if np.isfinite(dice[answer]))
-    return Figure(path, title, f"Image of case {key[1]}{where}, alone and under the reference and the segmentations of "
+    return Figure("", title, f"Image of case {key[1]}{where}, alone and under the reference and the segmentations of "
                                f"{', '.join(masks)}{'; maps of ' + ' and '.join(heats) if heats else ''}. Dice, "
-                               f"{label}: {listed or 'not known'}.", MAPPED if heats else PLAIN)
+                               f"{label}: {listed or 'not known'}.", MAPPED if heats else PLAIN, drawn)

@@ -16,8 +16,9 @@ from nnunetv2_stitch.evaluation.report import report
 from nnunetv2_stitch.evaluation.rows import markdown, write_csv, write_text
 from nnunetv2_stitch.evaluation.worst_cases import worst_panels
 from nnunetv2_stitch.figures.case_lines import case_lines
+from nnunetv2_stitch.figures.case_panels import case_panels
 from nnunetv2_stitch.figures.heat_map import heat_map
-from nnunetv2_stitch.figures.overlay_grid import overlays
+from nnunetv2_stitch.figures.overlay_grid import overlay_rows, overlays
 from nnunetv2_stitch.figures.own_versus_partner import own_versus_partner
 
 CSV_FILE, MARKDOWN_FILE, REPORT_FILE, FIGURES = "comparison.csv", "comparison.md", "report.html", "figures"
@@ -87,6 +88,7 @@ def draw(comparison: Comparison, folder: str, worst: int = 3) -> tuple[list[Figu
                 f"Image, reference and segmentations of {', '.join(shown)} for the cases "
                 f"{', '.join(p['title'] for p in panels)} of {party}.", f"worst_{party}_{number}",
                 lambda panels, path: overlays(panels, path, value_names(comparison.labels)), panels)
+            figures[-1] = replace(figures[-1], panels=case_panels(overlay_rows(panels), value_names(comparison.labels)))
     return figures, remarks
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from nnunetv2_stitch.figures.case_panels import CasePanels, Picture
 from nnunetv2_stitch.figures.style import DPI
 
 if TYPE_CHECKING:
@@ -20,12 +21,14 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure file, what it shows in words for those who cannot see it, and the section of the page it belongs to."""
+    """A figure file, what it shows in words for those who cannot see it, and the section of the page it belongs to.
+    `panels` are shown in its place, as many beside each other as there is room for; then it needs no file."""
 
     path: str
     title: str
     alt: str
     section: str = ""
+    panels: CasePanels | None = None
 
 
 def render(template: str, **values: Any) -> str:
@@ -42,10 +45,13 @@ def _environment() -> Environment:
     return found
 
 
-def picture(figure: Figure) -> dict[str, Any]:
+def picture(figure: Figure | Picture) -> dict[str, Any]:
     """The file as a data URI, its size in pixels of the page, and the width below which its text is too small."""
-    with open(figure.path, "rb") as file:
-        data = file.read()
+    if isinstance(figure, Picture):
+        data = figure.png
+    else:
+        with open(figure.path, "rb") as file:
+            data = file.read()
     width, height = (round(side * 96 / DPI) for side in struct.unpack(">II", data[16:24]))  # of the PNG's header
     return {"source": f"data:image/png;base64,{base64.b64encode(data).decode()}", "width": width, "height": height,
             "least": min(width, max(320, round(width * 0.72)))}

@@ -65,3 +65,8 @@ def _folds(folds: Mapping[int | str, int | str]) -> str:
 def letter(index: int) -> str:
     """A is the host, then come its partners."""
     return chr(ord("A") + index)
+
+
+def alone(index: int, adapted: bool = False) -> str:
+    """What a party is called that answers alone; `adapted`: its model was trained on with another's images."""
+    return f"{letter(index)} {'adapted ' * adapted}alone"

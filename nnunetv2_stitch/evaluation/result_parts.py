@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,18 +26,18 @@ MAPS = (" Disagreement: how much the untouched parents' probabilities differ. A'
 
 @dataclass(frozen=True)
 class Parts:
-    """For the fields of `ResultPage` of these names."""
+    """For the fields of `ResultPage` of these names. `without_host`: see `Measured`."""
 
     said: tuple[str, ...]
     tables: tuple[Table, ...]
     cases: tuple[Figure, ...]
     missing: tuple[str, ...]
     cases_note: str
+    without_host: str = ""
 
 
-@contextmanager
-def measured_and_shown(dataset: str, answers: Sequence[Answer], device: torch.device) -> Iterator[Parts]:
-    """What nnU-Net's validation found, and pictures of three cases, whose files are there within the context.
+def measured_and_shown(dataset: str, answers: Sequence[Answer], device: torch.device) -> Parts:
+    """What nnU-Net's validation found, and pictures of three cases.
 
     Args:
         dataset: the host's.
@@ -52,20 +51,34 @@ def measured_and_shown(dataset: str, answers: Sequence[Answer], device: torch.de
     found = measured(answers, site.labels, site.ending, missing)
     by = next((a.name for a in (answers[-1], answers[0]) if found.dice[a.name]), "")
     cases = [(f"{name} case under {by}", key) for name, key in three_cases(found.dice.get(by, {}), site.labels.main)]
-    with tempfile.TemporaryDirectory(prefix="stitch_page") as folder:
-        drawn = case_figures(site, cases, answers, folder, device, missing)
-        trained_on = [TRAINED_ON] if "all" in answers[-1].folds else []
-        yield Parts((*found.said, *trained_on), _tables(found), tuple(drawn), tuple(missing),
-                    SEEN.format(label=site.labels.main) + (MAPS if any(f.section == MAPPED for f in drawn) else ""))
+    drawn = case_figures(site, cases, answers, device, missing)
+    trained_on = [TRAINED_ON] if "all" in answers[-1].folds else []
+    return Parts((*found.said, *trained_on), _tables(found), tuple(drawn), tuple(missing),
+                 SEEN.format(label=site.labels.main) + (MAPS if any(f.section == MAPPED for f in drawn) else ""),
+                 found.without_host)
 
 
 def _tables(found: Measured) -> tuple[Table, ...]:
     def table(number: int, label: str, rows: list[dict[str, str]]) -> Table:
-        is_first = number == 0
+        is_first, note = number == 0, f"{HOW_MEASURED} {found.without_host}".strip()
         return Table(f"A's validation cases, {label}" if is_first else f"Dice of {label}", rows,
-                     HOW_MEASURED if is_first else "", 0 if len(rows) > 1 else None, folded=not is_first)
+                     note if is_first else "", 0 if len(rows) > 1 else None, folded=not is_first)
 
     return tuple(table(number, *told) for number, told in enumerate(found.tables))
+
+
+def beside_host(parts: Parts, result: str, ours: float | None, host: float | None) -> list[str]:
+    """Where nnU-Net's validation of the host alone is not here: both by what was measured while choosing, a sentence or
+    none. It is no comparison of `parts`' tables with these numbers.
+
+    Args:
+        result: what the answer is called.
+        ours, host: means on the host's validation cases; None or NaN where they are not known.
+    """
+    if not parts.without_host or any(v is None or not math.isfinite(v) for v in (ours, host)):
+        return []
+    return [f"nnU-Net's own validation of A alone is not here. On the same cases, while choosing (preprocessed grid, "
+            f"no mirroring): {result} {ours:.3f}, A alone {host:.3f}; difference {ours - host:+.3f}."]
 
 
 def as_text(rows: Sequence[Mapping], digits: int = 3) -> list[dict[str, str]]:

@@ -33,6 +33,7 @@ class Answer:
         checkpoint_name: that is used.
         has_maps: it is a stitched ensemble as deployed, and its maps of disagreement and shares are shown.
         of_host: whether nnU-Net's validation of this model was on the host's cases.
+        is_host_alone: it is the host's own model, with which the others are compared.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Answer:
     checkpoint_name: str = FINAL
     has_maps: bool = False
     of_host: bool = True
+    is_host_alone: bool = False
 
     def validation(self, fold: int | str) -> str | None:
         """Folder of nnU-Net's validation of the same answers, if it can be there: nnU-Net validates the model as it is
@@ -80,11 +82,13 @@ def validated_dice(answer: Answer, labels: Labels, ending: str) -> dict[Case, di
 
 @dataclass(frozen=True)
 class Measured:
-    """Tables `(caption, rows)` and sentences; `dice` by answer."""
+    """Tables `(caption, rows)` and sentences; `dice` by answer; `without_host`: why the host alone has no row, empty
+    where it has one, or where nobody asked for it."""
 
     tables: tuple[tuple[str, list[dict[str, str]]], ...]
     said: tuple[str, ...]
     dice: Mapping[str, CaseDice]
+    without_host: str = ""
 
 
 def measured(answers: Sequence[Answer], labels: Labels, ending: str, missing: list[str]) -> Measured:
@@ -94,12 +98,15 @@ def measured(answers: Sequence[Answer], labels: Labels, ending: str, missing: li
     Args:
         answers: A alone first, the result last.
     """
-    found = {a.name: validated_dice(a, labels, ending) for a in answers}
+    found, without_host = {a.name: validated_dice(a, labels, ending) for a in answers}, ""
     for answer in answers:
         cases, all_cases = len(found[answer.name]), len(found[answers[-1].name])
-        if not cases and any(answer.validation(f) for f in answer.folds):
-            missing.append(f"Dice of {answer.name}: {answer.folder} holds no validation of nnU-Net's "
-                           f"(fold_K/validation/summary.json).")
+        if not cases and (answer.is_host_alone or any(answer.validation(f) for f in answer.folds)):
+            why = _why_none(answer)
+            if answer.is_host_alone:
+                without_host = why
+            if not (answer.is_host_alone and all_cases):  # else it is said where the row would be
+                missing.append(why)
         elif cases and all_cases and cases != all_cases:
             missing.append(f"{answer.name} was validated on {cases} cases, {answers[-1].name} on {all_cases}; "
                            f"differences are of the cases of both.")
@@ -107,7 +114,7 @@ def measured(answers: Sequence[Answer], labels: Labels, ending: str, missing: li
     first, result = answers[0].name, answers[-1].name
     tables = []
     for label in dict.fromkeys((labels.main, *labels.regions)):
-        rows = [_row(name, dice, there.get(first, {}), label, name == first) for name, dice in there.items()]
+        rows = [_row(name, dice, first, there.get(first, {}), label) for name, dice in there.items()]
         if rows:
             tables.append((label, rows))
     said = []
@@ -116,16 +123,24 @@ def measured(answers: Sequence[Answer], labels: Labels, ending: str, missing: li
     elif result in there:
         said.append(f"{result[0].upper()}{result[1:]}: mean Dice {_shown(_values(there[result], labels.main))} on "
                     f"{len(there[result])} validation cases.")
-    return Measured(tuple(tables), tuple(said), found)
+    return Measured(tuple(tables), tuple(said), found, without_host)
 
 
-def _row(name: str, dice: CaseDice, first: CaseDice, label: str, is_first: bool) -> dict[str, str]:
-    values, difference = _values(dice, label), _differences(dice, first, label)
+def _why_none(answer: Answer) -> str:
+    why = (f"{answer.folder} holds no validation of nnU-Net's (fold_K/validation/summary.json)"
+           if any(answer.validation(f) for f in answer.folds) else
+           "nnU-Net validates final checkpoints, on the cases of their own fold, and this is none")
+    return f"Dice of {answer.name}: {why}."
+
+
+def _row(name: str, dice: CaseDice, first: str, theirs: CaseDice, label: str) -> dict[str, str]:
+    """A row of `name`; `theirs` are of the `first` answer, empty where it was not validated."""
+    values, difference = _values(dice, label), _differences(dice, theirs, label)
     row = {"model": name, "cases": str(len(values)), "mean Dice [95 % interval]": _shown(values),
            "worst case": f"{min(values):.3f}" if len(values) else "-"}
-    if first:
-        row["difference to A alone [95 % interval]"] = "" if is_first else _shown(difference, "+.3f")
-        row["better / worse"] = "" if is_first else f"{(difference > 0).sum()} / {(difference < 0).sum()}"
+    if theirs:
+        row[f"difference to {first} [95 % interval]"] = "" if name == first else _shown(difference, "+.3f")
+        row["better / worse"] = "" if name == first else f"{(difference > 0).sum()} / {(difference < 0).sum()}"
     return row
 
 

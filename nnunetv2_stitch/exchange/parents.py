@@ -44,6 +44,37 @@ class Partner:
     checkpoint_name: str | None = None
 
 
+def partner_words(partners: Sequence[Partner], letters: str = string.ascii_uppercase[1:]) -> list[str]:
+    """What is said of partners that are named by their models, as the commands take it: `-m_b` and all flags about B,
+    each with one value for all partners or one for each. Maps of names that came from no file get a place to fill."""
+    def said(flag: str, values: Sequence[object]) -> list[str]:
+        values = ["-" if value is None else str(value) for value in values]
+        alike = values[:1] if len(set(values)) == 1 else values
+        return [] if alike == ["-"] else [flag, *alike]
+
+    def maps(which: str, number: int) -> list[str | None]:
+        return [p.names.files[number] or (f"{which}_OF_{letter}.json" if getattr(p.names, which.lower()) else None)
+                for p, letter in zip(partners, letters)]
+
+    return ["-m_b", *(p.model for p in partners), *said("-tr_b", [p.trainer for p in partners]),
+            *said("-p_b", [p.plans for p in partners]), *said("-f_b", [p.fold for p in partners]),
+            *said("-label_map", maps("LABELS", 0)), *said("-channel_map", maps("CHANNELS", 1)),
+            *said("-chk_b", [p.checkpoint_name for p in partners])]
+
+
+def found_partner(asked: Partner, model: ModelFolder) -> Partner:
+    """As it was asked for, by the folder in which it was found: another model of its dataset may come beside it."""
+    return replace(asked, dataset=None, model=model.path, trainer=None, plans=None,
+                   checkpoint_name=None if model.checkpoint_name == FINAL else model.checkpoint_name)
+
+
+def answers_by_itself(model: ModelFolder, folds: Mapping, names: NameMaps = NO_MAPS) -> bool:
+    """Whether an evaluation of the model folder gives what took part: its final checkpoints, `folds` of the result that
+    are its own by the same name, and the host's names."""
+    return (model.checkpoint_name == FINAL and all(str(f) == str(own) for f, own in folds.items())
+            and not names.labels and not names.channels)
+
+
 def find_parties(dataset_a: int | str | None, model_a: str | None, configuration: str | None, trainer_a: str | None,
                  plans_a: str | None, partners: Sequence[Partner], checkpoint_name: str = FINAL,
                  checkpoint_a: str | None = None,

@@ -13,6 +13,7 @@ from nnunetv2_stitch.figures.style import BLUE, GREEN, ORANGE, PURPLE, VERMILLIO
 LABEL_COLOURS = (ORANGE, BLUE, PURPLE, GREEN, VERMILLION)
 WIDTH, PANEL = 11.0, (1.75, 2.6)  # inches: of the figure where panels may be of any size, and of panels at most
 WRAP = 18  # letters
+OUTLINE = "outline: reference"
 MANY = 12  # labels; of more, the legend names those that are drawn
 
 
@@ -57,36 +58,22 @@ def case_view(rows: Sequence[Row], path: str, labels: Mapping[str, int], title: 
         title: above the figure.
     """
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize, to_rgb
+    from matplotlib.colors import Normalize
     from matplotlib.patches import Patch
 
     count = max(len(row.panels) for row in rows)
     side = float(np.clip(WIDTH / count, *PANEL))
-    heights = [side * _shape(row)[0] / _shape(row)[1] for row in rows]
-    heights = np.clip(heights, side / 3, 2 * side)
-    has_heat = any(panel.heat is not None for row in rows for panel in row.panels)
+    heights = np.array([side * height_of(row) for row in rows])
+    has_heat = shows_heat(rows)
     around = 0.8 + 0.1 * len(rows) + 0.35 * bool(title) + 0.45 * has_heat
     figure = new_figure(side * count + 0.4, heights.sum() + around)
     grid = figure.subplots(len(rows), count, squeeze=False, height_ratios=heights)
-    colours = {value: to_rgb(LABEL_COLOURS[i % len(LABEL_COLOURS)]) for i, value in enumerate(labels.values())}
-    heat_colours, percent = _heat_colours(), Normalize(0, 100)
     above = [""] * count
     for line, row in zip(grid, rows):
         for axes in line:
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.spines[:].set_visible(False)
+            bare(axes)
         for number, (axes, panel) in enumerate(zip(line, row.panels)):
-            image = _colours(np.asarray(panel.image, dtype=float))
-            if panel.labels is not None:
-                image = _paint(image, np.asarray(panel.labels), colours)
-            if panel.heat is not None:  # over grey, lest colours of the image be taken for heat
-                image = np.repeat(image.mean(-1, keepdims=True), 3, axis=-1)
-            axes.imshow(image, aspect=row.aspect)
-            if panel.heat is not None:
-                axes.imshow(panel.heat, aspect=row.aspect, cmap=heat_colours, norm=percent)
-            if row.reference is not None:
-                _outline(axes, np.asarray(row.reference), labels.values())
+            draw_panel(axes, panel, row, labels)
             if panel.title != above[number]:
                 above[number] = panel.title
                 lines = panel.title.split("\n")
@@ -96,15 +83,15 @@ def case_view(rows: Sequence[Row], path: str, labels: Mapping[str, int], title: 
                 axes.text(0.98, 0.02, panel.note, transform=axes.transAxes, ha="right", va="bottom", fontsize=8,
                           color="white", bbox={"facecolor": "black", "alpha": 0.5, "linewidth": 0, "pad": 1})
         line[0].set_ylabel(row.title, fontsize=8)
-    drawn = _drawn(rows) if len(labels) > MANY else set(labels.values())
-    patches = [Patch(color=colours[value], label=name) for name, value in labels.items() if value in drawn]
-    if any(row.reference is not None for row in rows):
-        patches.append(Patch(facecolor="0.5", edgecolor="white", linewidth=1.5, label="outline: reference"))
+    patches = [Patch(color=colour, label=name) for name, colour in legend_of(rows, labels).items()]
+    if any(row.reference is not None for row in rows):  # white, with the dark edge that it has on the images
+        patches.append(Patch(facecolor="0.2", edgecolor="white", linewidth=1.5, label=OUTLINE, path_effects=_dark_edge(
+            2.5, 1.0)))
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)), frameon=False,
                       fontsize=9)
     if has_heat:
-        bar = figure.colorbar(ScalarMappable(percent, heat_colours), ax=grid, location="bottom", shrink=0.3,
+        bar = figure.colorbar(ScalarMappable(Normalize(0, 100), heat_colours()), ax=grid, location="bottom", shrink=0.3,
                               aspect=30, pad=0.02)
         bar.set_label("percent", fontsize=8)
         bar.ax.tick_params(labelsize=8)
@@ -113,10 +100,47 @@ def case_view(rows: Sequence[Row], path: str, labels: Mapping[str, int], title: 
     return write(figure, path)
 
 
-def _shape(row: Row) -> tuple[float, float]:
-    """Height and width of a row's panels, in widths of a pixel."""
+def bare(axes) -> None:
+    """Without ticks and lines around."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def draw_panel(axes, panel: Panel, row: Row, labels: Mapping[str, int]) -> None:
+    """Image, labels, heat and the outline of the row's reference. `labels`: see `case_view`."""
+    from matplotlib.colors import Normalize
+    image = _colours(np.asarray(panel.image, dtype=float))
+    if panel.labels is not None:
+        image = _paint(image, np.asarray(panel.labels), label_colours(labels))
+    if panel.heat is not None:  # over grey, lest colours of the image be taken for heat
+        image = np.repeat(image.mean(-1, keepdims=True), 3, axis=-1)
+    axes.imshow(image, aspect=row.aspect)
+    if panel.heat is not None:
+        axes.imshow(panel.heat, aspect=row.aspect, cmap=heat_colours(), norm=Normalize(0, 100))
+    if row.reference is not None:
+        _outline(axes, np.asarray(row.reference), labels.values())
+
+
+def height_of(row: Row) -> float:
+    """Of a row's panels by their width, within what can be looked at."""
     rows, columns = np.shape(row.panels[0].image)[:2]
-    return rows * row.aspect, columns
+    return float(np.clip(rows * row.aspect / columns, 1 / 3, 2))
+
+
+def shows_heat(rows: Sequence[Row]) -> bool:
+    return any(panel.heat is not None for row in rows for panel in row.panels)
+
+
+def label_colours(labels: Mapping[str, int]) -> dict[int, str]:
+    """By value."""
+    return {value: LABEL_COLOURS[i % len(LABEL_COLOURS)] for i, value in enumerate(labels.values())}
+
+
+def legend_of(rows: Sequence[Row], labels: Mapping[str, int]) -> dict[str, str]:
+    """Names of the labels and their colours, of many labels those that are drawn."""
+    drawn, colours = _drawn(rows) if len(labels) > MANY else set(labels.values()), label_colours(labels)
+    return {name: colours[value] for name, value in labels.items() if value in drawn}
 
 
 def _drawn(rows: Sequence[Row]) -> set[int]:
@@ -133,15 +157,16 @@ def _colours(image: np.ndarray) -> np.ndarray:
     return scaled if image.ndim == 3 else np.repeat(scaled[..., None], 3, axis=-1)
 
 
-def _paint(image: np.ndarray, mask: np.ndarray, colours: Mapping[int, tuple]) -> np.ndarray:
+def _paint(image: np.ndarray, mask: np.ndarray, colours: Mapping[int, str]) -> np.ndarray:
     """Fill each label faintly and draw its inner rim firmly: both the tissue below and the border stay visible."""
+    from matplotlib.colors import to_rgb
     painted = image.copy()
     for value, colour in colours.items():
         inside = mask == value
         padded = np.pad(inside, 1)
         core = inside & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
         for where, weight in ((core, 0.4), (inside & ~core, 0.85)):
-            painted[where] = (1 - weight) * image[where] + weight * np.array(colour)
+            painted[where] = (1 - weight) * image[where] + weight * np.array(to_rgb(colour))
     return painted
 
 
@@ -157,13 +182,13 @@ def _outline(axes, mask: np.ndarray, values) -> None:
     axes.set_ylim(mask.shape[0] - 0.5, -0.5)
 
 
-def _dark_edge() -> list:
+def _dark_edge(width: float = 1.2, alpha: float = 0.5) -> list:
     """White lines are seen on white too."""
     from matplotlib.patheffects import withStroke
-    return [withStroke(linewidth=1.2, foreground="black", alpha=0.5)]
+    return [withStroke(linewidth=width, foreground="black", alpha=alpha)]
 
 
-def _heat_colours():
+def heat_colours():
     """From nothing to a dark red, so that the image is seen where there is little to say."""
     import matplotlib
     from matplotlib.colors import ListedColormap

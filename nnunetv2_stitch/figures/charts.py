@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -75,7 +75,8 @@ def dice_by_party(rows: Sequence[Mapping[str, Any]], path: str, title: str = "Di
 
 
 @own_style
-def dice_over_position(sweeps: Sequence[Mapping[str, Any]], chosen: Sequence[int], path: str) -> str:
+def dice_over_position(sweeps: Sequence[Mapping[str, Any]], chosen: Sequence[int], path: str,
+                       adapted: Collection[str] = ()) -> str:
     """Dice of the stitched ensemble over the position of the stitch, a line per fold and their mean; with several
     partners a line for each.
 
@@ -84,6 +85,7 @@ def dice_over_position(sweeps: Sequence[Mapping[str, Any]], chosen: Sequence[int
             (`host`, `partner`, ..., `ensemble`), as `selection.sweep.Sweep.to_json` gives.
         chosen: the selected positions; none marks nothing.
         path: PNG to write.
+        adapted: partners that were trained on with the host's images.
     """
     common = sorted(set(sweeps[0]["positions"]).intersection(*(s["positions"] for s in sweeps[1:])))
     party = dict(zip(sweeps[0]["positions"], sweeps[0]["parties"]))
@@ -107,7 +109,7 @@ def dice_over_position(sweeps: Sequence[Mapping[str, Any]], chosen: Sequence[int
             axes.plot(positions, host_head.mean(0), color=PURPLE, linewidth=1.2, linestyle=(0, (4, 2)),
                       label=f"host's head alone, {of}")
         marked += [(p, float(ensemble.mean(0)[positions.index(p)])) for p in chosen if p in positions]
-    _reference_lines(axes, sweeps, partners)
+    _reference_lines(axes, sweeps, partners, adapted)
     for position, height in marked:
         axes.axvline(position, color=VERMILLION, linewidth=1.0, zorder=1)
         axes.scatter([position], [height], s=80, facecolors="none", edgecolors=VERMILLION, linewidths=1.8, zorder=4)
@@ -122,9 +124,10 @@ def dice_over_position(sweeps: Sequence[Mapping[str, Any]], chosen: Sequence[int
     return write(figure, path)
 
 
-def _reference_lines(axes, sweeps: Sequence[Mapping[str, Any]], partners: Sequence[str]) -> None:
+def _reference_lines(axes, sweeps: Sequence[Mapping[str, Any]], partners: Sequence[str],
+                     adapted: Collection[str]) -> None:
     """What the untouched models do; dashes beside colours, for print in grey."""
-    alone = [(p, f"{name} alone", ORANGE, dashes) for p, name, dashes in
+    alone = [(p, f"{name} {'adapted ' * (p in adapted)}alone", ORANGE, dashes) for p, name, dashes in
              zip(partners, string.ascii_uppercase[1:], cycle(("-.", ":", (0, (6, 1, 1, 1)))))]
     for key, label, colour, dashes in (("host", "A alone", BLUE, "-"), *alone,
                                        ("ensemble", "plain ensemble", GREY, "--")):

@@ -26,7 +26,8 @@ REFERENCES = (("host", "host alone", "A alone"), ("partner", "partner alone", "B
 
 
 @own_style
-def positions_plane(front: Mapping[str, Any], chosen: int, path: str, preference: str | None = None) -> str:
+def positions_plane(front: Mapping[str, Any], chosen: int, path: str, preference: str | None = None,
+                    adapted: bool = False) -> str:
     """Draw Dice on the host's cases (across) and on a partner's (up), a row of panels per partner.
 
     The front is of all parties together. With one partner it is joined by stairs; with several, a panel shows two of
@@ -38,6 +39,7 @@ def positions_plane(front: Mapping[str, Any], chosen: int, path: str, preference
         chosen: the position that is deployed.
         path: PNG to write.
         preference: what `chosen` was chosen for, for the title.
+        adapted: the partner was trained on with the host's images.
     """
     host, *partners = front["parties"]
     on_front = np.array(front["on_front"], dtype=bool)
@@ -65,7 +67,7 @@ def positions_plane(front: Mapping[str, Any], chosen: int, path: str, preference
         _number(row[-1], cloud, on_front, front["positions"], index)
     how = "" if preference is None else f" (-prefer {preference})"
     figure.suptitle(f"chosen: position {chosen}{how}\n{front['names'][index]}", fontsize=9, color=VERMILLION)
-    figure.legend(handles=_handles(len(partners) == 1), loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(handles=_handles(len(partners) == 1, adapted), loc="outside right upper", frameon=False, fontsize=8)
     return write(figure, path)
 
 
@@ -111,7 +113,7 @@ def _number(axes, cloud: np.ndarray, on_front: np.ndarray, positions: Sequence[i
                           fontsize=8, zorder=7, color=VERMILLION if i == chosen else "0.2")
 
 
-def _handles(stairs: bool) -> list:
+def _handles(stairs: bool, adapted: bool) -> list:
     from matplotlib.lines import Line2D
     dot = {"linestyle": "none", "marker": "o"}
     handles = [
@@ -122,4 +124,6 @@ def _handles(stairs: bool) -> list:
     if stairs:
         handles.append(Line2D([], [], color=GREEN, linewidth=1.5, label="Pareto front"))
     return handles + [Line2D([], [], linestyle="none", marker=MODEL_MARKERS[style], color=MODEL_COLOURS[style],
-                             markeredgecolor="black", markersize=7, label=label) for _, label, style in REFERENCES]
+                             markeredgecolor="black", markersize=7,
+                             label=label.replace("partner", "adapted partner") if adapted else label)
+                      for _, label, style in REFERENCES]

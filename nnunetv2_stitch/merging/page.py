@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from shlex import quote
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,23 +31,19 @@ if TYPE_CHECKING:
 def write_merged_page(members: Sequence[Member], result: MergeResult, device: torch.device,
                       say: Callable[[str], None] = lambda line: None) -> str | None:
     """Write the page of a merged fold; see `write_page`. It tells of the fold that was merged last."""
-    with ExitStack() as stack:
-        return write_page(result.model_folder, lambda: _page(members, result, device, stack), say)
+    return write_page(result.model_folder, lambda: _page(members, result, device), say)
 
 
-def _page(members: Sequence[Member], result: MergeResult, device: torch.device, stack: ExitStack) -> ResultPage:
+def _page(members: Sequence[Member], result: MergeResult, device: torch.device) -> ResultPage:
     fold = result.fold
     # The centre's own model comes first: it alone was validated on the centre's cases.
     members = sorted(members, key=lambda m: m.model.dataset_name != result.dataset)
     answers = [*(Answer(m.label, m.model.path, {fold: m.fold}, checkpoint_name=os.path.basename(m.path),
                         of_host=m.model.dataset_name == result.dataset) for m in members),
                Answer("merged", result.model_folder, {fold: fold})]
-    parts = stack.enter_context(measured_and_shown(result.dataset, answers, device))
+    parts = measured_and_shown(result.dataset, answers, device)
     first, others = members[0], members[1:]
     folder = os.path.join(result.model_folder, f"fold_{fold}")
-    which = f"-d {result.dataset} -c {result.configuration} -p {result.plans_name} -f {fold}"
-    models = " ".join(quote(f"{name}={path}") for name, path in (
-        *((m.label, m.model.path) for m in members), ("merged", result.model_folder)))
     return ResultPage(
         title=f"{result.dataset}, merged from {len(members)} models", command="nnUNetv2_merge_party",
         what=f"One network of the same size, whose weights are a sum of those of {len(members)} trained nnU-Nets; the "
@@ -68,7 +62,4 @@ def _page(members: Sequence[Member], result: MergeResult, device: torch.device, 
                         "coefficients over the groups of the network.")],
         cases=parts.cases, cases_note=parts.cases_note,
         limits=[CHOSEN_ON_THE_SAME.format(what="What was written"), *LIMITS], missing=parts.missing,
-        commands=[("Predict with stock nnU-Net", f"nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}"),
-                  ("Evaluate on test cases with labels, yours and others'",
-                   f"nnUNetv2_evaluate_stitched -models {models} -datasets A=TEST_CASES_OF_A B=TEST_CASES_OF_B "
-                   f"-o OUTPUT_FOLDER")])
+        commands=result.commands)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
+from nnunetv2_stitch.command_lines import Command, evaluating, predicting
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.parents import read_party
+from nnunetv2_stitch.exchange.parents import answers_by_itself, read_party
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.merging.baselines import fisher_merge, greedy_soup, mixture, uniform
 from nnunetv2_stitch.merging.check import MergeCheck, check_merge
@@ -53,7 +55,8 @@ class MergeRequest:
 @dataclass(frozen=True)
 class MergeResult:
     """The written model. `table`: a row per way of merging, `model` and its `score` on the centre's validation cases
-    (`scored_by`). `chosen`: the row that was written. `remarks`: what the user must know, a line each."""
+    (`scored_by`). `chosen`: the row that was written. `remarks`: what the user must know, a line each. `commands`: what
+    to do next, each with what it does."""
 
     model_folder: str
     fold: int | str
@@ -66,6 +69,15 @@ class MergeResult:
     check: MergeCheck
     remarks: list[str]
     files: list[str] = field(default_factory=list)
+    commands: tuple[Command, ...] = ()
+
+    @property
+    def folds(self) -> list[int | str]:
+        return [self.fold]
+
+    @property
+    def trainer(self) -> str:
+        return os.path.basename(self.model_folder).split("__")[0]
 
 
 def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
@@ -120,9 +132,17 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
     files = write_merged(folder, site, state, record, mirroring_of_all(members))
     result = MergeResult(folder, site.fold, site.dataset_name, site.configuration, request.name, chosen,
                          objective.scored_by, rows, check, remarks, files)
+    result = replace(result, commands=_next_steps(members, result, torch.device(device)))
     if page:
         write_merged_page(members, result, torch.device(device), say)
     return result
+
+
+def _next_steps(members: Sequence[Member], result: MergeResult, device: torch.device) -> tuple[Command, ...]:
+    """Beside the merged fold an evaluation takes the members that took part with their fold of that name and their
+    final checkpoint: it has one fold and one checkpoint for all."""
+    alike = {m.label: m.model.path for m in members if answers_by_itself(m.model, {result.fold: m.fold})}
+    return (predicting(result, device), evaluating({**alike, "merged": result.model_folder}, result.folds, device))
 
 
 def score_known_ways(objective: CentreObjective, members: Sequence[Member],

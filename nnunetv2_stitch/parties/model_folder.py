@@ -87,6 +87,11 @@ class ModelFolder:
         return any(self.plans.get(key) for key in MADE_KEYS)
 
     @property
+    def is_adapted(self) -> bool:
+        """Whether it is a partner that was trained on with a host's images."""
+        return bool(self.plans.get(ADAPTED_KEY))
+
+    @property
     def channel_names(self) -> list[str]:
         """In the order of the network's input channels."""
         return channel_names(self.dataset_json)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
 from nnunetv2_stitch.bridging.report import Report
-from nnunetv2_stitch.exchange.parents import Partner
-from nnunetv2_stitch.parties.model_folder import ModelFolder
+from nnunetv2_stitch.command_lines import flags
+from nnunetv2_stitch.exchange.parents import Partner, found_partner, partner_words
+from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.pipeline.memory import MemoryEstimate, estimate_memory
 from nnunetv2_stitch.selection.retention import TOLERANCE
 from nnunetv2_stitch.selection.rules import RETAIN
 from nnunetv2_stitch.stitching.plans import Layout, Stitching
+from nnunetv2_stitch.stitching.setting import in_ranges
 
 TRAINERS = {"double_batched": "nnUNetTrainerStitch", "direct": "nnUNetTrainerStitchDirect",
             "task": "nnUNetTrainerStitchTask"}
@@ -70,6 +72,35 @@ class Request:
     def partners(self) -> tuple[Partner, ...]:
         return (Partner(self.dataset_b, self.model_b, self.trainer_b, self.plans_b, self.fold_b, self.names,
                         self.checkpoint_b), *self.more)
+
+    def with_parties(self, host: ModelFolder, partners: Sequence[ModelFolder]) -> Request:
+        """The same of models that are found, by their folders; see `found_partner`."""
+        first, *more = map(found_partner, self.partners, partners)
+        return replace(
+            self, dataset_a=None, model_a=host.path, trainer_a=None, plans_a=None, configuration=host.configuration,
+            checkpoint_name=FINAL, checkpoint_a=None if host.checkpoint_name == FINAL else host.checkpoint_name,
+            dataset_b=None, model_b=first.model, trainer_b=None, plans_b=None, checkpoint_b=first.checkpoint_name,
+            more=tuple(more))
+
+    def words(self) -> list[str]:
+        """Arguments of nnUNetv2_train_stitch that ask for the same, of parties that are named by their models."""
+        rule = None if self.rule == default_rule(self.position, self.gate) else self.rule
+        written = replace(self, gate=False, positions=self.positions if isinstance(self.positions, str) else
+                          in_ranges(self.positions))
+        return [*flags(written, FLAGS), *partner_words(self.partners), *(["-rule", rule] if rule else []),
+                *(["-gate", "on"] if self.gate else [])]
+
+
+#: Flag of every field of Request; None where `Request.words` says it otherwise, or it has no flag.
+FLAGS = {
+    "dataset_a": None, "model_a": "-m_a", "configuration": "-c", "folds": "-f", "trainer_a": "-tr_a",
+    "plans_a": "-p_a", "checkpoint_name": "-chk", "checkpoint_a": "-chk_a", "fit": "-fit", "positions": "-positions",
+    "rule": None, "tolerance": "-tolerance", "search_steps": "-search_steps", "position": "-position",
+    "output": "-output", "combine": "-combine", "gate": None, "epochs": "-epochs", "iterations": "-iterations",
+    "plans_name": "-o_p", "seed": "-seed", "checkpoint_segments": "-checkpoint_segments",
+    "positions_per_pass": "-positions_per_pass", "half_targets": "--half_targets", "comparison": None,
+    **dict.fromkeys(("dataset_b", "model_b", "trainer_b", "plans_b", "fold_b", "checkpoint_b", "names", "more")),
+}
 
 
 def default_rule(position: object, gate: bool) -> str:

@@ -15,7 +15,7 @@ from nnunetv2_stitch.exchange.manifest import licence_of, received_manifest
 from nnunetv2_stitch.exchange.parents import find_parties, require_different, require_parents
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.parties.datasets import data_digest
-from nnunetv2_stitch.parties.model_folder import ADAPTED_KEY, BASELINE_KEY, MADE_KEYS, ModelFolder
+from nnunetv2_stitch.parties.model_folder import BASELINE_KEY, MADE_KEYS, ModelFolder
 from nnunetv2_stitch.pipeline.continuing import as_begun, check_earlier_folds, check_folders, previous_plans
 from nnunetv2_stitch.pipeline.job import TRAINERS, Job, Request
 from nnunetv2_stitch.selection.retention import require_tolerance
@@ -135,7 +135,7 @@ def _check_request(request: Request) -> None:
 def _folds(request, host, partners) -> tuple[list, list[dict]]:
     """Folds to stitch, and each partner's fold for each: `-f_b`, else the same fold, else `all`, else its first. A
     partner that was trained on with the host's images has not seen the validation cases of the same fold alone."""
-    adapted = [p for p in partners if p.plans.get(ADAPTED_KEY) and p.dataset_name == host.dataset_name]
+    adapted = [p for p in partners if p.is_adapted and p.dataset_name == host.dataset_name]
     if request.folds is None:
         folds = [f for f in host.folds if f != "all"] or list(host.folds)
         folds = [f for f in folds if all(f in p.folds for p in adapted)] or folds

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nnunetv2_stitch.command_lines import Command
 from nnunetv2_stitch.exchange.card import CARD
 from nnunetv2_stitch.figures import dice_over_position, matches_by_partner
 from nnunetv2_stitch.figures.gate_shares import gate_shares
@@ -33,7 +34,8 @@ class StitchResult:
     """A finished stitched model. `positions` are the chosen ones by fold, one per partner; `position_names` are of the
     first fold, which differs from others by rule 1 and loo. `table` has one row per fold: Dice on the host's
     validation cases of A, B, plain ensemble and the stitched ensemble at each rule's choice. `choices` are there where
-    partners' numbers took part, one per partner. `weighted`: mixing weights of all positions, none is chosen."""
+    partners' numbers took part, one per partner. `weighted`: mixing weights of all positions, none is chosen.
+    `commands`: what to do next, each with what it does."""
 
     model_folder: str
     dataset: str
@@ -48,6 +50,7 @@ class StitchResult:
     figures: list[str]
     choices: tuple[Choice, ...] = ()
     weighted: bool = False
+    commands: tuple[Command, ...] = ()
 
     @property
     def position(self) -> int:
@@ -106,14 +109,16 @@ def _figures(job: Job, sweeps: Sequence[Sweep], chosen: Chosen, measured: Measur
 
     marked = () if chosen.is_weighted else chosen.positions[job.folds[0]]
     scored, guided, gate, drawn = [s.to_json() for s in sweeps if s.scorable], chosen.guided, measured.gate, []
+    adapted = [name for name, p in zip(list(job.layout.nodes)[1:], job.partners) if p.is_adapted]
     pareto = ["pareto.png", *(f"pareto_partner{n}.png" for n in range(2, len(job.partners) + 1))]
     if scored:
-        drawn.append(dice_over_position(scored, marked, path(SWEEP_FIGURE)))
+        drawn.append(dice_over_position(scored, marked, path(SWEEP_FIGURE), adapted))
     if guided:
         drawn.append(mixing_weights([g.positions for g in guided.values()], [g.weights for g in guided.values()],
                                     path(GUIDED_FIGURE)))
     for name, choice in zip(pareto, chosen.choices):
-        drawn.append(positions_plane(choice.front.to_json(), choice.position, path(name), choice.preference))
+        drawn.append(positions_plane(choice.front.to_json(), choice.position, path(name), choice.preference,
+                                     len(adapted) == len(job.partners)))
     if gate:
         drawn.append(gate_shares(gate.record, path(GATE_FIGURE)))
     for name in (SWEEP_FIGURE, GUIDED_FIGURE, GATE_FIGURE, *pareto):

@@ -23,6 +23,7 @@ from nnunetv2_stitch.pipeline.fold_run import FoldRun, carry_out, require_proces
 from nnunetv2_stitch.pipeline.job import Job, Request
 from nnunetv2_stitch.pipeline.job_locks import Claim
 from nnunetv2_stitch.pipeline.measuring import measure
+from nnunetv2_stitch.pipeline.next_steps import next_steps
 from nnunetv2_stitch.pipeline.page import write_stitched_page
 from nnunetv2_stitch.pipeline.prepare import prepare
 from nnunetv2_stitch.pipeline.reporting import StitchResult, recorded_dice, report, result_of
@@ -99,6 +100,7 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
                 say(f"fold {fold}: validation with nnU-Net's sliding window")
                 carry_out(_fold_run(job, fold, validate=True, save_probabilities=save_probabilities), device, num_gpus)
                 write_json(_stamp(job, fold), _made_with(job, fold))
+        result = replace(result, commands=next_steps(job, result, device))
         if page and not job.request.comparison:
             write_stitched_page(job, result, device, say)
         else:

@@ -18,7 +18,7 @@ from nnunetv2_stitch.graph.matching import Match, match_star
 from nnunetv2_stitch.graph.nodes import LayerNode, layer_nodes
 from nnunetv2_stitch.graph.tracing import trace
 from nnunetv2_stitch.parties.checkpoint import load_parent, load_weights, network_weights, require_digest, sha256
-from nnunetv2_stitch.parties.model_folder import ADAPTED_KEY, ModelFolder
+from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.stitching.description import build_parent
 from nnunetv2_stitch.stitching.network import CLASS_PATH, StitchedEnsemble
 from nnunetv2_stitch.stitching.setting import Setting, party_names
@@ -190,7 +190,7 @@ def record_parent(party: ModelFolder, results: str, folds: dict[int | str, int |
         party.dataset_name, party.trainer, party.plans_name, party.configuration, party.checkpoint_name,
         recorded(party.path, results),
         {str(s): {"fold": str(own), "sha256": sha256(paths[s])} for s, own in folds.items()},
-        name, licence, bool(party.plans.get(ADAPTED_KEY)),
+        name, licence, party.is_adapted,
     )
 
 

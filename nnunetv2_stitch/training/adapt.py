@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,6 +20,7 @@ from nnunetv2_stitch.training.adapt_job import AdaptJob, AdaptRequest, prepare
 from nnunetv2_stitch.training.adapt_output import known, write_adapted
 from nnunetv2_stitch.training.adapt_page import write_adapted_page
 from nnunetv2_stitch.training.adapt_plans import preprocess
+from nnunetv2_stitch.training.adapt_steps import next_steps
 from nnunetv2_stitch.training.folds import train_folds, trained, validate_fold
 from nnunetv2_stitch.training.job import TrainingResult, require_data
 from nnunetv2_stitch.training.line import ALPHAS, TRAINER
@@ -84,6 +85,7 @@ def adapt(job: AdaptJob, device: torch.device, continue_training: bool = False, 
             alpha=record["alpha"], reason=record["reason"], reached=record["reached"],
             mean=dict(zip(record["alphas"], record["mean"])), host_alone=record["host_alone"]["mean"],
             remarks=record["remarks"], files=files)
+        result = replace(result, commands=next_steps(job, result, device))
         if validate:
             write_adapted_page(job, result, record, device, say)
         else:

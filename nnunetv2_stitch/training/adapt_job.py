@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunetv2_stitch.bridging.model_properties import output_names
+from nnunetv2_stitch.command_lines import flags
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.parents import Partner, read_party
+from nnunetv2_stitch.exchange.parents import Partner, found_partner, partner_words, read_party
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.find import find_models, select_model
@@ -51,6 +52,24 @@ class AdaptRequest:
     alpha: float | None = HALFWAY
     seed: int = 12345
     host: ModelFolder | None = None
+
+
+    def with_parties(self, host: ModelFolder | None, partner: ModelFolder) -> AdaptRequest:
+        """The same of models that are found; see `found_partner`."""
+        own = {} if host is None else {"trainer_a": host.trainer, "plans_a": host.plans_name}
+        return replace(self, partner=found_partner(self.partner, partner), configuration=partner.configuration,
+                       host=None, **own)
+
+    def words(self) -> list[str]:
+        """Arguments of nnUNetv2_adapt_party that ask for the same, of a partner that is named by its model."""
+        alpha = [] if self.alpha == HALFWAY else ["-alpha", "retain" if self.alpha is None else str(self.alpha)]
+        return [str(self.dataset), *partner_words([self.partner]), *flags(self, FLAGS), *alpha]
+
+
+#: Flag of every field of AdaptRequest; None where `AdaptRequest.words` says it otherwise, or it has no flag.
+FLAGS = {"dataset": None, "partner": None, "configuration": "-c", "folds": "-f", "trainer_a": "-tr_a",
+         "plans_a": "-p_a", "epochs": "-epochs", "iterations": "-iterations", "rate": "-lr", "plans_name": "-o_p",
+         "tolerance": "-tolerance", "alpha": None, "seed": "-seed", "host": None}
 
 
 @dataclass(frozen=True, kw_only=True)

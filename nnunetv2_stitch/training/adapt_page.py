@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from shlex import quote
 from typing import TYPE_CHECKING
 
 import torch
 
 from nnunetv2_stitch.bridging.report import compare_parties
 from nnunetv2_stitch.evaluation.page import Figure
-from nnunetv2_stitch.evaluation.party_cards import card_of
+from nnunetv2_stitch.evaluation.party_cards import alone, card_of
 from nnunetv2_stitch.evaluation.result_page import (
     CHOSEN_ON_THE_SAME,
     LIMITS,
@@ -21,7 +19,7 @@ from nnunetv2_stitch.evaluation.result_page import (
     compatibility,
     write_page,
 )
-from nnunetv2_stitch.evaluation.result_parts import as_text, measured_and_shown
+from nnunetv2_stitch.evaluation.result_parts import as_text, beside_host, measured_and_shown
 from nnunetv2_stitch.evaluation.validated import Answer
 from nnunetv2_stitch.training.adapt_job import AdaptJob
 from nnunetv2_stitch.training.adapt_output import FIGURE
@@ -42,18 +40,18 @@ def write_adapted_page(job: AdaptJob, result: AdaptResult, record: Mapping, devi
         device: where to predict what no validation has left.
         say: receives one line.
     """
-    with ExitStack() as stack:
-        return write_page(job.result_folder, lambda: _page(job, result, record, device, stack), say)
+    return write_page(job.result_folder, lambda: _page(job, result, record, device), say)
 
 
-def _page(job: AdaptJob, result: AdaptResult, record: Mapping, device: torch.device, stack: ExitStack) -> ResultPage:
+def _page(job: AdaptJob, result: AdaptResult, record: Mapping, device: torch.device) -> ResultPage:
     folds = {f: f for f in result.folds}
     host = job.host
     # The partner in the host's terms is what the training began with.
-    answers = [*([Answer("A alone", host.path, {f: f for f in result.folds if f in host.folds})] if host else []),
-               Answer("B alone", job.model_folder, folds, checkpoint_name=START),
+    answers = [*([Answer(alone(0, host.is_adapted), host.path,
+                        {f: f for f in result.folds if f in host.folds}, is_host_alone=True)] if host else []),
+               Answer(alone(1, job.partner.is_adapted), job.model_folder, folds, checkpoint_name=START),
                Answer("adapted", job.result_folder, folds)]
-    parts = stack.enter_context(measured_and_shown(job.dataset, answers, device))
+    parts = measured_and_shown(job.dataset, answers, device)
     theirs = {f: record_of["fold"] for f, record_of in job.record.folds.items() if f in set(map(str, result.folds))}
     cards = [*([card_of("A, the host", host, answers[0].folds, own=True)] if host else []),
              card_of("B, the partner", job.partner, theirs)]
@@ -63,16 +61,17 @@ def _page(job: AdaptJob, result: AdaptResult, record: Mapping, device: torch.dev
         what=f"A partner's network (B), trained on with the images of {job.dataset} (A) and moved back towards what it "
              f"was. An ordinary nnU-Net model of A.",
         dataset=job.dataset,
-        said=[*parts.said, *_verdict(result), f"Alpha {result.alpha:g}: {result.reason}.", *result.remarks],
+        said=[*parts.said, *beside_host(parts, "adapted", result.mean[result.alpha], result.host_alone),
+              *_verdict(result), f"Alpha {result.alpha:g}: {result.reason}.", *result.remarks],
         joined="What it was made of", cards=cards,
         compatibility=compatibility("A", "B", compare_parties(host, job.partner, job.request.partner.names))
         if host else (),
-        tables=[*parts.tables, _line(record)],
+        tables=[*parts.tables, _line(record, folded=not parts.without_host)],
         figures=[Figure(os.path.join(job.result_folder, FIGURE), "Dice on A's cases from the partner to the partner "
                         "trained on", "Line plot of mean Dice on A's validation cases over alpha, from 0, the partner, "
                         "to 1, the partner trained on, and beyond; A alone as a line and the choice marked.")],
         cases=parts.cases, cases_note=parts.cases_note, limits=[*chosen, *LIMITS],
-        missing=parts.missing, commands=_commands(job, result))
+        missing=parts.missing, commands=result.commands)
 
 
 def _verdict(result: AdaptResult) -> list[str]:
@@ -83,25 +82,10 @@ def _verdict(result: AdaptResult) -> list[str]:
             "On A's validation cases A's own model is better: use both, where a gate chooses for each image."]
 
 
-def _line(record: Mapping) -> Table:
+def _line(record: Mapping, folded: bool) -> Table:
     rows = [{"alpha": f"{alpha:g}", "mean Dice": mean, "taken": "yes" if alpha == record["alpha"] else ""}
             for alpha, mean in zip(record["alphas"], record["mean"])]
     alone = record["host_alone"]["mean"]
     rows += [] if alone is None else [{"alpha": "A alone", "mean Dice": alone, "taken": ""}]
     return Table("Along the line", as_text(rows), "Mean Dice on A's validation cases of all folds, on the preprocessed "
-                 "grid, without mirroring, which is why these numbers differ a little from those above.", folded=True)
-
-
-def _commands(job: AdaptJob, result: AdaptResult) -> list[tuple[str, str]]:
-    folds, record = " ".join(map(str, result.folds)), job.record
-    which = f"-d {result.dataset} -c {result.configuration} -tr {result.trainer} -p {result.plans_name} -f {folds}"
-    iterations = "" if record.num_iterations_per_epoch is None else f" -iterations {record.num_iterations_per_epoch}"
-    beside = [("Use it beside your own model: a gate chooses for each image",
-               f"nnUNetv2_train_stitch -m_a {quote(job.host.path)} -m_b {quote(job.result_folder)} "
-               f"-fit direct -gate on -f {folds}")] if job.host else []
-    alone = [("Predict with stock nnU-Net", f"nnUNetv2_predict -i INPUT_FOLDER -o OUTPUT_FOLDER {which}")]
-    return [*(beside + alone if result.reached is False else alone + beside),
-            ("Another point of the line, without training again",
-             f"nnUNetv2_adapt_party {result.dataset} -m_b {quote(job.partner.path)} -o_p {result.plans_name} "
-             f"-f {folds} -epochs {record.num_epochs}{iterations} -lr {record.learning_rate:g} -seed {record.seed} --c "
-             f"-alpha 0.3")]
+                 "grid, without mirroring, which is why these numbers differ a little from those above.", folded=folded)

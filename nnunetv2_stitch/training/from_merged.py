@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from nnunetv2_stitch.bridging.model_properties import output_names
+from nnunetv2_stitch.command_lines import ours, predicting, which
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import read_party
@@ -107,4 +108,7 @@ def train_from_merged(model: str, dataset: str | int, *, device: str | torch.dev
         say(line)
     job, dice = train_folds(job, torch.device(device), continue_training, say, "training on from the merged model",
                             validate=validate)
-    return TrainingResult.of(job, dice)
+    result, device = TrainingResult.of(job, dice), torch.device(device)
+    return replace(result, commands=(
+        ("Send it to the centre", ours("nnUNetv2_export_party", *which(result), "-o", "FILE.zip", device=None)),
+        predicting(result, device)))

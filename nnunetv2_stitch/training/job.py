@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 
+from nnunetv2_stitch.command_lines import Command
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import is_writable
 from nnunetv2_stitch.folders import require_plans_name, stock_id
@@ -63,7 +64,8 @@ class TrainingJob:
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
     """A finished training. `validation_dice`: nnU-Net's foreground mean by fold, of the validation cases; empty where
-    nothing was validated. `remarks`: what the user must know, a line each."""
+    nothing was validated. `remarks`: what the user must know, a line each. `commands`: what to do next, each with what
+    it does."""
 
     model_folder: str
     dataset: str
@@ -73,6 +75,7 @@ class TrainingResult:
     folds: list[int | str]
     validation_dice: dict[int | str, float]
     remarks: list[str]
+    commands: tuple[Command, ...] = ()
 
     @classmethod
     def of(cls, job: TrainingJob, validation_dice: dict[int | str, float], **more):

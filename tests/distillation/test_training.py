@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from distill_steps import short, teacher_of
-from pages import page_of
+from pages import page_of, pictured
 from stitched_model import read_segmentations, stock_alone, tree
 
 from nnunetv2_stitch.distillation import session as session_module
@@ -51,8 +51,8 @@ def test_a_student_is_an_ordinary_model_that_learns_from_its_teacher(world, tmp_
     assert result.validation_dice[0] == read_json(folder / "fold_0/validation/summary.json")["foreground_mean"]["Dice"]
     assert result.validation_dice[0] > 0.5
     page = page_of(folder)
-    assert page.text.count("partner of the teacher") == 1 and len(page.all("img")) == 3
-    assert "A alone, B alone, teacher, student; maps of disagreement" in page.all("img")[0]["alt"]
+    assert page.text.count("partner of the teacher") == 1 and len(pictured(page)) == 3
+    assert "A alone, B alone, teacher, student; maps of disagreement" in pictured(page)[0]
     # It is no parent for the next stitching, unless it is asked for.
     assert folder.name not in {m.identifier for m in find_models(world.host.dataset_id)}
     assert find_models(world.host.dataset_id, plans="nnUNetDistilledPlans")[0].identifier == folder.name

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -106,6 +107,11 @@ def test_a_case_is_drawn_with_labels_percent_and_reference_each_where_it_is(tmp_
         assert colours(left) == 0 < colours(right) < 0.5 * right[..., 0].size
     outlined = panels(mask)
     assert all((a.shape == b.shape) and 0 < (a != b).any(-1).mean() < 0.2 for a, b in zip(plain, outlined))
+    # The outline is white in the legend too, on dark, as the images are.
+    row = Row("case", [Panel("image", 0 * image)], mask)
+    dark = [(rgb(case_view([r], str(tmp_path / "legend.png"), {"cortex": 1})) == 51).all(-1).sum()
+            for r in (row, replace(row, reference=None))]
+    assert dark[1] < 20 < 100 < dark[0]
     case_view([Row("case", [Panel("image", np.stack([image, 0 * image, 0 * image], -1))])],
               path := str(tmp_path / "colour.png"), {})
     assert has_colour(path, "#FF0000")

@@ -9,6 +9,7 @@ from pages import NEEDS_CHROMIUM, Page, ask, require_alone, require_whole
 from nnunetv2_stitch.evaluation.page import Figure
 from nnunetv2_stitch.evaluation.party_cards import Card
 from nnunetv2_stitch.evaluation.result_page import ResultPage, Table, result_page, write_page
+from nnunetv2_stitch.figures.case_panels import case_panels
 from nnunetv2_stitch.figures.case_view import Panel, Row, case_view
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)> \'"&{{ 7 * 7 }}'
@@ -18,9 +19,11 @@ HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)> \'"&{{ 7 * 7 
 def whole(tmp_path_factory) -> ResultPage:
     """A page with everything that a page can have."""
     image = np.linspace(0, 1, 64).reshape(8, 8)
-    path = case_view([Row("", [Panel(f"panel {i}", image, (image > 0.5).astype(int)) for i in range(6)])],
-                     str(tmp_path_factory.mktemp("page") / "case.png"), {"a": 1})
+    labels = (image > 0.5).astype(int)
+    panels = [Panel(f"panel {i}", image, labels, note="0.900") for i in range(7)] + [Panel("map", image, heat=image)]
+    path = case_view([Row("", panels)], str(tmp_path_factory.mktemp("page") / "case.png"), {"a": 1})
     figure = Figure(path, "A case", "What is seen on the image.", "cases")
+    case = replace(figure, path="", panels=case_panels([Row("", panels, labels), Row("more", panels[:2])], {"a": 1}))
     rows = [{"model": "A alone", "mean Dice [95 % interval]": "0.900 [0.800, 0.950]"},
             {"model": "stitched", "mean Dice [95 % interval]": "0.910 [0.820, 0.960]"}]
     long = {"property": "labels", "host": ", ".join(f"label{i}" for i in range(20)), "partner": "x" * 60,
@@ -31,7 +34,7 @@ def whole(tmp_path_factory) -> ResultPage:
         said=["It is so."], cards=[Card("A, the host", (("Licence", "x" * 80), ("Folds", "0")))],
         commands=[("Predict", command)], compatibility=[Table("A beside B", [long]), Table("All", [long], folded=True)],
         tables=[Table("Dice", rows, "A note.", 0), Table("By label", rows, folded=True)],
-        figures=[replace(figure, title="The choice")], cases=[figure], cases_note="What is seen.", limits=["Not all."],
+        figures=[replace(figure, title="The choice")], cases=[case], cases_note="What is seen.", limits=["Not all."],
         missing=["Something."])
 
 
@@ -40,7 +43,10 @@ def hostile(value):
     if isinstance(value, str):
         return value and HOSTILE
     if isinstance(value, Figure):
-        return replace(value, title=HOSTILE, alt=HOSTILE)
+        return replace(value, title=HOSTILE, alt=HOSTILE, panels=value.panels and replace(
+            value.panels, labels={HOSTILE: "#E69F00"}, rows=[
+                (title and HOSTILE, [replace(p, title=HOSTILE, note=p.note and HOSTILE) for p in pictures])
+                for title, pictures in value.panels.rows]))
     if isinstance(value, (Card, Table)):
         return type(value)(**{f.name: hostile(getattr(value, f.name)) for f in fields(value)})
     if isinstance(value, dict):
@@ -55,7 +61,7 @@ def test_a_page_is_whole_and_stands_alone(whole):
     for text in ("It is so.", "Licence", "A beside B", "0.910 [0.820, 0.960]", "Not all.", "Something.",
                  "nnUNetv2_predict -d Dataset001_A", "images of patients of Dataset001_A"):
         assert text in page.text
-    assert len(page.all("img")) == 2 and all(a["alt"] for a in page.all("img"))
+    assert len(page.all("img")) == 1 + 10 and all(a["alt"] for a in page.all("img"))
 
 
 def test_a_page_with_nothing_but_what_every_result_has(whole):
@@ -90,11 +96,15 @@ def test_a_page_that_cannot_be_made_is_said_in_one_line_and_leaves_no_older_one(
 @pytest.mark.parametrize("width, dark", [(1280, False), (400, True)])
 def test_everyone_can_read_it(whole, tmp_path, width, dark):
     """axe-core finds nothing, which covers contrast, headings, names of regions, and that what scrolls is reached by
-    keyboard; and only what is meant to scrolls sideways."""
+    keyboard; and only what is meant to scrolls sideways: pictures of a case go below each other."""
     told = ask(result_page(whole), tmp_path, width, dark)
     assert (told["width"], told["dark"]) == (width, dark) and told["passes"] > 15
     assert told["violations"] == []
     assert told["content"] <= width
+    rows, few = told["panels"]  # 8 pictures of a case, and 2
+    assert not rows["scrolls"] and not few["scrolls"]
+    assert (rows["columns"], few["columns"]) == (8 if width > 1000 else 2, 2)
+    assert 120 < rows["width"] <= 256
 
 
 @pytest.mark.slow

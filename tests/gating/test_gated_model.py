@@ -11,7 +11,7 @@ import pytest
 import stitched_model
 import torch
 from gating.conftest import POSITION
-from pages import page_of
+from pages import page_of, pictured
 from stitched_model import assert_equal_voxels, read_segmentations, stock_prediction
 
 from nnunetv2_stitch.pipeline.gating import PATH
@@ -53,9 +53,8 @@ def test_stock_nnunet_gives_the_same_voxels(gated2d, predicted):
 
 def test_its_page_shows_who_answers_what(gated2d):
     page = page_of(gated2d.folder)
-    shown = [a["alt"] for a in page.all("img")]
-    assert any("A's share of the answer" in alt for alt in shown)
-    assert sum("maps of disagreement and A's share" in alt for alt in shown) == 3
+    assert any("A's share of the answer" in a["alt"] for a in page.all("img"))
+    assert sum("maps of disagreement and A's share" in said for said in pictured(page)) == 3
     assert "SiteB" in page.text and "Gate: each image" in page.text
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nnunetv2.model_sharing.model_export import export_pretrained_model
-from pages import Page, page_of
+from pages import Page, page_of, pictured
 from stitched_model import stitch
 
 from nnunetv2_stitch.pipeline import page as page_module
@@ -42,7 +42,7 @@ def test_a_stitched_models_page_says_what_validation_found(stitched2d):
     ranked = sorted(ours, key=lambda case: -ours[case])
     for name, case in (("Best", ranked[0]), ("Median", ranked[5]), ("Worst", ranked[-1])):
         assert len(pictures(page, f"{name} case under stitched: {case}, fold ")) == 1
-    shown = next(a["alt"] for a in page.all("img") if ranked[-1] in a["alt"])
+    shown = next(said for said in pictured(page) if ranked[-1] in said)
     assert f"A alone {host[ranked[-1]]:.3f}, B alone 0." in shown and f"stitched {ours[ranked[-1]]:.3f}" in shown
     assert "maps of disagreement" in shown
     for text in (world.host.dataset, world.partner.dataset, "nnUNetTrainerTiny", "PlainConvUNet", "features per stage",
@@ -77,13 +77,20 @@ def test_what_cannot_be_shown_is_said_and_the_model_is_made(world, monkeypatch, 
     result = stitch(world, only_selection=True, page=True)
     page = page_of(result.model_folder)
     assert "A alone was validated on 5 cases, stitched on 10" in page.text
+    assert "nnU-Net's own validation of A alone is not here" not in page.text
+    assert "<summary>While choosing, by fold</summary>" in page.source
     assert "Pictures of cases: the images of " in page.text and "on 5 of A's validation cases" in page.text
 
     shutil.rmtree(world.model(world.host) / "fold_1" / "validation")
     images.with_name("away").rename(images)
-    page = page_of(stitch(world, only_selection=True, page=True).model_folder)
+    result = stitch(world, only_selection=True, page=True)
+    page = page_of(result.model_folder)
     assert "Dice of A alone: " in page.text and "difference to A alone" not in page.text
-    assert "Stitched: mean Dice 0." in page.text and "A alone 0." in page.all("img")[-1]["alt"]  # predicted for it
+    ours, host = (np.mean([row[name] for row in result.table]) for name in ("chosen", "A"))
+    assert (f"nnU-Net's own validation of A alone is not here. On the same cases, while choosing (preprocessed grid, "
+            f"no mirroring): stitched {ours:.3f}, A alone {host:.3f}; difference {ours - host:+.3f}.") in page.text
+    assert "<h3>While choosing, by fold</h3>" in page.source, "the table with A alone is folded"
+    assert "Stitched: mean Dice 0." in page.text and "A alone 0." in pictured(page)[-1]  # predicted for it
 
     def fails(*arguments, **named):
         raise OSError(28, "No space left on device")

@@ -1,6 +1,7 @@
 """A partner adapted inside nnU-Net's loop, and what comes out: an ordinary model that stock nnU-Net runs."""
 
 import json
+import shlex
 import shutil
 import zipfile
 from pathlib import Path
@@ -15,12 +16,13 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from other_terms import ct, heads_swapped, transposed, turned
-from pages import page_of
+from pages import page_of, pictured
 from partner_site import command
 from stitched_model import SHORT, read_segmentations, stock_alone, stock_prediction, tree
 
 from nnunetv2_stitch.distillation import distill
 from nnunetv2_stitch.entrypoints import adapt_party as adapt_entry
+from nnunetv2_stitch.entrypoints import train_stitch as train_stitch_entry
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.exchange.install import unpack_party
@@ -95,7 +97,7 @@ def test_an_adapted_partner_is_an_ordinary_model_of_the_host(world, tmp_path):
     assert "tr_0" not in json.dumps(record), "a record that travels names a case"
     page = page_of(folder)
     assert "A beside B: what is not the same" in page.text and "Along the line" in page.text
-    assert len(page.all("img")) == 4 and "A alone, B alone, adapted" in page.all("img")[1]["alt"]
+    assert len(pictured(page)) == 3 and "A alone, B alone, adapted" in pictured(page)[0]
 
     # The ends of the line, and the point that was chosen; the labels' order is the host's again.
     assert same(adapted_state(result.model_folder, 0, 0), weights)
@@ -139,6 +141,16 @@ def test_an_adapted_partner_is_an_ordinary_model_of_the_host(world, tmp_path):
     export_party(read_model_folder(str(folder)), str(tmp_path / "adapted.zip"))
     export_pretrained_model(world.host.dataset, str(tmp_path / "stock.zip"), ("2d",), "nnUNetTrainer", NAME, (0,))
     assert not any("cases" in n for n in zipfile.ZipFile(tmp_path / "stock.zip").namelist())
+
+    # The commands that its page shows, as they are typed.
+    assert all(line in page.text for _, line in result.commands)
+    typed = {what: shlex.split(line)[1:] for what, line in result.commands}
+    beside = typed["Use it beside your own model: a gate chooses for each image"]
+    args = train_stitch_entry.build_parser().parse_args(beside)
+    job = prepare_stitching(Request(**train_stitch_entry.request_of(args)))
+    assert job.request.gate and (job.host.path, job.partner.path, job.folds) == (str(host), str(folder), [0])
+    command(adapt_entry, *typed["Another point of the line, without training again"])
+    assert read_json(str(folder / "adapt.json"))["alpha"] == (0.7 if result.alpha == 0.3 else 0.3)
 
     # Everything repeats for a seed, and another tolerance chooses among what is there.
     again = adapt(world, plans_name="AgainPlans")
