@@ -66,12 +66,13 @@ def _strict(value: Any) -> Any:
     return [_strict(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def write_text(path: str, text: str) -> None:
-    """Text, in UTF-8 on every system."""
+def write_text(path: str, text: str) -> str:
+    """Text, in UTF-8 on every system; returns `path`."""
     def write(temporary):
         with open(temporary, "w", encoding="utf-8") as f:
             f.write(text)
     atomically(path, write)
+    return path
 
 
 def read_json(path: str) -> Any:

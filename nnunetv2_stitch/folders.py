@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 
@@ -34,7 +35,12 @@ def folds_in(model_folder: str, file: str = "") -> list[int | str]:
     """Folds of a model folder (`fold_0`, `fold_all`; not `fold_0_old`), `all` last; with `file`: those that hold it."""
     found = [m[1] for n in names_in(model_folder) if (m := FOLD.fullmatch(n))
              and os.path.exists(os.path.join(model_folder, n, file))]
-    return [*sorted(int(f) for f in found if f != "all"), *(f for f in found if f == "all")]
+    return sorted(map(as_fold, found), key=lambda fold: math.inf if fold == "all" else fold)
+
+
+def as_fold(name: int | str) -> int | str:
+    """A fold as nnU-Net takes it: a number, or `all`."""
+    return name if name == "all" else int(name)
 
 
 def image_files(folder: str, ending: str) -> dict[str, list[str]]:

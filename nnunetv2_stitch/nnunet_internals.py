@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.folders import as_fold
 
 if TYPE_CHECKING:
     import torch
@@ -178,7 +179,7 @@ def split(folder: str, fold: int | str, names: Sequence[str]) -> tuple[list[str]
         def get_identifiers(_folder: str) -> list[str]:
             return list(names)
 
-    stand_in = SimpleNamespace(fold=fold if fold == "all" else int(fold), dataset_class=Cases,
+    stand_in = SimpleNamespace(fold=as_fold(fold), dataset_class=Cases,
                                preprocessed_dataset_folder=folder, preprocessed_dataset_folder_base=folder,
                                folder_with_segs_from_previous_stage=None, print_to_log_file=lambda *_, **__: None)
     do_split = part(nnUNetTrainer, "do_split", "the split of a fold")

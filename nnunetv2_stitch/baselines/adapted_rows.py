@@ -187,7 +187,7 @@ class AdaptedRows:
         return replace(answer, named=alpha, detail=f"B at {alpha}; {answer.detail}")
 
 
-def adapting_obstacle(job: Job, epochs: int | None, iterations: int | None, of_host: bool = False) -> str | None:
+def adapting_obstacle(job: Job, epochs: int | None, iterations: int | None, of_host: bool) -> str | None:
     """Why nnUNetv2_adapt_party could not train the partner (the host) on here, or None."""
     request = _request(job, job.host, LONGER, epochs, iterations) if of_host else adapt_request(job, epochs, iterations)
     try:

@@ -14,8 +14,9 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunetv2.training.dataloading.nnunet_dataset import file_ending_dataset_mapping, infer_dataset_class
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.exchange.install import free_id, taken_ids
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.folders import files_in, stock_id
+from nnunetv2_stitch.folders import files_in, names_in, stock_id
 from nnunetv2_stitch.locks import locked, plans_locked
 from nnunetv2_stitch.parties.datasets import STORED, data_digest, folds_of
 from nnunetv2_stitch.parties.model_folder import BASELINE_KEY, ModelFolder
@@ -23,13 +24,9 @@ from nnunetv2_stitch.parties.preprocessed import FINGERPRINT, LABELS, SPLITS
 from nnunetv2_stitch.provenance import Provenance, begin, made_from
 
 
-def preprocessed_folder(party: ModelFolder) -> str:
-    return os.path.join(str(nnUNet_preprocessed), party.dataset_name)
-
-
 def has_preprocessed(party: ModelFolder) -> bool:
     """Whether the party's preprocessed images are on this machine, so that one could train on them."""
-    folder = preprocessed_folder(party)
+    folder = party.preprocessed_folder
     data = os.path.join(folder, party.configuration_manager.data_identifier)
     return os.path.isdir(data) and all(os.path.exists(os.path.join(folder, name))
                                        for name in ("dataset.json", FINGERPRINT, LABELS))
@@ -38,7 +35,7 @@ def has_preprocessed(party: ModelFolder) -> bool:
 def storage(party: ModelFolder) -> str | None:
     """How the party's preprocessed cases are stored, by the ending of their files: it depends on the version of nnU-Net
     that preprocessed them. None where nnU-Net cannot tell, and would not train."""
-    folder = os.path.join(preprocessed_folder(party), party.configuration_manager.data_identifier)
+    folder = os.path.join(party.preprocessed_folder, party.configuration_manager.data_identifier)
     try:
         kind = infer_dataset_class(folder)
     except (AssertionError, KeyError):
@@ -48,7 +45,7 @@ def storage(party: ModelFolder) -> str | None:
 
 def data_of(party: ModelFolder) -> str | None:
     """See `data_digest`."""
-    return data_digest(preprocessed_folder(party), party.configuration_manager.data_identifier)
+    return data_digest(party.preprocessed_folder, party.configuration_manager.data_identifier)
 
 
 def borrow_plans(source: ModelFolder, owner: ModelFolder, plans_name: str) -> str:
@@ -117,13 +114,13 @@ def _pool(host: ModelFolder, partner: ModelFolder, name: str, record: Provenance
                for part in ("train", "val")} for k in range(folds)]
     write_json(os.path.join(unfinished, SPLITS), pooled)
     write_json(os.path.join(unfinished, "dataset.json"), {**host.dataset_json, "numTraining": cases})
-    link(os.path.join(preprocessed_folder(host), FINGERPRINT), os.path.join(unfinished, FINGERPRINT))
+    link(os.path.join(host.preprocessed_folder, FINGERPRINT), os.path.join(unfinished, FINGERPRINT))
     os.replace(unfinished, os.path.join(str(nnUNet_preprocessed), name))
 
 
 def _link_party(party: ModelFolder, prefix: str, target: str, data_identifier: str) -> list[str]:
     """Link a party's preprocessed cases and labels under prefixed names; returns its case names."""
-    source = preprocessed_folder(party)
+    source = party.preprocessed_folder
     for ours, theirs, endings in ((data_identifier, party.configuration_manager.data_identifier, STORED),
                                   (LABELS, LABELS, party.dataset_json["file_ending"])):
         for file in files_in(os.path.join(source, theirs), endings):
@@ -137,7 +134,7 @@ def _link_party(party: ModelFolder, prefix: str, target: str, data_identifier: s
 
 
 def _prefixed_splits(party: ModelFolder, prefix: str, identifiers: list[str]) -> tuple[list[dict], dict]:
-    splits = folds_of(preprocessed_folder(party), identifiers)
+    splits = folds_of(party.preprocessed_folder, identifiers)
 
     def named(cases):
         return [prefix + c for c in cases]
@@ -157,14 +154,10 @@ def link(source: str, target: str) -> None:
 def _pooled_name(host: ModelFolder, partner: ModelFolder, record: Provenance) -> str:
     """The dataset that was made for exactly this, or a name of which nothing is there."""
     short = "And".join(p.dataset_name.split("_", 1)[1] for p in (host, partner))
-    there = {n for folder in (nnUNet_raw, nnUNet_preprocessed, nnUNet_results)
-             if folder.is_set() and os.path.isdir(str(folder)) for n in os.listdir(str(folder))
-             if n.startswith("Dataset")}
-    for name in sorted(n for n in there if n.split("_", 1)[-1] == short):
-        if made_from(os.path.join(str(nnUNet_preprocessed), name)) == record:
+    for name in names_in(str(nnUNet_preprocessed)):
+        if name.split("_", 1)[-1] == short and made_from(os.path.join(str(nnUNet_preprocessed), name)) == record:
             return name
-    taken = {n[7:10] for n in there}
-    free = next((i for i in range(999, 0, -1) if f"{i:03d}" not in taken), None)
+    free = free_id(taken_ids([folder.get() for folder in (nnUNet_raw, nnUNet_preprocessed, nnUNet_results)]))
     if free is None:
         raise StitchError("all dataset ids from 1 to 999 are taken, and pooled data need one; remove a dataset")
     return f"Dataset{free:03d}_{short}"

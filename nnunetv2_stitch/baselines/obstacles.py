@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from nnunetv2_stitch.baselines.adapted_rows import adapting_obstacle
+from nnunetv2_stitch.baselines.adapted_rows import AdaptedRows, adapting_obstacle
 from nnunetv2_stitch.baselines.datasets import data_of, has_preprocessed, storage
 from nnunetv2_stitch.baselines.trained_stitches import retained
 from nnunetv2_stitch.errors import StitchError
@@ -22,7 +22,6 @@ PARTNERS_IMAGES = ("finetuned_A_on_B", "pooled", "federated")
 # Whose trainer class trains, or (last line) says how long others train.
 TRAINED_AS_A, TRAINED_AS_B = ("finetuned_A_on_B", "pooled"), ("finetuned_B_on_A", "guided_merge")
 AS_LONG_AS_A = ("distilled", "untaught", "federated")
-ADAPTED = ("adapted", "adapted_only", "stitched_adapted", "gated_adapted")
 
 
 def obstacle(key: str, job: Job, epochs: int | None, iterations: int | None) -> str | None:
@@ -73,12 +72,12 @@ def _trainer(key: str, host: ModelFolder, partner: ModelFolder, budget_given: bo
 
 
 def _adapting(key: str, job: Job, epochs: int | None, iterations: int | None) -> str | None:
-    if key in ADAPTED and len(job.partners) > 1:
+    if key not in AdaptedRows.KEYS:
+        return None
+    if key != "A_longer" and len(job.partners) > 1:
         return ("one partner is adapted, and there are several; adapt each with nnUNetv2_adapt_party and put the "
                 "models side by side with nnUNetv2_evaluate_stitched")
-    if key in ADAPTED or key == "A_longer":
-        return adapting_obstacle(job, epochs, iterations, of_host=key == "A_longer")
-    return None
+    return adapting_obstacle(job, epochs, iterations, of_host=key == "A_longer")
 
 
 def _retention(key: str, job: Job) -> str | None:

@@ -27,8 +27,7 @@ from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, read_model_folder
 from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.provenance import Provenance, begin
-from nnunetv2_stitch.selection.fold import SWEEP_FILE
-from nnunetv2_stitch.selection.sweep import Sweep
+from nnunetv2_stitch.selection.sweep import sweeps_of
 from nnunetv2_stitch.stitching.setting import Setting
 from nnunetv2_stitch.training.stock import budget, train_network
 
@@ -119,9 +118,9 @@ class RowMaker:
     def by_rule(self, fit: str, rule: str, output: str, job: Job | None = None) -> Answer:
         """`job`: of other parents than the comparison's."""
         folder = self.stitches(fit, job)
-        sweeps = [Sweep.from_json(read_json(os.path.join(folder, f"fold_{f}", SWEEP_FILE))) for f in self.folds]
         layout = (job or self.job).layout
-        settings = rule_settings(sweeps, rule, layout.progress(), output, self.job.request.combine)
+        settings = rule_settings(sweeps_of(folder, self.folds), rule, layout.progress(), output,
+                                 self.job.request.combine)
         chosen = {f: min(s.switches) for f, s in settings.items()}
         names = {p: layout.position_name(p) for p in chosen.values()}
         if len(names) == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nnunetv2_stitch.folders import as_fold
 from nnunetv2_stitch.stitching.setting import Setting
 
 SHARES_DATA = "needs the images of both parties in one place"
@@ -42,7 +43,7 @@ class Answer:
 
     @classmethod
     def from_json(cls, value: Mapping) -> Answer:
-        settings = {k if k == "all" else int(k): Setting.from_json(v) for k, v in value["settings"].items()}
+        settings = {as_fold(k): Setting.from_json(v) for k, v in value["settings"].items()}
         return cls(value["model_folder"], list(value["folds"]), settings, value["detail"],
                    value["checkpoint_name"], value.get("named", ""))
 

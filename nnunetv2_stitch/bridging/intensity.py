@@ -56,7 +56,7 @@ def bridge_intensity(host: Normalisation, partner: Normalisation, instance_norm:
         return Intensity(), Verdict("blocks", f"{unknown} is not a scheme of nnU-Net's")
     back, forth = _constants(host), _constants(partner)
     if back and forth:
-        return _exact(host, back, forth)
+        return _exact(back, forth)
     if host.scheme == partner.scheme == ZSCORE:
         how = "one party takes mean and deviation inside the mask only"
     elif forth:
@@ -84,7 +84,7 @@ def _constants(normalisation: Normalisation) -> tuple | None:
     return None
 
 
-def _exact(host: Normalisation, back: tuple, forth: tuple) -> tuple[Intensity, Verdict]:
+def _exact(back: tuple, forth: tuple) -> tuple[Intensity, Verdict]:
     mean, deviation, lower, upper = forth
     intensity = Intensity(back[1] / deviation, (back[0] - mean) / deviation,
                           None if lower is None else (lower - mean) / deviation,

@@ -58,7 +58,6 @@ def compare_parties(host: ModelFolder, partner: ModelFolder, maps: NameMaps = NO
         StitchError: `maps` name what neither party has.
     """
     lines: list[Line] = [*_model_lines(host, partner)]
-    dims = len(host.configuration_manager.patch_size)
     if any(line.kind == BLOCKS for line in lines):
         return Report((*lines, *_other_lines(host, partner)), None)
     channels = _channels(host, partner, maps, lines)
@@ -71,7 +70,6 @@ def compare_parties(host: ModelFolder, partner: ModelFolder, maps: NameMaps = NO
         return Report(tuple(lines), None)
     bridge = Bridge(partner.num_input_channels, partner.num_outputs, channels, intensities, axes, ratio, multiple,
                     outputs)
-    assert len(bridge.axes) == dims
     return Report(tuple(lines), bridge)
 
 
@@ -169,7 +167,7 @@ def _labels(host, partner, maps, lines) -> tuple[tuple[int, ...], ...]:
     found = match_names(*names, maps.labels, "label")
     shown = [", ".join(n) for n in names]
     regions = host.label_manager.has_regions
-    problem = _label_problem(found, names, regions)
+    problem = _label_problem(found, regions)
     if problem:
         lines.append(Line("labels", *shown, BLOCKS, problem))
         return found.sources
@@ -192,7 +190,7 @@ def _labels(host, partner, maps, lines) -> tuple[tuple[int, ...], ...]:
     return sources
 
 
-def _label_problem(found: NameMatch, names: list[list[str]], regions: bool) -> str | None:
+def _label_problem(found: NameMatch, regions: bool) -> str | None:
     if regions:
         if any(len(s) > 1 for s in found.sources):
             return "several regions cannot be joined to one, because they may overlap"

@@ -184,8 +184,8 @@ class Comparison:
 
     def to_json(self) -> dict:
         rows = {name: [to_json(r) for r in getattr(self, name)] for name in ("summaries", "tests", "scores")}
-        return {"format": FORMAT, "models": [m.to_json() for m in self.models],
-                "datasets": [d.to_json() for d in self.datasets], "host": self.host, "own": self.own,
+        return {"format": FORMAT, "models": [asdict(m) for m in self.models],
+                "datasets": [asdict(d) for d in self.datasets], "host": self.host, "own": self.own,
                 "labels": self.labels.to_json(), "settings": self.settings.to_json(), "remarks": list(self.remarks),
                 "predictions": {m: dict(v) for m, v in self.predictions.items()},
                 "planes": [p.to_json() for p in self.planes],
@@ -196,8 +196,8 @@ class Comparison:
         """Undo `to_json`. Raises KeyError, TypeError or StitchError on anything else."""
         rows = {name: tuple(from_json(kind, r) for r in value[name])
                 for name, kind in (("scores", Score), ("summaries", Summary), ("tests", PairedTest))}
-        return cls(tuple(ModelEntry.from_json(m) for m in value["models"]),
-                   tuple(TestSet.from_json(d) for d in value["datasets"]), value["host"], value["own"],
+        return cls(tuple(ModelEntry(**m) for m in value["models"]),
+                   tuple(TestSet(**d) for d in value["datasets"]), value["host"], value["own"],
                    Labels.from_json(value["labels"]), Settings.from_json(value["settings"]), **rows,
                    planes=tuple(Plane.from_json(p) for p in value["planes"]), predictions=value["predictions"],
                    remarks=tuple(value["remarks"]),

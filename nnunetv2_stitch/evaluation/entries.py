@@ -45,19 +45,11 @@ class ModelEntry:
             raise StitchError(f"mode {self.mode!r} of model {self.name} is not stitched, ensemble, host or partner")
 
     @classmethod
-    def parse(cls, text: str, note: str = "") -> ModelEntry:
+    def parse(cls, text: str) -> ModelEntry:
         """From `NAME=FOLDER` or `NAME=FOLDER@mode`, as the command takes it."""
         name, folder = split(text, "a model")
         path, at, mode = folder.rpartition("@")
-        return cls(name, path, mode, note) if at and is_mode(mode) else cls(name, folder, None, note)
-
-    def to_json(self) -> dict:
-        return {"name": self.name, "folder": self.folder, "mode": self.mode, "note": self.note,
-                "predictions": dict(self.predictions)}
-
-    @classmethod
-    def from_json(cls, value: Mapping) -> ModelEntry:
-        return cls(**value)
+        return cls(name, path, mode) if at and is_mode(mode) else cls(name, folder)
 
     def moved(self, path: Callable[[str], str]) -> ModelEntry:
         """With `path` applied to every folder."""
@@ -104,13 +96,6 @@ class TestSet:
     def parse(cls, text: str, unseen: bool = False) -> TestSet:
         """From `NAME=DIR`, as the command takes it."""
         return cls(*split(text, "a dataset"), unseen)
-
-    def to_json(self) -> dict:
-        return {"name": self.name, "folder": self.folder, "unseen": self.unseen}
-
-    @classmethod
-    def from_json(cls, value: Mapping) -> TestSet:
-        return cls(**value)
 
     def moved(self, path: Callable[[str], str]) -> TestSet:
         return replace(self, folder=path(self.folder))

@@ -28,7 +28,7 @@ LACKS, NOT_ANNOTATED, NO_MEAN = "the model lacks the label", "not annotated", "n
 
 @dataclass(frozen=True)
 class _Party:
-    """A test set that was looked through: its cases, how its files are read, and the spacing of each case."""
+    """A test set that was looked through: its cases, and how its files are read."""
 
     test_set: TestSet
     ending: str

@@ -13,13 +13,14 @@ from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.metrics import MEASURES
 from nnunetv2_stitch.evaluation.page import Figure
 from nnunetv2_stitch.evaluation.report import report
-from nnunetv2_stitch.evaluation.rows import markdown, write_csv, write_text
+from nnunetv2_stitch.evaluation.rows import markdown, write_csv
 from nnunetv2_stitch.evaluation.worst_cases import worst_panels
 from nnunetv2_stitch.figures.case_lines import case_lines
 from nnunetv2_stitch.figures.case_panels import case_panels
 from nnunetv2_stitch.figures.heat_map import heat_map
 from nnunetv2_stitch.figures.overlay_grid import overlay_rows, overlays
 from nnunetv2_stitch.figures.own_versus_partner import own_versus_partner
+from nnunetv2_stitch.fileio import write_text
 
 CSV_FILE, MARKDOWN_FILE, REPORT_FILE, FIGURES = "comparison.csv", "comparison.md", "report.html", "figures"
 

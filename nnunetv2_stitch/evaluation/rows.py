@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunetv2_stitch.evaluation.comparison import Comparison
 from nnunetv2_stitch.evaluation.metrics import MEASURES, Measure
-from nnunetv2_stitch.evaluation.tables import markdown_table
+from nnunetv2_stitch.evaluation.tables import markdown_table, with_interval
 from nnunetv2_stitch.figures.heat_map import BETTER, WORSE, verdict
 from nnunetv2_stitch.fileio import atomically
 
@@ -33,13 +33,7 @@ def mean_and_interval(comparison: Comparison, model: str, party: str, label: str
         model, party, label: by their names in the comparison.
     """
     s = comparison.summary(model, party, label, measure.key)
-    return _with_interval(s.mean, s.low, s.high, f".{measure.digits}f")
-
-
-def _with_interval(mean: float, low: float, high: float, digits: str) -> str:
-    if not math.isfinite(mean):
-        return "-"
-    return f"{mean:{digits}}" + (f" [{low:{digits}}, {high:{digits}}]" if math.isfinite(low) else "")
+    return with_interval(s.mean, s.low, s.high, f".{measure.digits}f")
 
 
 def party_rows(comparison: Comparison, party: str) -> list[dict[str, Any]]:
@@ -50,7 +44,7 @@ def party_rows(comparison: Comparison, party: str) -> list[dict[str, Any]]:
         test = comparison.test(model, party, label)
         sign = verdict(comparison, model, party, label, dice)
         row = {"model": comparison.shown(model), "Dice": mean_and_interval(comparison, model, party, label, dice),
-               "difference": "host" if test is None else _with_interval(test.difference, test.low, test.high, "+.3f"),
+               "difference": "host" if test is None else with_interval(test.difference, test.low, test.high, "+.3f"),
                "p (Holm)": "" if test is None else p_value(test.p_holm) + sign}
         for measure in MEASURES[1:]:
             row[measure.heading] = mean_and_interval(comparison, model, party, label, measure)
@@ -67,8 +61,8 @@ def three_rows(comparison: Comparison) -> list[dict[str, Any]]:
         row = {"model": comparison.shown(model),
                **{f"{party} ({comparison.kind(party)})": mean_and_interval(comparison, model, party, label, dice)
                   for party in comparison.parties if party not in comparison.unseen},
-               _unseen(comparison): _with_interval(u.mean, u.low, u.high, ".3f"),
-               "unseen, difference": "host" if model == comparison.host else _with_interval(
+               _unseen(comparison): with_interval(u.mean, u.low, u.high, ".3f"),
+               "unseen, difference": "host" if model == comparison.host else with_interval(
                    u.difference, u.difference_low, u.difference_high, "+.3f")}
         rows.append(row)
     return rows
@@ -190,14 +184,5 @@ def write_csv(comparison: Comparison, path: str) -> str:
                     table.writerow([s.model, s.party, s.case, s.label, measure.key,
                                     repr(float(value)) if math.isfinite(value) else "",
                                     comparison.kind(s.party)])
-    atomically(path, write)
-    return path
-
-
-def write_text(path: str, text: str) -> str:
-    """Whole or not at all."""
-    def write(temporary: str) -> None:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
     atomically(path, write)
     return path

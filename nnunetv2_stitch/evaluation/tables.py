@@ -7,24 +7,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def format_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, markdown: bool = True,
-                 digits: int = 3) -> str:
-    """Return `rows` as a table with aligned columns, without a final line break.
+def text_table(rows: Sequence[Mapping[str, Any]], digits: int = 3) -> str:
+    """For the terminal: columns set apart by two spaces, without a final line break.
 
     Args:
-        rows: one mapping per row; a missing key or None gives an empty cell, NaN gives `-`.
-        columns: which keys, in which order; default all, in order of first appearance.
-        markdown: with bars, as markdown wants it; else columns set apart by two spaces.
+        rows: one mapping per row; columns are their keys in order of first appearance. A missing key or None gives an
+            empty cell, NaN gives `-`.
         digits: decimals of floats.
 
     Example:
-        >>> print(format_table([{"model": "A alone", "Dice": 0.9}], markdown=False))
+        >>> print(text_table([{"model": "A alone", "Dice": 0.9}]))
         model     Dice
         -------  -----
         A alone  0.900
     """
-    if columns is None:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
+    return _table(rows, digits, markdown=False)
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """For files, with bars; else as `text_table`."""
+    return _table(rows, 3, markdown=True)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], digits: int, markdown: bool) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     header = [str(column) for column in columns]
     body = [[_cell(row.get(column), digits) for column in columns] for row in rows]
     widths = [max([3, *(len(line[i]) for line in [header, *body])]) for i in range(len(columns))]
@@ -54,11 +60,8 @@ def _cell(value: Any, digits: int) -> str:
     return str(value).replace("|", r"\|").replace("\n", " ")
 
 
-def text_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, digits: int = 3) -> str:
-    """For the terminal."""
-    return format_table(rows, columns, markdown=False, digits=digits)
-
-
-def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, digits: int = 3) -> str:
-    """For files."""
-    return format_table(rows, columns, markdown=True, digits=digits)
+def with_interval(mean: float, low: float, high: float, digits: str) -> str:
+    """Such as `0.912 [0.880, 0.931]`; `-` of a mean that is no number. `digits`: of all three, such as `.3f`."""
+    if not math.isfinite(mean):
+        return "-"
+    return f"{mean:{digits}}" + (f" [{low:{digits}}, {high:{digits}}]" if math.isfinite(low) else "")

@@ -12,6 +12,7 @@ import numpy as np
 
 from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.statistics import interval
+from nnunetv2_stitch.evaluation.tables import with_interval
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.model_folder import FINAL
 
@@ -153,7 +154,7 @@ def _sentence(result: str, first: str, ours: CaseDice, theirs: CaseDice, label: 
     verdict = "" if not math.isfinite(low) else (
         " The interval holds 0: these cases do not tell the two apart." if low <= 0 <= high else
         f" The interval lies {'above' if low > 0 else 'below'} 0.")
-    means = [_shown(_values({k: d[k] for k in both}, label), with_interval=False) for d in (ours, theirs)]
+    means = [_shown(_values({k: d[k] for k in both}, label), bounds=False) for d in (ours, theirs)]
     return (f"Mean Dice on {len(difference)} of A's validation cases: {result} {means[0]}, {first} {means[1]}; "
             f"difference {_shown(difference, '+.3f')}.{verdict}")
 
@@ -168,12 +169,11 @@ def _differences(ours: CaseDice, theirs: CaseDice, label: str) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def _shown(values: np.ndarray, digits: str = ".3f", with_interval: bool = True) -> str:
+def _shown(values: np.ndarray, digits: str = ".3f", bounds: bool = True) -> str:
     if not len(values):
         return "-"
-    low, high = interval(values, SEED, RESAMPLES) if with_interval else (math.nan, math.nan)
-    mean, low, high = (round(float(v), 3) + 0.0 for v in (values.mean(), low, high))  # no -0.000
-    return f"{mean:{digits}}" + (f" [{low:{digits}}, {high:{digits}}]" if math.isfinite(low) else "")
+    low, high = interval(values, SEED, RESAMPLES) if bounds else (math.nan, math.nan)
+    return with_interval(*(round(float(v), 3) + 0.0 for v in (values.mean(), low, high)), digits)  # no -0.000
 
 
 def three_cases(dice: CaseDice, label: str) -> list[tuple[str, Case]]:

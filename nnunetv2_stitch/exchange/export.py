@@ -27,7 +27,7 @@ from nnunetv2_stitch.exchange.manifest import (
 from nnunetv2_stitch.exchange.model_check import CheckedModel, check_model, network_as_trained
 from nnunetv2_stitch.exchange.plans_check import DATASET, PLANS, what_travels
 from nnunetv2_stitch.exchange.weights import clean_checkpoint, read_checkpoint, with_duplicates, without_duplicates
-from nnunetv2_stitch.exchange.zip_contents import signature_member
+from nnunetv2_stitch.exchange.zip_contents import signature_member, weights_member
 from nnunetv2_stitch.exchange.zips import ZipWriter, json_bytes
 from nnunetv2_stitch.fileio import atomically
 from nnunetv2_stitch.folders import DATASET_FOLDER
@@ -51,10 +51,6 @@ class Exported:
     size: int
     manifest: Manifest
     left_out: tuple[str, ...]
-
-
-def weights_file(fold: int | str) -> str:
-    return f"fold_{fold}.safetensors"
 
 
 def export_party(model: ModelFolder, output: str, *, folds: Sequence[int | str] | None = None,
@@ -136,7 +132,7 @@ def _write(archive: ZipWriter, result: CheckedModel, manifest: Manifest, before:
             add(f"fold_{fold}/{FINAL}", clean_checkpoint(model, fold, weights, trained.epochs, trained.mirroring_axes),
                 False)
         else:
-            add(weights_file(fold), safetensors.torch.save(once, {"format": "pt"}), False)
+            add(weights_member(fold), safetensors.torch.save(once, {"format": "pt"}), False)
         folder = os.path.dirname(path)
         found = signature_of_fold(source, fold, path, say) if signature else None
         if found is not None:
@@ -228,21 +224,17 @@ def signature_of_fold(model: ModelFolder, fold: int | str, checkpoint_path: str,
         return known
     features, _ = probe(trace(network), model.num_input_channels)
     try:
-        return signature_of(features, _preprocessed_folder(model), model.configuration_manager, fold,
+        return signature_of(features, model.preprocessed_folder, model.configuration_manager, fold,
                             torch.device("cpu"), checkpoint.get("inference_allowed_mirroring_axes"))
     except StitchError as error:
         say(f"fold {fold}: no signature, because {error}")
         return None
 
 
-def _preprocessed_folder(model: ModelFolder) -> str:
-    return os.path.join(str(nnUNet_preprocessed), model.dataset_name)
-
-
 def _missing_images(model: ModelFolder, fold: int | str) -> str | None:
     """What of the preprocessed images is not here, in words."""
     if not nnUNet_preprocessed.is_set():
         return "environment variable nnUNet_preprocessed is not set"
-    needed = [os.path.join(_preprocessed_folder(model), model.configuration_manager.data_identifier),
-              *([] if fold == "all" else [os.path.join(_preprocessed_folder(model), SPLITS)])]
-    return next((f"{path} does not exist" for path in needed if not os.path.exists(path)), None)
+    needed = [model.configuration_manager.data_identifier, *([] if fold == "all" else [SPLITS])]
+    paths = (os.path.join(model.preprocessed_folder, name) for name in needed)
+    return next((f"{path} does not exist" for path in paths if not os.path.exists(path)), None)

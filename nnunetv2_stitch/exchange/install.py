@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ from nnunetv2_stitch.exchange.weights import (
 from nnunetv2_stitch.exchange.zip_contents import Contents, changed, left_out, read_contents, read_small
 from nnunetv2_stitch.exchange.zips import Archive, open_archive, require_room
 from nnunetv2_stitch.fileio import write_json
-from nnunetv2_stitch.folders import DATASET_FOLDER
+from nnunetv2_stitch.folders import DATASET_FOLDER, as_fold
 from nnunetv2_stitch.gating.features import feature_count
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE, Signature
 from nnunetv2_stitch.parties.checkpoint import sha256
@@ -143,7 +143,7 @@ def _unpack(zip_path: str, folder: str, dataset: str | None, model: str | None, 
 def _write_model(archive: Archive, contents: Contents, folder: str, dataset: str | None,
                  checkpoint_name: str) -> ModelFolder:
     name = dataset or _name_of(contents)
-    folds = tuple(int(fold) if fold != "all" else fold for fold in contents.weights)
+    folds = tuple(map(as_fold, contents.weights))
     path = os.path.join(folder, contents.identifier)
     result = check_model(path, name, contents.identifier, contents.plans, contents.dataset_json, folds)
     os.mkdir(path)
@@ -241,7 +241,7 @@ def free_dataset_name(alias: str, results: str) -> str:
     Raises:
         StitchError: not such a name, the id is taken, or no id is free.
     """
-    taken = _taken([results, nnUNet_raw.get(), nnUNet_preprocessed.get()])
+    taken = taken_ids([results, nnUNet_raw.get(), nnUNet_preprocessed.get()])
     whole = DATASET_FOLDER.fullmatch(alias)
     if not is_name(whole[2] if whole else alias) or (not whole and alias.lower().startswith("dataset")):
         raise StitchError(f"-as {printable(alias)}: give a name of letters, digits, - and single _, such as SiteB, or "
@@ -251,13 +251,13 @@ def free_dataset_name(alias: str, results: str) -> str:
             raise StitchError(f"-as {alias}: id {whole[1]} is taken by {taken[int(whole[1])]}; choose another id, or "
                               f"give -as {whole[2]} to take the next one that is free")
         return alias
-    number = next((n for n in range(HIGHEST, 0, -1) if n not in taken), None)
+    number = free_id(taken)
     if number is None:
         raise StitchError(f"all ids from 1 to {HIGHEST} are taken; remove a dataset from {results}")
     return f"Dataset{number:03d}_{alias}"
 
 
-def _taken(folders: Sequence[str | None]) -> dict[int, str]:
+def taken_ids(folders: Sequence[str | None]) -> dict[int, str]:
     """Ids in use, with a folder that uses each. nnU-Net goes by the three digits after `Dataset`."""
     found: dict[int, str] = {}
     for folder in folders:
@@ -265,3 +265,8 @@ def _taken(folders: Sequence[str | None]) -> dict[int, str]:
             if digits := re.match(r"Dataset(\d{3})", name, re.IGNORECASE):
                 found.setdefault(int(digits[1]), os.path.join(folder, name))
     return found
+
+
+def free_id(taken: Collection[int]) -> int | None:
+    """The highest that is left."""
+    return next((n for n in range(HIGHEST, 0, -1) if n not in taken), None)

@@ -266,7 +266,7 @@ def _require_dataset(dataset_json: dict) -> int:
         raise refused(DATASET, f"has the file_ending {printable(ending)}")
     if not is_whole(dataset_json.get("numTraining", 0), 0, 10**9):
         raise refused(DATASET, "has a numTraining that is no number of cases")
-    for key in ("name", "reference", "licence", "license"):
+    for key in TEXTS:
         if not isinstance(dataset_json.get(key, ""), str):
             raise refused(DATASET, f"has a {key} that is no text")
     return len(channels)

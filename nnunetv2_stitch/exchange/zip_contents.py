@@ -82,12 +82,17 @@ def left_out(archive: Archive, contents: Contents) -> tuple[str, ...]:
 
 def _own(archive: Archive, names: set[str]) -> Contents:
     manifest = _manifest(archive, PARTY)
-    weights = {f.fold: f"fold_{f.fold}.safetensors" for f in manifest.folds}
+    weights = {f.fold: weights_member(f.fold) for f in manifest.folds}
     signatures = _signatures(manifest, {f: signature_member(f) for f in weights})
     used = {PARTY, PLANS, DATASET, *weights.values(), *signatures.values()}
     _require_complete(archive, manifest, used, names, "")
     return Contents(manifest.identifier, _json(archive, PLANS), _json(archive, DATASET), weights, manifest, True, "",
                     frozenset(used), signatures)
+
+
+def weights_member(fold: int | str) -> str:
+    """What the weights of a fold are called in an export of ours."""
+    return f"fold_{fold}.safetensors"
 
 
 def signature_member(fold: int | str) -> str:

@@ -50,14 +50,14 @@ class Archive:
         """Bytes of a member when unpacked, as the zip claims."""
         return self._members[name].file_size
 
-    def extract(self, name: str, target: str, limit: int = MAX_MEMBER_BYTES) -> None:
+    def extract(self, name: str, target: str) -> None:
         """Unpack one member to the file `target`, whose folder must exist.
 
         Raises:
-            StitchError: more than `limit` bytes or an absurd compression (by the bytes that come out, not by what the
+            StitchError: more bytes than any weights have, or an absurd compression (by what comes out, not by what the
                 zip claims), damaged data, or a target that cannot be written.
         """
-        for block, out in self._blocks(name, limit, target):
+        for block, out in self._blocks(name, MAX_MEMBER_BYTES, target):
             try:
                 out.write(block)
             except OSError as error:
@@ -65,18 +65,17 @@ class Archive:
                                   ) from error
 
     def read(self, name: str, limit: int) -> bytes:
-        """One small member. Raises as `extract` does."""
+        """One small member, of at most `limit` bytes. Raises as `extract` does."""
         return b"".join(block for block, _ in self._blocks(name, limit))
 
     def _blocks(self, name: str, limit: int, target: str = os.devnull) -> Iterator[tuple[bytes, BinaryIO]]:
         info, count = self._members[name], 0
-        most = min(limit, MAX_MEMBER_BYTES)
         with open(target, "wb") as out:
             for block in self._decompressed(info):
                 count, self._total = count + len(block), self._total + len(block)
-                if count > most:
-                    raise StitchError(f"{self.path}: {name} unpacks to more than {_shown(most)}; this is no model, ask "
-                                      f"the sender what it is")
+                if count > limit:
+                    raise StitchError(f"{self.path}: {name} unpacks to more than {_shown(limit)}; this is no model, "
+                                      f"ask the sender what it is")
                 if self._total > MAX_TOTAL_BYTES:
                     raise StitchError(f"{self.path} unpacks to more than {_shown(MAX_TOTAL_BYTES)}; ask the sender for "
                                       f"fewer folds")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from nnunetv2_stitch.federation.buffer import PartyModel, fedavg_weights
 from nnunetv2_stitch.federation.sharing import set_shared, shared_arrays
 from nnunetv2_stitch.merging.atlas import Atlas
 from nnunetv2_stitch.merging.baselines import mixture
-from nnunetv2_stitch.merging.guided import FEDAVG, guided
+from nnunetv2_stitch.merging.guided import FEDAVG, search_from_fedavg
 from nnunetv2_stitch.merging.objective import CentreObjective
 from nnunetv2_stitch.randomness import seed_everything
 from nnunetv2_stitch.search.coefficients import SearchOptions
@@ -52,9 +52,8 @@ class CentreSearch:
     cases, else the best of these.
     """
 
-    def __init__(self, centre: Centre, settings: SearchSettings = SearchSettings(),
-                 say: Callable[[str], None] = lambda line: None):
-        self.centre, self.settings, self.say = centre, settings, say
+    def __init__(self, centre: Centre, settings: SearchSettings = SearchSettings()):
+        self.centre, self.settings = centre, settings
 
     def __call__(self, base: Mapping[str, np.ndarray], models: Sequence[PartyModel], number: int) -> Merged:
         """Merge at least two models.
@@ -86,8 +85,8 @@ class CentreSearch:
                  **{f"{m.party} alone": partial(score_alone, m.party, m.weights) for m in models}}
         scores = {name: score() for name, score in alone.items()}
         scores[FEDAVG] = objective.score_weights(mixture(atlas, start))
-        found, chosen, _ = guided(objective, start, scores, alone, settings.search,
-                                  SearchOptions(settings.steps, settings.rate, seed=settings.seed + number), self.say)
+        options = SearchOptions(settings.steps, settings.rate, seed=settings.seed + number)
+        found, chosen, _ = search_from_fedavg(objective, start, scores, alone, settings.search, options)
         return Merged(shared_arrays(network), {
             "chosen": chosen, "scored_by": objective.scored_by, "scores": scores, "groups": atlas.groups,
             "start": dict(zip(labels, start)),

@@ -20,6 +20,7 @@ from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.federation.sharing import set_shared, shared, shared_arrays
 from nnunetv2_stitch.fileio import atomically
+from nnunetv2_stitch.folders import as_fold
 from nnunetv2_stitch.nnunet_internals import (
     log_missed_epoch,
     log_no_validation,
@@ -71,9 +72,8 @@ class LocalTrainer:
         self._random: dict[str, Any] | None = None
         with self._turn(), environment_set(environment):
             seed_everything(schedule.seed)  # the same everywhere, so that all networks start alike
-            fold = schedule.fold if schedule.fold == "all" else int(schedule.fold)
-            self.trainer = trainer = nnUNetTrainer({**plans, "continue_training": False}, schedule.configuration, fold,
-                                                   dataset_json, device)
+            self.trainer = trainer = nnUNetTrainer({**plans, "continue_training": False}, schedule.configuration,
+                                                   as_fold(schedule.fold), dataset_json, device)
             trainer.num_epochs = schedule.rounds * schedule.epochs_per_round  # the rate falls over all rounds
             if schedule.iterations is not None:
                 trainer.num_iterations_per_epoch = schedule.iterations

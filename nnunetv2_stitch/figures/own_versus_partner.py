@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunetv2_stitch.figures.style import BLUE, GREEN, GREY, new_figure, own_style, tidy, write
+from nnunetv2_stitch.figures.style import BLUE, GREEN, GREY, new_figure, own_style, stairs, tidy, write
 
 if TYPE_CHECKING:
     from nnunetv2_stitch.evaluation.comparison import Comparison
@@ -30,7 +30,7 @@ def own_versus_partner(comparison: Comparison, plane: Plane, path: str) -> str:
     """
     models = comparison.model_names
     points = [p for p in plane.points if np.isfinite([p.x, p.y]).all()]
-    close = _close_up(points, comparison.host)
+    close = _close_up(points)
     legend = [f"{models.index(p.model) + 1}  {comparison.shown(p.model)}" for p in plane.points]
     side = 0.5 + 0.07 * max(map(len, legend))
     notes = [*comparison.legend, _said(plane)]
@@ -39,7 +39,7 @@ def own_versus_partner(comparison: Comparison, plane: Plane, path: str) -> str:
     panels = figure.subplots(1, 1 if close is None else 2, squeeze=False)[0]
     for axes, limits in zip(panels, (_limits(points, crosses=True), close)):
         whole = axes is panels[0]
-        _draw(axes, plane, points, comparison, models, crosses=whole)
+        _draw(axes, plane, points, comparison, crosses=whole)
         axes.set_xlim(*limits[0])
         axes.set_ylim(*limits[1])
         if whole and close is not None:
@@ -61,8 +61,7 @@ def own_versus_partner(comparison: Comparison, plane: Plane, path: str) -> str:
     return write(figure, path)
 
 
-def _draw(axes, plane: Plane, points: Sequence[PlanePoint], comparison: Comparison, models: Sequence[str],
-          crosses: bool) -> None:
+def _draw(axes, plane: Plane, points: Sequence[PlanePoint], comparison: Comparison, crosses: bool) -> None:
     noted = {m.name for m in comparison.models if m.note}
     for p in sorted(points, key=lambda p: p.model == comparison.host):  # the host on top
         colour = BLUE if p.model == comparison.host else GREEN if p.on_front else GREY
@@ -74,9 +73,10 @@ def _draw(axes, plane: Plane, points: Sequence[PlanePoint], comparison: Comparis
             axes.plot([p.x, p.x], [p.y_low, p.y_high], color=colour, linewidth=1.0, alpha=0.45, zorder=2)
         axes.scatter([p.x], [p.y], s=_area(plane, p.z), zorder=4, facecolors="white" if p.model in noted else colour,
                      edgecolors=colour, linewidths=1.3)
-    _stairs(axes, [p for p in points if p.on_front], "-", GREEN)
+    stairs(axes, ((p.x, p.y) for p in points if p.on_front), color=GREEN, linewidth=1.8, zorder=3)
     if _fronts_differ(points):
-        _stairs(axes, [p for p in points if p.on_unmarked_front], "--", "0.35")
+        stairs(axes, ((p.x, p.y) for p in points if p.on_unmarked_front), color="0.35", linewidth=1.8, linestyle="--",
+               zorder=3)
 
 
 def _third(plane: Plane) -> tuple[float, float] | None:
@@ -98,18 +98,6 @@ def _fronts_differ(points: Sequence[PlanePoint]) -> bool:
     return {(p.x, p.y) for p in points if p.on_front} != {(p.x, p.y) for p in points if p.on_unmarked_front}
 
 
-def _stairs(axes, front: Sequence[PlanePoint], dashes: str, colour: str) -> None:
-    """The border of what the front dominates: from each point down and to the left."""
-    corners = sorted({(p.x, p.y) for p in front})
-    if not corners:
-        return
-    x, y = [-1.0], [corners[0][1]]
-    for i, (px, py) in enumerate(corners):
-        x += [px, px]
-        y += [py, corners[i + 1][1] if i + 1 < len(corners) else -1.0]
-    axes.plot(x, y, color=colour, linewidth=1.8, linestyle=dashes, zorder=3, scalex=False, scaley=False)
-
-
 def _limits(points: Sequence[PlanePoint], crosses: bool) -> tuple[tuple[float, float], tuple[float, float]]:
     spans = []
     for axis in "xy":
@@ -122,7 +110,7 @@ def _limits(points: Sequence[PlanePoint], crosses: bool) -> tuple[tuple[float, f
     return spans[0], spans[1]
 
 
-def _close_up(points: Sequence[PlanePoint], host: str) -> tuple[tuple[float, float], tuple[float, float]] | None:
+def _close_up(points: Sequence[PlanePoint]) -> tuple[tuple[float, float], tuple[float, float]] | None:
     """Limits around the front, the host and all that is not far behind on either axis; None if that is nearly all."""
     if len(points) < 3:
         return None

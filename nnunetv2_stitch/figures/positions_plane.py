@@ -15,6 +15,7 @@ from nnunetv2_stitch.figures.style import (
     VERMILLION,
     new_figure,
     own_style,
+    stairs,
     tidy,
     write,
 )
@@ -51,7 +52,7 @@ def positions_plane(front: Mapping[str, Any], chosen: int, path: str, preference
     grid = figure.subplots(len(partners), 2 if close else 1, squeeze=False)
     for row, partner, cloud, references in zip(grid, partners, clouds, marks):
         for number, axes in enumerate(row):
-            _draw(axes, cloud, on_front, references, index, stairs=len(partners) == 1)
+            _draw(axes, cloud, on_front, references, index, joined=len(partners) == 1)
             for limits, values in ((axes.set_xlim, 0), (axes.set_ylim, 1)):
                 shown = cloud if number else np.concatenate([cloud, references])
                 limits(*_limits(shown[:, values]))
@@ -83,16 +84,11 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _draw(axes, cloud: np.ndarray, on_front: np.ndarray, references: np.ndarray, chosen: int, stairs: bool) -> None:
+def _draw(axes, cloud: np.ndarray, on_front: np.ndarray, references: np.ndarray, chosen: int, joined: bool) -> None:
     axes.scatter(*cloud[~on_front].T, s=16, color=GREY, alpha=0.7, linewidths=0, zorder=3)
     axes.scatter(*cloud[on_front].T, s=26, color=GREEN, linewidths=0, zorder=4)
-    if stairs:
-        corners = sorted(set(map(tuple, cloud[on_front].tolist())))
-        x, y = [-1.0], [corners[0][1]]
-        for i, (px, py) in enumerate(corners):
-            x += [px, px]
-            y += [py, corners[i + 1][1] if i + 1 < len(corners) else -1.0]
-        axes.plot(x, y, color=GREEN, linewidth=1.5, zorder=2, scalex=False, scaley=False)
+    if joined:
+        stairs(axes, map(tuple, cloud[on_front].tolist()), color=GREEN, linewidth=1.5, zorder=2)
     for (_, _, style), point in zip(REFERENCES, references):
         axes.scatter(*point, s=52, color=MODEL_COLOURS[style], marker=MODEL_MARKERS[style], edgecolors="black",
                      linewidths=0.8, zorder=5)
@@ -113,7 +109,7 @@ def _number(axes, cloud: np.ndarray, on_front: np.ndarray, positions: Sequence[i
                           fontsize=8, zorder=7, color=VERMILLION if i == chosen else "0.2")
 
 
-def _handles(stairs: bool, adapted: bool) -> list:
+def _handles(joined: bool, adapted: bool) -> list:
     from matplotlib.lines import Line2D
     dot = {"linestyle": "none", "marker": "o"}
     handles = [
@@ -121,7 +117,7 @@ def _handles(stairs: bool, adapted: bool) -> list:
                **dot),
         Line2D([], [], color=GREEN, markersize=5, label="position on the front", **dot),
         Line2D([], [], color=GREY, markersize=4, label="other position", **dot)]
-    if stairs:
+    if joined:
         handles.append(Line2D([], [], color=GREEN, linewidth=1.5, label="Pareto front"))
     return handles + [Line2D([], [], linestyle="none", marker=MODEL_MARKERS[style], color=MODEL_COLOURS[style],
                              markeredgecolor="black", markersize=7,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from nnunetv2_stitch.fileio import atomically
 
@@ -51,6 +51,18 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def stairs(axes: Axes, front: Iterable[tuple[float, float]], **line: Any) -> None:
+    """The border of what points `(x, y)` dominate: from each down and to the left. `line`: its looks."""
+    corners = sorted(set(front))
+    if not corners:
+        return
+    x, y = [-1.0], [corners[0][1]]
+    for i, (px, py) in enumerate(corners):
+        x += [px, px]
+        y += [py, corners[i + 1][1] if i + 1 < len(corners) else -1.0]
+    axes.plot(x, y, scalex=False, scaley=False, **line)
 
 
 def write(figure: Figure, path: str) -> str:

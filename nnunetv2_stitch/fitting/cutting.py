@@ -32,7 +32,7 @@ def best_cuts(network, shape: Sequence[int], compared: Collection[int] | None = 
     """
     runner = GraphRunner(network.joined)
     stop = len(runner.nodes) - 1
-    kept, sizes = _kept_by_node(network, runner, torch.zeros(*shape, device="meta", dtype=dtype), compared, stop)
+    kept, sizes = _kept_by_node(runner, torch.zeros(*shape, device="meta", dtype=dtype), compared, stop)
     new = _new_at_cuts(runner, sizes, stop)
     low, high = 0.0, float(kept[-1])
     best: list[int] = []
@@ -54,7 +54,7 @@ def cuts_of_step(network, x: torch.Tensor, compared: Collection[int] | None = No
         return best_cuts(network.without_memory().to(dtype), tuple(x.shape), compared, dtype)
 
 
-def _kept_by_node(network, runner: GraphRunner, x: torch.Tensor, compared, stop: int) -> tuple[np.ndarray, dict]:
+def _kept_by_node(runner: GraphRunner, x: torch.Tensor, compared, stop: int) -> tuple[np.ndarray, dict]:
     """Bytes that the stitched stream keeps for the backward pass before each node, and every value's bytes."""
     kept, sizes = np.zeros(stop + 1), {runner.input: x.nbytes}
     stitched: Env = {runner.input: x}

@@ -50,9 +50,9 @@ def first_convolutions(traced: fx.GraphModule, input_channels: int, stages: int 
     return found
 
 
-def feature_count(network: nn.Module, input_channels: int, stages: int = STAGES) -> int:
+def feature_count(network: nn.Module, input_channels: int) -> int:
     """How many features a network has, which may lie on the meta device."""
-    return 2 * sum(first_convolutions(trace(network), input_channels, stages).values())
+    return 2 * sum(first_convolutions(trace(network), input_channels).values())
 
 
 def probe(traced: fx.GraphModule, input_channels: int, stages: int = STAGES) -> tuple[fx.GraphModule, int]:

@@ -14,14 +14,13 @@ from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 
 
 def stock_predictor(model: ModelFolder, folds: Sequence[int | str], device: torch.device, tta: bool = True,
-                    checkpoint_name: str = FINAL, progress: bool = False) -> nnUNetPredictor:
+                    checkpoint_name: str = FINAL) -> nnUNetPredictor:
     """An initialised predictor for the folds' models together, as nnU-Net ensembles folds, with the network that their
     trainer builds where that is installed here.
 
     Args:
         folds: that answer together.
         tta: mirror, as nnU-Net does by default.
-        progress: show nnU-Net's bars.
 
     Raises:
         StitchError: a network class that may not be built, or a checkpoint missing, broken or of another network.
@@ -35,7 +34,7 @@ def stock_predictor(model: ModelFolder, folds: Sequence[int | str], device: torc
         weights.append({k: v.clone() for k, v in network.state_dict().items()})
         mirroring = checkpoint.get("inference_allowed_mirroring_axes")
     predictor = ImagePredictor(device=device, use_mirroring=tta, perform_everything_on_device=device.type == "cuda",
-                               allow_tqdm=progress)
+                               allow_tqdm=False)
     predictor.manual_initialization(network, model.plans_manager, model.configuration_manager, weights,
                                     model.dataset_json, model.trainer, mirroring)
     return predictor

@@ -24,7 +24,7 @@ MERGE, STITCH = "merge", "stitch"
 
 
 @dataclass(frozen=True)
-class Line:
+class Way:
     """The way between two members. `losses` at `(0, *POINTS, 1)`; empty where none was measured. `barrier`: the loss
     barrier, by how much the loss rises above the straight line between its ends. `alike`: cosine of the two members'
     weight matrices. `delta_cosine`: cosine of their deltas from the base, None without one, since deltas from a mean
@@ -44,7 +44,7 @@ class MergeCheck:
 
     verdict: str
     sentence: str
-    lines: tuple[Line, ...] = ()
+    lines: tuple[Way, ...] = ()
     note: str = ""
 
     def to_json(self) -> dict:
@@ -73,12 +73,12 @@ def check_merge(atlas: Atlas, loss_of: Callable[[dict[str, torch.Tensor]], float
         if loss_of:
             losses = (ends[i], *(loss_of(between(atlas, i, j, t)) for t in POINTS), ends[j])
         delta = cosine(*(_minus(atlas.members[k], atlas.base) for k in (i, j))) if atlas.has_base else None
-        lines.append(Line(atlas.labels[i], atlas.labels[j], losses, loss_barrier(losses),
-                          cosine(*(_matrices(atlas.members[k]) for k in (i, j))), delta))
+        lines.append(Way(atlas.labels[i], atlas.labels[j], losses, loss_barrier(losses),
+                         cosine(*(_matrices(atlas.members[k]) for k in (i, j))), delta))
     return judge(lines)
 
 
-def judge(lines: Sequence[Line]) -> MergeCheck:
+def judge(lines: Sequence[Way]) -> MergeCheck:
     """The verdict over all lines; the worst one counts."""
     unlike = min(lines, key=lambda x: x.alike)
     steep = max(lines, key=lambda x: x.barrier if x.barrier == x.barrier else float("inf"))  # NaN is the worst

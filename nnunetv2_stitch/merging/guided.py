@@ -14,10 +14,9 @@ from nnunetv2_stitch.search.coefficients import SEARCHES, SearchOptions, SearchR
 GUIDED, FEDAVG = "guided", "FedAvg weighting"
 
 
-def guided(objective: CentreObjective, fedavg: Sequence[float], scores: dict[str, float],
-           alone: Mapping[str, Callable[[], object]], method: str = "gradient",
-           options: SearchOptions = SearchOptions(), say: Callable[[str], None] = lambda line: None,
-           ) -> tuple[SearchResult, str, str]:
+def search_from_fedavg(objective: CentreObjective, fedavg: Sequence[float], scores: dict[str, float],
+                       alone: Mapping[str, Callable[[], object]], method: str, options: SearchOptions,
+                       say: Callable[[str], None] = lambda line: None) -> tuple[SearchResult, str, str]:
     """Search coefficients from FedAvg's weights on, and leave the best model in the objective's network.
 
     Args:

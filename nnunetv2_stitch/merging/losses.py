@@ -74,5 +74,4 @@ def divergence(logits: torch.Tensor, mean: torch.Tensor, regions: bool) -> torch
         logs = torch.stack([nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)], 1)
     else:
         both, logs = mean[:, None], torch.log_softmax(logits, 1)[:, None]
-    terms = torch.xlogy(both, both) - both * logs
-    return terms.sum((1, 2)).mean()
+    return nn.functional.kl_div(logs, both, reduction="none").sum((1, 2)).mean()

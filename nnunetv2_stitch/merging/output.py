@@ -39,7 +39,7 @@ def check_target(site: Site) -> str:
     plans_file = os.path.join(folder, "plans.json")
     if os.path.isfile(plans_file):
         if _of_plans(read_json(plans_file)) != _of_plans(site.plans):
-            raise StitchError(f"{folder} holds another model; choose another name with -o")
+            raise StitchError(f"{folder} holds another model; choose another name with -o_p")
     if not is_writable(folder):
         raise StitchError(f"no permission to write into {folder}; change its permissions or nnUNet_results")
     return folder

@@ -15,7 +15,7 @@ from nnunetv2_stitch.exchange.parents import answers_by_itself, read_party
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.merging.baselines import fisher_merge, greedy_soup, mixture, uniform
 from nnunetv2_stitch.merging.check import MergeCheck, check_merge
-from nnunetv2_stitch.merging.guided import FEDAVG, GUIDED, guided, require_searchable
+from nnunetv2_stitch.merging.guided import FEDAVG, GUIDED, require_searchable, search_from_fedavg
 from nnunetv2_stitch.merging.members import fedavg_weights, make_atlas, mirroring_of_all, read_members
 from nnunetv2_stitch.merging.objective import CentreObjective, require_labels
 from nnunetv2_stitch.merging.output import check_target, write_merged
@@ -112,8 +112,8 @@ def merge_guided(request: MergeRequest, device: str | torch.device = "cuda",
         scores, kept = score_known_ways(objective, members, fedavg)
         say(f"validation {objective.scored_by}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
         alone = {m.label: partial(objective.score_member, m) for m in members}
-        found, chosen, best = guided(objective, fedavg, scores, alone, request.search,
-                                     SearchOptions(request.steps, request.rate, seed=request.seed), say)
+        options = SearchOptions(request.steps, request.rate, seed=request.seed)
+        found, chosen, best = search_from_fedavg(objective, fedavg, scores, alone, request.search, options, say)
         state = objective.state()
     remarks = [check.sentence, *_remarks(scores, chosen, best, objective.scored_by)]
     rows = _table(scores, [m.label for m in members], chosen, best)

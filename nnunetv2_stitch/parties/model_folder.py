@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
@@ -41,6 +42,11 @@ class ModelFolder:
     @property
     def identifier(self) -> str:
         return f"{self.trainer}__{self.plans_name}__{self.configuration}"
+
+    @property
+    def preprocessed_folder(self) -> str:
+        """Of the dataset, in nnUNet_preprocessed."""
+        return os.path.join(str(nnUNet_preprocessed), self.dataset_name)
 
     @cached_property
     def plans_manager(self) -> PlansManager:
@@ -116,7 +122,7 @@ class ModelFolder:
         checkpoint_name = checkpoint_name or self.checkpoint_name
         path = os.path.join(self.path, f"fold_{fold}", checkpoint_name)
         if not os.path.isfile(path):
-            there = trained_folds(self.path, checkpoint_name)
+            there = folds_in(self.path, checkpoint_name)
             raise StitchError(f"{self.path} has no {checkpoint_name} of fold {fold}; folds that have it: "
                               f"{', '.join(map(str, there)) or 'none'}")
         return path
@@ -150,15 +156,10 @@ def read_model_folder(path: str, checkpoint_name: str = FINAL) -> ModelFolder:
     dataset_name = around if around.startswith("Dataset") else _get(plans, "dataset_name", plans_file)
     if os.path.basename(str(dataset_name)) != dataset_name:
         raise StitchError(f"{plans_file}: dataset_name {dataset_name!r} is not a name; copy it again from its source")
-    model = ModelFolder(path, dataset_name, *names, plans, dataset_json, trained_folds(path, checkpoint_name),
+    model = ModelFolder(path, dataset_name, *names, plans, dataset_json, tuple(folds_in(path, checkpoint_name)),
                         checkpoint_name)
     _require_readable(model, plans_file, dataset_file)
     return model
-
-
-def trained_folds(path: str, checkpoint_name: str = FINAL) -> tuple[int | str, ...]:
-    """Folds of a model folder that hold a checkpoint of this name, `all` last."""
-    return tuple(folds_in(path, checkpoint_name))
 
 
 def folds_to_use(model_folder: str, folds: Sequence[int | str] | None, checkpoint_name: str) -> list[int | str]:
@@ -167,9 +168,9 @@ def folds_to_use(model_folder: str, folds: Sequence[int | str] | None, checkpoin
     Raises:
         StitchError: a fold without this checkpoint.
     """
-    there = trained_folds(model_folder, checkpoint_name)
+    there = folds_in(model_folder, checkpoint_name)
     if folds is None:
-        folds = [f for f in there if f != "all"] or list(there)
+        folds = [f for f in there if f != "all"] or there
     missing = [f for f in folds if f not in there]
     if missing or not folds:
         raise StitchError(f"{model_folder} has no {checkpoint_name} of fold {missing[0] if missing else '0'}; "

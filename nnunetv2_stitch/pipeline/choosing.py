@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.guiding import Guided
 from nnunetv2_stitch.pipeline.guided import FALLBACK, guide
 from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.selection.case_scores import CaseScores, choose_by_retention
-from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.partners_numbers import Choice, choose_with_partners
 from nnunetv2_stitch.selection.rules import GUIDED, RETAIN, choose_each
 from nnunetv2_stitch.selection.sweep import Sweep
@@ -40,18 +38,13 @@ class Chosen:
         return {f: tuple(s.switches) for f, s in self.settings.items()}
 
 
-def read_sweeps(job: Job) -> list[Sweep]:
-    """Dice over position of the job's folds, from their training."""
-    return [Sweep.from_json(read_json(os.path.join(job.model_folder, f"fold_{f}", SWEEP_FILE))) for f in job.folds]
-
-
 def choose(job: Job, sweeps: Sequence[Sweep], device: torch.device, files: Sequence[str] = (),
            prefer: str = "balanced", say: Callable[[str], None] = lambda line: None) -> Chosen:
     """The settings by the request's rule, or with partners' sweeps on the Pareto front. By the rule `guided` mixing
     weights are searched instead. Writes nothing.
 
     Args:
-        sweeps: of the job's folds, see `read_sweeps`.
+        sweeps: of the job's folds, see `sweeps_of`.
         files: partners' sweeps, of nnUNetv2_sweep_stitched.
         prefer: with these, which point of the front: `own`, `balanced` or `partner`.
         say: receives a line per step of the search.

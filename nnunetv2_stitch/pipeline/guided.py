@@ -33,13 +33,13 @@ def guide(job: Job, sweeps: Sequence[Sweep], device: torch.device,
     found = guide_folds(job, job.model_folder, request.output, device, say)
     score = float(np.mean([g.score for g in found.values()]))
     if len(job.partners) > 1:  # no sweep says what one position with each of them gives
-        return found, [_in_words(job, found)]
+        return found, [_in_words(found)]
     positions = choose_each(sweeps, FALLBACK)
     by_rule = float(np.mean([dict(zip(s.positions, s.values(request.output)))[positions[s.fold][0]] for s in sweeps]))
     if score <= by_rule:
         return {}, [f"The search for mixing weights found nothing better ({score:.4f}) than rule {FALLBACK} "
                     f"({by_rule:.4f}) on A's validation cases; deployed is rule {FALLBACK}."]
-    return found, [_in_words(job, found), f"Rule {FALLBACK} has {by_rule:.4f} on the same cases, which the search was "
+    return found, [_in_words(found), f"Rule {FALLBACK} has {by_rule:.4f} on the same cases, which the search was "
                                           f"stopped on."]
 
 
@@ -57,7 +57,7 @@ def guide_folds(job: Job, folder: str, output: str, device: torch.device,
                           job.request.combine, job.request.search_steps, job.seed, say) for f in job.folds}
 
 
-def _in_words(job: Job, found: dict[int | str, Guided]) -> str:
+def _in_words(found: dict[int | str, Guided]) -> str:
     weights = np.array([g.weights for g in found.values()])
     return (f"Mixing weights of {weights[0].size} switches, from {weights.min():.2f} to {weights.max():.2f}, are "
             f"searched on A's images alone: look at the partner's cases before you trust them there.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
 from nnunetv2_stitch.bridging.report import Report
@@ -164,7 +164,7 @@ class Job:
 
     @property
     def preprocessed_folder(self) -> str:
-        return os.path.join(str(nnUNet_preprocessed), self.host.dataset_name)
+        return self.host.preprocessed_folder
 
     @property
     def plans_file(self) -> str:

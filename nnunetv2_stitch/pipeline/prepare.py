@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import torch
@@ -80,8 +79,7 @@ def examine(request: Request, unpack_into: str | None = None) -> Job:
                         request.positions_per_pass, request.half_targets)
     plans = stitched_plans(host, partners, layout, request.plans_name, setting,
                            None if len(positions) == len(layout.matches) else positions, training, records, bridges,
-                           data_digest(os.path.join(str(nnUNet_preprocessed), host.dataset_name),
-                                       host.configuration_manager.data_identifier))
+                           data_digest(host.preprocessed_folder, host.configuration_manager.data_identifier))
     for key in MADE_KEYS:  # the host's own, not this model's
         plans.pop(key, None)
     if request.comparison:

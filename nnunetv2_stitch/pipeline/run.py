@@ -14,9 +14,10 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.result_page import remove_page
 from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.folders import as_fold
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.read_cache import reading_once
-from nnunetv2_stitch.pipeline.choosing import choose, read_sweeps
+from nnunetv2_stitch.pipeline.choosing import choose
 from nnunetv2_stitch.pipeline.continuing import foreground_remarks
 from nnunetv2_stitch.pipeline.deployment import deploy, deployed, deployed_gate, deployed_setting
 from nnunetv2_stitch.pipeline.fold_run import FoldRun, carry_out, require_processes
@@ -27,8 +28,8 @@ from nnunetv2_stitch.pipeline.next_steps import next_steps
 from nnunetv2_stitch.pipeline.page import write_stitched_page
 from nnunetv2_stitch.pipeline.prepare import prepare
 from nnunetv2_stitch.pipeline.reporting import StitchResult, recorded_dice, report, result_of
-from nnunetv2_stitch.selection.fold import SWEEP_FILE
 from nnunetv2_stitch.selection.rules import GUIDED
+from nnunetv2_stitch.selection.sweep import SWEEP_FILE, sweeps_of
 from nnunetv2_stitch.stitching.plans import Stitching
 from nnunetv2_stitch.stitching.supernet import STITCHES_FILE
 
@@ -85,7 +86,7 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
                                                                    if _fold_is_done(job, f))])
         claim.note_places()
         with claim.choosing():
-            found = read_sweeps(job)
+            found = sweeps_of(job.model_folder, job.folds)
             if only_validation:
                 chosen = deployed(job)
                 result = result_of(job, chosen, measure(job, found, chosen, device, known=recorded_dice(job)))
@@ -114,8 +115,7 @@ def _fold_run(job: Job, fold: int | str, **options) -> FoldRun:
 
 def _other_folds(job: Job) -> list[int | str]:
     host, *_ = Stitching.of(read_json(job.plans_file)["configurations"][job.host.configuration]).parents
-    folds = [f if f == "all" else int(f) for f in host.folds]
-    return sorted((f for f in folds if f not in job.folds), key=str)
+    return sorted((f for f in map(as_fold, host.folds) if f not in job.folds), key=str)
 
 
 def _fold_files(job: Job, fold) -> list[str]:

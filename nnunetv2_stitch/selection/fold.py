@@ -15,11 +15,9 @@ from nnunetv2_stitch.selection.deploy import deploy_fold
 from nnunetv2_stitch.selection.dice import NothingToScore
 from nnunetv2_stitch.selection.rules import choose_each
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, digest_of, score_cases
-from nnunetv2_stitch.selection.sweep import PositionSweep, Sweep
+from nnunetv2_stitch.selection.sweep import SWEEP_FILE, PositionSweep, Sweep
 from nnunetv2_stitch.stitching.setting import Setting
 from nnunetv2_stitch.stitching.supernet import STITCHES_FILE
-
-SWEEP_FILE = "sweep.json"
 
 
 def finish_fold(trainer) -> None:

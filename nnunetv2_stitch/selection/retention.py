@@ -63,7 +63,7 @@ def retained(scores: np.ndarray, reference: np.ndarray | None = None, tolerance:
         raise StitchError("no case has a score, so nothing can be chosen by retention; check the labels and the splits")
     known = np.flatnonzero(seen.any(1))
     best = int(max(known, key=lambda i: np.mean(scores[i, seen[i]])))
-    from_best = [_difference(scores[best], row) for row in scores]
+    from_best = [mean_and_error(scores[best] - row) for row in scores]
     within = [_is_within(d, tolerance) for d in from_best]
     within[best] = True
     near = f"within {tolerance:g} standard error{'' if tolerance == 1 else 's'}"
@@ -73,7 +73,7 @@ def retained(scores: np.ndarray, reference: np.ndarray | None = None, tolerance:
         if not np.isfinite(reference).any():
             raise StitchError("no case has a score of the host alone, so retention has nothing to compare with; check "
                               "the labels and the splits")
-        kept = [_is_within(_difference(reference, row), tolerance) for row in scores]
+        kept = [_is_within(mean_and_error(reference - row), tolerance) for row in scores]
         within = [a and b for a, b in zip(within, kept)] if near_best else kept
         reason = f"the first of {len(scores)} points {near} of {'the best and of ' * near_best}the host alone" \
             if any(within) else \
@@ -86,12 +86,7 @@ def retained(scores: np.ndarray, reference: np.ndarray | None = None, tolerance:
 
 def is_as_good(scores: np.ndarray, reference: np.ndarray, tolerance: float = TOLERANCE) -> bool:
     """Whether scores of single cases, `(cases,)`, are at most `tolerance` standard errors below the reference's."""
-    return _is_within(_difference(np.asarray(reference, dtype=float), np.asarray(scores, dtype=float)), tolerance)
-
-
-def _difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Mean of `first - second` over the cases that both have, and its standard error; NaN of no case."""
-    return mean_and_error(first - second)
+    return _is_within(mean_and_error(np.subtract(reference, scores, dtype=float)), tolerance)
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:

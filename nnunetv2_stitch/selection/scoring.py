@@ -40,15 +40,8 @@ class SettingScorer(PositionSweep):
         return cls(network, manager, manager.get_configuration(configuration), dataset_json, device)
 
     def validation_cases(self, preprocessed_folder: str, fold: int | str) -> Sequence[Case]:
-        """The preprocessed validation cases of a fold, in order of their names, read one at a time.
-
-        Raises:
-            StitchError: the dataset has no preprocessed cases.
-        """
-        folder = os.path.join(preprocessed_folder, self.data_identifier)
-        names = validation_names(preprocessed_folder, self.data_identifier, fold)
-        return PreprocessedCases(infer_dataset_class(folder)(folder, names), names,
-                                 f"the validation cases of fold {fold}")
+        """See `validation_cases`."""
+        return validation_cases(preprocessed_folder, self.data_identifier, fold)
 
     @torch.inference_mode()
     def score(self, setting: Setting, cases: Sequence[Case]) -> float:
@@ -74,6 +67,17 @@ class SettingScorer(PositionSweep):
             for row, found in self.banded.count(data, labels, list(heads), answers).items():
                 counts[row].append(found)
         return list(counts.values())
+
+
+def validation_cases(preprocessed_folder: str, data_identifier: str, fold: int | str) -> PreprocessedCases:
+    """The preprocessed validation cases of a fold, in order of their names, read one at a time.
+
+    Raises:
+        StitchError: the dataset has no preprocessed cases.
+    """
+    folder = os.path.join(preprocessed_folder, data_identifier)
+    names = validation_names(preprocessed_folder, data_identifier, fold)
+    return PreprocessedCases(infer_dataset_class(folder)(folder, names), names, f"the validation cases of fold {fold}")
 
 
 class PreprocessedCases(Sequence):

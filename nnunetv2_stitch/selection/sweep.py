@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.selection.bands import BandedDice
 from nnunetv2_stitch.selection.dice import dice_of_counts, mean_dice
 from nnunetv2_stitch.stitching.network import StitchedEnsemble
@@ -17,6 +19,7 @@ from nnunetv2_stitch.stitching.runner import GraphRunner, is_switch, position_of
 
 HEADS = ("ensemble", "host_head", "partner_head")
 REFERENCE = "reference"
+SWEEP_FILE = "sweep.json"  # of a fold
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ class Sweep:
 
 def _number(value):
     return math.nan if value is None else value
+
+
+def sweeps_of(model_folder: str, folds: Sequence[int | str]) -> list[Sweep]:
+    """Dice over position of trained folds, from their training."""
+    return [Sweep.from_json(read_json(os.path.join(model_folder, f"fold_{f}", SWEEP_FILE))) for f in folds]
 
 
 def sweep_heads(runner: GraphRunner, x: torch.Tensor, positions: Sequence[int]) -> Iterator[tuple]:

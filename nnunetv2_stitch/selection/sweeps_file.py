@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.parties.untrusted_json import MAX_NUMBER, is_number, is_whole
 from nnunetv2_stitch.selection.sweep import HEADS, Sweep
 from nnunetv2_stitch.stitching.setting import OUTPUT
 
@@ -66,11 +66,11 @@ def _sweep(value) -> Sweep:
         sweep = Sweep.from_json(value)
     except TypeError as error:
         raise ValueError(f"a sweep lacks fields or has unknown ones: {error}") from error
-    _require(sweep.fold == "all" or _is_whole(sweep.fold), f"fold {sweep.fold!r}")
-    _require(isinstance(sweep.positions, list) and sweep.positions and all(map(_is_whole, sweep.positions)),
+    _require(sweep.fold == "all" or _is_count(sweep.fold), f"fold {sweep.fold!r}")
+    _require(isinstance(sweep.positions, list) and sweep.positions and all(map(_is_count, sweep.positions)),
              "positions are not whole numbers")
     _require(sorted(set(sweep.positions)) == sweep.positions, "positions are not in order")
-    _require(_is_whole(sweep.cases) and sweep.cases > 0, f"cases {sweep.cases!r}")
+    _require(_is_count(sweep.cases) and sweep.cases > 0, f"cases {sweep.cases!r}")
     _require(isinstance(sweep.parties, list) and len(sweep.parties) == len(sweep.positions)
              and all(p != "host" and _is_party(p) for p in sweep.parties), "parties: not a partner for each position")
     _require(isinstance(sweep.baselines, dict) and {"host", "partner", "ensemble", *sweep.parties}
@@ -87,12 +87,12 @@ def _is_party(value) -> bool:
     return isinstance(value, str) and value != "ensemble" and OUTPUT.fullmatch(value) is not None
 
 
-def _is_whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _is_count(value) -> bool:
+    return is_whole(value, 0, MAX_NUMBER)
 
 
 def _is_dice(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
+    return is_number(value) and 0 <= value <= 1
 
 
 def _require(condition, said: str) -> None:

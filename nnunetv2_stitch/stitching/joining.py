@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.stitching.layers import SameSize
 from nnunetv2_stitch.stitching.ordering import reorder
+from nnunetv2_stitch.stitching.runner import is_switch, position_of
 from nnunetv2_stitch.stitching.setting import SIDES, Setting
 
 
@@ -125,11 +126,8 @@ def prune(joined: fx.GraphModule, setting: Setting, sizes: Mapping[str, float] |
     graph = joined.graph
     joined.eval()
     for node in list(graph.nodes):
-        if node.op != "call_module":
-            continue
-        if node.target.startswith("switches."):
-            _, position, side = node.target.split(".")
-            state, (own, other) = setting.state(int(position), side), node.args
+        if is_switch(node):
+            state, (own, other) = setting.state(*position_of(node)), node.args
             if state == "own":
                 node.replace_all_uses_with(own)
             elif state == "stitched" and not gated:

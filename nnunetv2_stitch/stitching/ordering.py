@@ -8,6 +8,7 @@ from itertools import permutations
 from torch import fx
 
 from nnunetv2_stitch.graph.nodes import LayerNode
+from nnunetv2_stitch.stitching.runner import is_switch
 
 MAX_PERMUTED = 4  # more parties are only rotated
 
@@ -73,20 +74,16 @@ def _depth_first(nodes: Sequence[fx.Node], heads: Sequence[fx.Node], backwards: 
             missing = [n for n in node.all_input_nodes if n not in seen]
             if missing:
                 asked_first = missing[-1] if backwards else missing[0]
-                pending.append(asked_first if _is_switch(node) else min(missing, key=place.get))
+                pending.append(asked_first if is_switch(node) else min(missing, key=place.get))
                 continue
             pending.pop()
             # What else is joined of the same two maps, too, so that nobody needs them any longer.
-            twins = [u for n in node.all_input_nodes for u in n.users if _is_switch(u)] if _is_switch(node) else []
+            twins = [u for n in node.all_input_nodes for u in n.users if is_switch(u)] if is_switch(node) else []
             for ready in (node, *twins):
                 if ready not in seen and seen.issuperset(ready.all_input_nodes):
                     seen.add(ready)
                     order.append(ready)
     return order
-
-
-def _is_switch(node: fx.Node) -> bool:
-    return node.op == "call_module" and node.target.startswith("switches.")
 
 
 def relative_sizes(layers: Mapping[str, Sequence[LayerNode]], matches: Sequence[Mapping],

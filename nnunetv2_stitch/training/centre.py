@@ -6,17 +6,18 @@ import contextlib
 import copy
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
 from nnunetv2_stitch.devices import set_up_cudnn
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.folders import as_fold
 from nnunetv2_stitch.parties.allowed_classes import require_allowed_classes
 from nnunetv2_stitch.selection.party_cases import Case
+from nnunetv2_stitch.selection.scoring import validation_cases
 from nnunetv2_stitch.training.site import Site
 
 
@@ -35,13 +36,9 @@ class Centre:
         """A batch of the validation cases, not augmented."""
         return next(self.trainer.dataloader_val)
 
-    def validation_cases(self) -> Iterator[Case]:
+    def validation_cases(self) -> Sequence[Case]:
         """Preprocessed validation cases of the fold, in order of their names."""
-        names = sorted(self.trainer.do_split()[1])
-        dataset = self.trainer.dataset_class(self.trainer.preprocessed_dataset_folder, names)
-        for name in names:
-            data, segmentation = dataset.load_case(name)[:2]
-            yield np.asarray(data[:]), np.asarray(segmentation[:])
+        return validation_cases(self.site.folder, self.site.data_identifier, self.site.fold)
 
     def deep_supervision(self, on: bool) -> None:
         self.trainer.set_deep_supervision_enabled(on)
@@ -64,9 +61,8 @@ def opened(site: Site, device: torch.device) -> Iterator[Centre]:
             "nnUNet_results": folder, "nnUNet_n_proc_DA": "0", "nnUNet_compile": "false",
             "nnUNet_wandb_enabled": "0"}):
         with contextlib.redirect_stdout(io.StringIO()):
-            fold = site.fold if site.fold == "all" else int(site.fold)
             trainer = nnUNetTrainer({**copy.deepcopy(site.plans), "continue_training": False}, site.configuration,
-                                    fold, site.dataset_json, device)
+                                    as_fold(site.fold), site.dataset_json, device)
             try:
                 trainer.initialize()
                 trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()

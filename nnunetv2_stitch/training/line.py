@@ -130,17 +130,15 @@ def case_dice(site: Site, points: Sequence[tuple[State, State, float]], seed: in
     """
     seed_everything(seed)
     with opened(site, device) as centre:
-        trainer, network = centre.trainer, centre.network
+        trainer, network, cases = centre.trainer, centre.network, centre.validation_cases()
         # One state after the other is computed where that is cheap: all of them would take as much memory as points.
         states = _measured(centre, points) if batch_norms(network) else None
         centre.deep_supervision(False)
         network.eval()
-        names = site.validation_names()
-        dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, names)
         banded = BandedDice(trainer.configuration_manager, trainer.label_manager, device)
 
         def score(case: int) -> np.ndarray:
-            data, segmentation = (v[:] for v in dataset.load_case(names[case])[:2])
+            data, segmentation = cases[case]
             rows = []
             for i, point in enumerate(points):
                 network.load_state_dict(between(*point) if states is None else states[i])
@@ -149,7 +147,7 @@ def case_dice(site: Site, points: Sequence[tuple[State, State, float]], seed: in
             empty = not counts[..., [0, 2]].any()
             return np.full(counts.shape[:2], np.nan) if empty else dice_of_counts(counts)
 
-        found = score_cases(score, len(names), kept, title, progress, say)
+        found = score_cases(score, len(cases), kept, title, progress, say)
     return np.stack([mean_over_labels(dice) for dice in found], 1)
 
 

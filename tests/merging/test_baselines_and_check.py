@@ -9,7 +9,7 @@ from points import SIZES, members
 
 from nnunetv2_stitch.merging.atlas import Atlas
 from nnunetv2_stitch.merging.baselines import greedy_soup, mixture, uniform
-from nnunetv2_stitch.merging.check import ALL_PAIRS, Line, check_merge, judge, loss_barrier
+from nnunetv2_stitch.merging.check import ALL_PAIRS, Way, check_merge, judge, loss_barrier
 from nnunetv2_stitch.merging.losses import divergence
 from nnunetv2_stitch.selection.dice import mean_dice
 
@@ -37,8 +37,8 @@ def test_greedy_soup_keeps_what_does_no_harm():
     assert greedy_soup([0.2, 0.5], lambda w: 0.4) == ([0.0, 1.0], 0.5)
 
 
-def line(**values) -> Line:
-    return Line("A", "B", **{"losses": (), "barrier": 0.0, "alike": 0.9, **values})
+def line(**values) -> Way:
+    return Way("A", "B", **{"losses": (), "barrier": 0.0, "alike": 0.9, **values})
 
 
 def test_judgement():
