@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 
 from nnunetv2_stitch.entrypoints.common import (
+    GOES_ON,
     add_budget,
     add_common,
     add_continue,
+    given,
     groups,
     not_negative,
     print_commands,
@@ -16,7 +18,10 @@ from nnunetv2_stitch.entrypoints.common import (
     run_parsed,
     say_step,
 )
-from nnunetv2_stitch.entrypoints.parties import add_name_maps, fold, parse_parties
+from nnunetv2_stitch.entrypoints.parties import HOST, PARTNER, add_name_maps, fold, parse_parties
+from nnunetv2_stitch.entrypoints.training_run import add_dry_run, print_dry_run
+
+RETAIN = "retain"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,24 +47,25 @@ def build_parser() -> argparse.ArgumentParser:
     add("-tr_b", metavar="TRAINER", help="trainer of B's model. Default: the only one")
     add("-p_b", metavar="PLANS", help="plans of B's model. Default: the only ones")
     add("-f_b", type=fold, metavar="FOLD", help="fold of B for all folds of A. Default: see -f")
-    add("-chk_b", default="checkpoint_final.pth", metavar="NAME", help="B's checkpoint. Default: %(default)s")
+    add("-chk_b", metavar="NAME", help="B's checkpoint. Default: checkpoint_final.pth")
     add_budget(fitting, 100, 1e-3)
     add = choosing.add_argument
-    add("-tolerance", type=not_negative, default=1.0, metavar="T", help="how much worse than A's own model the result "
-        "may be on A's validation cases and count as as good, in standard errors. Default: %(default)s")
-    add("-alpha", type=point, default=0.5, metavar="A|retain", help="point of the line, a multiple of 0.1: 0 is the "
-        "partner, 1 the partner trained on. retain: the first point, seen from the partner's, that your validation "
-        "cases cannot tell from the best, nor from your own model. Default: %(default)s")
+    add("-tolerance", type=not_negative, metavar="T", help="how much worse than A's own model the result may be on A's "
+        "validation cases and count as as good, in standard errors. Default: 1.0")
+    add("-alpha", type=point, metavar="A|retain", help="point of the line, a multiple of 0.1: 0 is the partner, 1 the "
+        "partner trained on. retain: the first point, seen from the partner's, that your validation cases cannot tell "
+        "from the best, nor from your own model. Default: 0.5")
     running.add_argument("-o_p", default="nnUNetAdaptedPlans", metavar="PLANS_NAME", help="name of the plans that are "
                          "written. Default: %(default)s")
-    add_continue(running, ". With another -tolerance or -alpha it chooses again and trains nothing")
+    add_continue(running, f"{GOES_ON}. With another -tolerance or -alpha it chooses again and trains nothing")
+    add_dry_run(running)
     add_common(running, trust=True)
     return parser
 
 
-def point(text: str) -> float | None:
-    """Argparse type: a point of the line, None for `retain`."""
-    return None if text == "retain" else not_negative(text)
+def point(text: str) -> float | str:
+    """Argparse type: a point of the line, or `retain`."""
+    return text if text == RETAIN else not_negative(text)
 
 
 def adapt_party_entry() -> None:
@@ -71,25 +77,33 @@ def main(args: argparse.Namespace) -> None:
     from nnunetv2_stitch.errors import StitchError
     wanted = 1 if args.m_b else 2
     if len(args.parties) != wanted:
-        raise StitchError(f"give {'DATASET_A' if args.m_b else 'DATASET_A and DATASET_B, or -m_b MODEL'}; found "
-                          f"{', '.join(args.parties) or 'none'}")
-    device = ready_device(args)
-    from nnunetv2_stitch.training import adapt_party
-    print_result(adapt_party(device=device, continue_training=args.continue_training,
-                             progress=not args.disable_progress_bar, say=say_step, **request_of(args)))
+        missing = [*([] if args.parties else [HOST]), *([] if args.m_b or len(args.parties) > 1 else [PARTNER])]
+        found = [*args.parties, *([f"-m_b {args.m_b}"] if args.m_b else [])]
+        raise StitchError(f"give {' and '.join(missing) or f'{HOST}, and one partner'}; found "
+                          f"{', '.join(found) or 'none'}")
+    from nnunetv2_stitch.training import AdaptRequest, adapt_party
+    from nnunetv2_stitch.training.adapt_job import prepare
+    request = request_of(args)
+    if args.dry_run:
+        asked = AdaptRequest(**request)
+        print_dry_run(lambda folder: prepare(asked, args.continue_training, True, folder), args)
+        return
+    print_result(adapt_party(device=ready_device(args), continue_training=args.continue_training,
+                             progress=not args.disable_progress_bar, say=say_step, **request))
 
 
 def request_of(args: argparse.Namespace) -> dict:
-    """The command's arguments as fields of `training.AdaptRequest`."""
+    """The command's arguments as fields of `training.AdaptRequest`, those that were given."""
     from nnunetv2_stitch.bridging.names import NameMaps
     from nnunetv2_stitch.exchange.parents import Partner
     dataset, *other = args.parties
     partner = Partner(other[0] if other else None, args.m_b, args.tr_b, args.p_b, args.f_b,
                       NameMaps.read(args.label_map, args.channel_map), args.chk_b)
-    return dict(
+    alpha = {} if args.alpha is None else {"alpha": None if args.alpha == RETAIN else args.alpha}
+    return given(
         dataset=dataset, partner=partner, configuration=args.configuration, folds=args.f, trainer_a=args.tr_a,
         plans_a=args.p_a, epochs=args.epochs, iterations=args.iterations, rate=args.lr, plans_name=args.o_p,
-        tolerance=args.tolerance, alpha=args.alpha, seed=args.seed)
+        tolerance=args.tolerance, seed=args.seed) | alpha
 
 
 def print_result(result) -> None:

@@ -159,21 +159,31 @@ def say_renamed(old: str, new: str) -> None:
 
 def add_budget(group: Arguments, epochs: int | None, rate: float | None = None) -> None:
     """Add `-epochs`, `-iterations` and `-seed` of the training of one network, and `-lr` where it begins with a
-    finished one; None for nnU-Net's own."""
+    finished one. The library's defaults, None for nnU-Net's own, are only shown: what is left open may go on as it was
+    begun."""
     add = group.add_argument
-    add("-epochs", type=positive_int, default=epochs, metavar="N",
-        help="epochs. Default: " + ("nnU-Net's, 1000" if epochs is None else "%(default)s"))
+    add("-epochs", type=positive_int, metavar="N",
+        help="epochs. Default: " + ("nnU-Net's, 1000" if epochs is None else f"{epochs}"))
     add("-iterations", type=positive_int, metavar="N", help="iterations per epoch. Default: nnU-Net's, 250")
     if rate is not None:
-        add("-lr", type=positive, default=rate, metavar="R", help="learning rate at the beginning. It falls to zero as "
-            "in nnU-Net, which begins with 0.01 from scratch. Default: %(default)s")
-    add("-seed", type=int, default=12345, help="seed, recorded beside the weights. Default: %(default)s")
+        add("-lr", type=positive, metavar="R", help="learning rate at the beginning. It falls to zero as in nnU-Net, "
+            f"which begins with 0.01 from scratch. Default: {rate}")
+    add("-seed", type=int, help="seed, recorded beside the weights. Default: 12345")
+
+
+#: what `--c` of the training of one network takes as it was, for its help
+GOES_ON = ". Flags that are left out are as they were when it was begun, -f too"
 
 
 def add_continue(group: Arguments, more: str = "") -> None:
     """Add `--c`; `more`: what else its help says."""
     group.add_argument("--c", dest="continue_training", action="store_true",
                        help=f"continue after an interruption; what is done is kept{more}")
+
+
+def given(**values) -> dict:
+    """Those that are not None: what the user gave."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def add_device(group: Arguments) -> None:

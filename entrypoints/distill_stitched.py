@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 
 from nnunetv2_stitch.entrypoints.common import (
+    GOES_ON,
     add_budget,
     add_common,
     add_continue,
+    given,
     groups,
     not_negative,
     print_commands,
@@ -17,6 +19,7 @@ from nnunetv2_stitch.entrypoints.common import (
     say_step,
 )
 from nnunetv2_stitch.entrypoints.parties import fold
+from nnunetv2_stitch.entrypoints.training_run import add_dry_run, print_dry_run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,16 +38,17 @@ def build_parser() -> argparse.ArgumentParser:
                                                          "Default: all that the teacher has")
     add("-unlabelled", metavar="DIR", help="images without labels that take part, named as nnU-Net expects")
     add = fitting.add_argument
-    add("-student", default="host", metavar="host|PLANS", help="plans of the student: the host's, or others of this "
-        "dataset with the same preprocessing. Default: %(default)s")
+    add("-student", metavar="host|PLANS", help="plans of the student: the host's, or others of this dataset with the "
+        "same preprocessing. Default: host")
     add("-start", choices=("host", "scratch"), help="what the student begins with: the host's weights, or nnU-Net's "
         "initialisation. Default: host where the student has the host's network, else scratch")
-    add("-weight", type=not_negative, default=1.0, metavar="W", help="weight of the teacher's term beside nnU-Net's "
-        "loss on labels. 0 trains without teacher. Default: %(default)s")
+    add("-weight", type=not_negative, metavar="W", help="weight of the teacher's term beside nnU-Net's loss on labels. "
+        "0 trains without teacher. Default: 1.0")
     add_budget(fitting, None)
     running.add_argument("-o_p", default="nnUNetDistilledPlans", metavar="PLANS_NAME", help="name of the plans that "
                          "are written, and so of the result. Default: %(default)s")
-    add_continue(running)
+    add_continue(running, GOES_ON)
+    add_dry_run(running)
     add_common(running, trust=True)
     return parser
 
@@ -55,15 +59,18 @@ def distill_stitched_entry() -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    device = ready_device(args)
-    from nnunetv2_stitch.distillation import distill
-    result = distill(
-        args.m, args.d, device=device, continue_training=args.continue_training,
-        progress=not args.disable_progress_bar, say=say_step,
+    from nnunetv2_stitch.distillation import DistillRequest, distill, prepare
+    request = given(
         configuration=args.configuration, folds=args.f, student=args.student, unlabelled=args.unlabelled,
         start=args.start, weight=args.weight, epochs=args.epochs, iterations=args.iterations, plans_name=args.o_p,
         seed=args.seed)
-    print_result(result)
+    if args.dry_run:
+        asked = DistillRequest(args.m, args.d, **request)
+        print_dry_run(lambda folder: prepare(asked, args.continue_training, True), args)
+        return
+    print_result(distill(
+        args.m, args.d, device=ready_device(args), continue_training=args.continue_training,
+        progress=not args.disable_progress_bar, say=say_step, **request))
 
 
 def print_result(result) -> None:

@@ -26,7 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = running.add_argument
     add("-o", required=True, metavar="FILE.zip", help="zip to write; replaced if it is there")
     add("-name", metavar="NAME", help="what the model is called in the zip. Default: its dataset's name")
-    add("-licence", default="", metavar="TEXT", help="licence of the model, for the card")
+    add("-licence", default="", metavar="TEXT", help="licence of the model, for the card. Default: the one that it "
+        "came with, if any")
     add("-contact", default="", metavar="TEXT", help="whom to ask, for the card")
     add("--stock", action="store_true", help="write a zip that nnUNetv2_install_pretrained_model_from_zip installs")
     add("--no_signature", action="store_true", help="leave out the signature: some kilobytes of statistics of what the "
@@ -60,11 +61,21 @@ def main(args: argparse.Namespace) -> None:
     manifest = done.manifest
     print(f"{done.path}\n  {manifest.name}, {manifest.identifier}, folds {', '.join(f.fold for f in manifest.folds)}, "
           f"{done.size / 2**20:.1f} MiB\n  sha256 {done.sha256}")
-    if not manifest.licence:
-        print("No licence is named: the partner will not know what it may do with this model. Give one with -licence.")
+    print_licence(manifest, args.licence)
     print("Your partner runs:")
     print(f"  nnUNetv2_install_pretrained_model_from_zip {done.path}" if args.stock
           else f"  nnUNetv2_install_party {done.path} -as NAME")
+
+
+def print_licence(manifest, given: str) -> None:
+    """What the card says that the partner may do with the model, where it is not what was given."""
+    if manifest.licence and not given:
+        print(f"The licence that the model came with goes on: {manifest.licence}. -licence puts another in its place.")
+    elif manifest.made_from and not given:
+        print(f"The card says what went into this model: {manifest.made_from}. Of your own part no licence is named; "
+              f"-licence adds one.")
+    elif not given:
+        print("No licence is named: the partner will not know what it may do with this model. Give one with -licence.")
 
 
 def find(args: argparse.Namespace):

@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from nnunetv2_stitch.entrypoints.common import Arguments
 
 
+#: how the parties are named on the command line, for messages
+HOST, PARTNER = "the host's dataset DATASET_A", "the partner, by a second dataset DATASET_B or with -m_b ZIP_OR_FOLDER"
+
+
 def fold(text: str) -> int | str:
     """Argparse type: a fold as nnU-Net names it."""
     if text == "all":
@@ -113,10 +117,10 @@ def parties_of(args: argparse.Namespace) -> dict:
     from nnunetv2_stitch.exchange.parents import Partner
     own = args.parties[:1] if args.m_a is None else []
     others = args.parties[len(own):]
-    wanted = [*(["DATASET_A"] if args.m_a is None and not own else []),
-              *(["DATASET_B"] if not others and not args.m_b else [])]
+    wanted = [*([f"{HOST}, or its model with -m_a FOLDER"] if args.m_a is None and not own else []),
+              *([PARTNER] if not others and not args.m_b else [])]
     if wanted:
-        raise StitchError(f"give {' and '.join(wanted)}; found {', '.join(args.parties) or 'none'}")
+        raise StitchError(f"give {', and '.join(wanted)}; found {', '.join(args.parties) or 'none'}")
     count = len(others) + len(args.m_b)
 
     def each(flag: str, values: list | None) -> list:

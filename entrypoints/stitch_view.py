@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
         "shown, or a folder with this case alone")
     add_stitched_model(parties)
     add = choosing.add_argument
-    add("-l", metavar="FILE", help="true labels of the case, drawn as an outline. Default: none")
+    add("-l", metavar="FILE", help="true labels of the case, in its geometry, drawn as an outline. Default: none")
     add("--disable_tta", action="store_true", help="no mirroring: faster, a little less accurate")
     running.add_argument("-o", default=DEFAULT_OUTPUT, metavar="FOLDER",
                          help="where the picture and the files go; created if need be. Default: %(default)s")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 
 from nnunetv2_stitch.entrypoints.common import (
+    GOES_ON,
     add_budget,
     add_common,
     add_continue,
     add_old,
+    given,
     groups,
     print_commands,
     print_validation,
@@ -18,6 +20,7 @@ from nnunetv2_stitch.entrypoints.common import (
     say_step,
 )
 from nnunetv2_stitch.entrypoints.parties import fold
+from nnunetv2_stitch.entrypoints.training_run import add_dry_run, print_dry_run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,12 +39,13 @@ def build_parser() -> argparse.ArgumentParser:
         "name, else 'all', else its first. Keep to the same folds in all rounds. Default: the model's")
     add("-p", dest="plans_name", metavar="PLANS", help="plans that your data were preprocessed with. Default: the "
                                                        "model's")
-    add("-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint of the model. Default: %(default)s")
+    add("-chk", metavar="NAME", help="checkpoint of the model. Default: checkpoint_final.pth")
     add_budget(fitting, 100, 1e-3)
     plans = running.add_argument("-o_p", default="nnUNetFromMergedPlans", metavar="PLANS_NAME", help="name of the "
                                  "plans that are written: one name for each round. Default: %(default)s")
     add_old(running, "-o", plans)
-    add_continue(running)
+    add_continue(running, GOES_ON)
+    add_dry_run(running)
     add_common(running, trust=True, bars=False)
     return parser
 
@@ -58,13 +62,17 @@ def train_from_merged_entry() -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    device = ready_device(args)
-    from nnunetv2_stitch.training import train_from_merged
-    print_result(train_from_merged(
-        args.m, args.d, device=device, continue_training=args.continue_training,
-        say=say_step, configuration=args.configuration, folds=args.f,
-        plans_name=args.o_p, data_plans=args.plans_name, epochs=args.epochs, iterations=args.iterations, rate=args.lr,
-        checkpoint_name=args.chk, seed=args.seed))
+    from nnunetv2_stitch.training import FromMergedRequest, train_from_merged
+    from nnunetv2_stitch.training.from_merged import prepare
+    request = given(
+        configuration=args.configuration, folds=args.f, plans_name=args.o_p, data_plans=args.plans_name,
+        epochs=args.epochs, iterations=args.iterations, rate=args.lr, checkpoint_name=args.chk, seed=args.seed)
+    if args.dry_run:
+        asked = FromMergedRequest(args.m, args.d, **request)
+        print_dry_run(lambda folder: prepare(asked, args.continue_training, True, folder), args)
+        return
+    print_result(train_from_merged(args.m, args.d, device=ready_device(args), say=say_step,
+                                   continue_training=args.continue_training, **request))
 
 
 def print_result(result) -> None:

@@ -31,6 +31,7 @@ from nnunetv2_stitch.entrypoints.parties import (
     positions,
 )
 from nnunetv2_stitch.entrypoints.processes import one_of_several, only_first_speaks
+from nnunetv2_stitch.entrypoints.training_run import print_needs
 
 if TYPE_CHECKING:
     import torch
@@ -239,11 +240,7 @@ def print_memory(memory) -> None:
     rows = {"training, as asked for": memory.training,
             **{f"training, {flags}": need for flags, need in memory.options.items()},
             "prediction": memory.prediction, "prediction, the larger parent alone": memory.parent}
-    width = max(map(len, rows))
-    print(f"{'memory at the peak, estimated':<{width}}  {'float32':>11}  {'mixed (CUDA)':>12}")
-    for name, need in rows.items():
-        full, mixed = (f"{size / 2**30:.2f} GiB" for size in (need.full, need.mixed))
-        print(f"{name:<{width}}  {full:>11}  {mixed:>12}")
+    print_needs(rows)
     each, count, room = memory.sweep.each / 2**30, memory.sweep.answers, memory.sweep.room
     at_once = min(count, max(1, room // memory.sweep.each))
     print(f"sweep of a case of median size: {each * at_once:.2f} GiB of main memory for {at_once} of {count} answers "

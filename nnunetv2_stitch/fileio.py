@@ -41,6 +41,17 @@ def is_writable(folder: str) -> bool:
     return os.access(folder, os.W_OK)
 
 
+def make_folder(folder: str) -> list[str]:
+    """Make a folder and those around it; returns what was not there, the outermost first."""
+    made: list[str] = []
+    around = os.path.abspath(folder)
+    while not os.path.isdir(around):
+        made.insert(0, around)
+        around = os.path.dirname(around)
+    os.makedirs(folder, exist_ok=True)
+    return made
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

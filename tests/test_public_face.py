@@ -33,8 +33,8 @@ COMMANDS = {
     "stitch": ("train_stitch", ["A", "B"], {}, {"dry_run"}),
     "compare": ("compare_stitched", ["A", "B"], {}, {"list_rows"}),
     "evaluate": ("evaluate_stitched", [], {"output": "o"}, {"comparison", "notes"}),
-    "distill": ("distill_stitched", ["-m", "M", "-d", "A"], {}, set()),
-    "adapt": ("adapt_party", ["A", "B"], {"dataset": "parties"}, {"tr_b", "p_b", "f_b", "chk_b", "m_b"}),
+    "distill": ("distill_stitched", ["-m", "M", "-d", "A"], {}, {"dry_run"}),
+    "adapt": ("adapt_party", ["A", "B"], {"dataset": "parties"}, {"tr_b", "p_b", "f_b", "chk_b", "m_b", "dry_run"}),
     "merge": ("merge_party", ["-m", "M", "N", "-d", "A", "-c", "2d", "-f", "0", "-o_p", "P"],
               {"rate": "lr", "steps": "search_steps", "models": "m", "name": "o_p", "plans_name": "plans_name"},
               {"disable_progress_bar"}),
@@ -205,3 +205,18 @@ def test_stitch_is_the_command(stitched2d, copy_world, nnunet_env):
 def test_a_model_that_must_be_predicted_with_needs_a_place(world2d):
     with pytest.raises(ns.StitchError, match="give output=FOLDER"):
         ns.evaluate({"A": str(world2d.model(world2d.host))}, {"A": str(world2d.raw / world2d.host.dataset)})
+
+
+@pytest.mark.parametrize("command, names", [
+    ("adapt_party", {"rate": "lr"}), ("train_party", {"rate": "lr", "checkpoint_name": "chk"}),
+    ("distill_stitched", {})])
+def test_help_names_the_default_that_the_library_takes(command, names):
+    """The kind: a default that is written down twice, once where it is taken and once where it is told."""
+    from nnunetv2_stitch.distillation import DistillRequest
+    from nnunetv2_stitch.training import AdaptRequest, FromMergedRequest
+    kinds = {"adapt_party": AdaptRequest, "train_party": FromMergedRequest, "distill_stitched": DistillRequest}
+    parser = import_module(f"nnunetv2_stitch.entrypoints.{command}").build_parser()
+    helps = {a.dest: a.help or "" for a in parser._actions}
+    taken = kinds[command].otherwise
+    assert taken and {k: helps[names.get(k, k)].rpartition("Default: ")[2] for k in taken} == {
+        k: str(v) for k, v in taken.items()}

@@ -110,27 +110,28 @@ def stitch(
 
 def distill(
     teacher: str, dataset: str | int, *, configuration: str | None = DistillRequest.configuration,
-    folds: Sequence[int | str] | None = DistillRequest.folds, student: str = DistillRequest.student,
+    folds: Sequence[int | str] | None = DistillRequest.folds, student: str | None = DistillRequest.student,
     unlabelled: str | None = DistillRequest.unlabelled, start: str | None = DistillRequest.start,
-    weight: float = DistillRequest.weight, epochs: int | None = DistillRequest.epochs,
+    weight: float | None = DistillRequest.weight, epochs: int | None = DistillRequest.epochs,
     iterations: int | None = DistillRequest.iterations, plans_name: str = DistillRequest.plans_name,
-    seed: int = DistillRequest.seed, device: str | torch.device = AUTO, continue_training: bool = False,
+    seed: int | None = DistillRequest.seed, device: str | torch.device = AUTO, continue_training: bool = False,
     validate: bool = True, trust: bool = False, progress: bool = True, say: Say = silent,
 ) -> DistillResult:
-    """Teach one ordinary nnU-Net what a stitched ensemble knows: what `nnUNetv2_distill_stitched` does.
+    """Teach one ordinary nnU-Net what a stitched ensemble knows: what `nnUNetv2_distill_stitched` does. With
+    `continue_training` arguments that are left out are as they were when it was begun.
 
     Args:
         teacher: model folder of the stitched ensemble.
         dataset: the host's, by name or id, preprocessed here.
         configuration: of the student; None for the teacher's.
         folds: each is taught by the teacher's fold of that name; None for all that the teacher has.
-        student: plans of the student: `host`, or others of this dataset with the same preprocessing.
+        student: plans of the student: `host`, or others of this dataset with the same preprocessing. None for `host`.
         unlabelled: a folder of images without labels that take part.
         start: `host` or `scratch`; None for the host's weights where the student has its network.
-        weight: of the teacher's term beside nnU-Net's loss on labels; 0 trains without teacher.
+        weight: of the teacher's term beside nnU-Net's loss on labels; 0 trains without teacher. None for 1.
         epochs, iterations: None for nnU-Net's.
         plans_name: of the plans that are written.
-        seed: recorded beside the weights.
+        seed: recorded beside the weights; None for 12345.
         validate: predict each fold's validation cases at the end, and write `report.html`.
         device, continue_training, trust, progress, say: see `stitch`.
 
@@ -151,15 +152,16 @@ def distill(
 def adapt(
     dataset: str | int, partner: str | Partner, *, configuration: str | None = AdaptRequest.configuration,
     folds: Sequence[int | str] | None = AdaptRequest.folds, trainer_a: str | None = AdaptRequest.trainer_a,
-    plans_a: str | None = AdaptRequest.plans_a, epochs: int = AdaptRequest.epochs,
-    iterations: int | None = AdaptRequest.iterations, rate: float = AdaptRequest.rate,
-    plans_name: str = AdaptRequest.plans_name, tolerance: float = AdaptRequest.tolerance,
+    plans_a: str | None = AdaptRequest.plans_a, epochs: int | None = AdaptRequest.epochs,
+    iterations: int | None = AdaptRequest.iterations, rate: float | None = AdaptRequest.rate,
+    plans_name: str = AdaptRequest.plans_name, tolerance: float | None = AdaptRequest.tolerance,
     alpha: float | None = AdaptRequest.alpha,
-    seed: int = AdaptRequest.seed, device: str | torch.device = AUTO, continue_training: bool = False,
+    seed: int | None = AdaptRequest.seed, device: str | torch.device = AUTO, continue_training: bool = False,
     validate: bool = True, trust: bool = False, progress: bool = True, say: Say = silent,
 ) -> AdaptResult:
     """Train a partner's model on with your own images, and move it back towards what it was: what
-    `nnUNetv2_adapt_party` does.
+    `nnUNetv2_adapt_party` does. With `continue_training` arguments that are left out are as they were when it was
+    begun.
 
     Args:
         dataset: yours, by name or id.
@@ -168,14 +170,14 @@ def adapt(
         configuration: None for the partner's.
         folds: None for those of your own model, else the partner's.
         trainer_a, plans_a: of your own model, which is compared with; None for the only ones there are.
-        epochs: of the training.
+        epochs: of the training; None for 100.
         iterations: per epoch; None for nnU-Net's.
-        rate: learning rate at the beginning, falling to zero.
+        rate: learning rate at the beginning, falling to zero; None for 0.001.
         plans_name: of the plans that are written.
         tolerance: how much worse than your own model the result may be on your validation cases and count as as good,
-            in standard errors.
+            in standard errors; None for 1.
         alpha: point of the line, 0 for the partner, 1 for the partner trained on; None to choose it by retention.
-        seed: recorded beside the weights.
+        seed: recorded beside the weights; None for 12345.
         validate: predict each fold's validation cases with the result, and write `report.html`.
         device, continue_training, trust, progress, say: see `stitch`.
 

@@ -23,7 +23,7 @@ from nnunetv2_stitch.pipeline.job import Job
 from nnunetv2_stitch.pipeline.prepare import examine
 from nnunetv2_stitch.provenance import Provenance, begin
 from nnunetv2_stitch.training.adapt import adapt, provenance, train_on
-from nnunetv2_stitch.training.adapt_job import EPOCHS, PLANS, RATE, AdaptJob, AdaptRequest, prepare
+from nnunetv2_stitch.training.adapt_job import PLANS, AdaptJob, AdaptRequest, prepare
 from nnunetv2_stitch.training.adapt_output import RECORD
 from nnunetv2_stitch.training.adapt_session import RECORD_FILE
 from nnunetv2_stitch.training.line import ALPHAS, training_folder
@@ -92,8 +92,8 @@ def _request(job: Job, model: ModelFolder, plans_name: str, epochs: int | None, 
              fold: int | str | None = None, names=None) -> AdaptRequest:
     partner = Partner(model=model.path, fold=fold, checkpoint_name=model.checkpoint_name)
     return AdaptRequest(job.host.dataset_name, partner if names is None else replace(partner, names=names),
-                        folds=job.folds, epochs=epochs or EPOCHS, iterations=iterations, rate=RATE,
-                        plans_name=plans_name, seed=job.seed, host=job.host)
+                        folds=job.folds, epochs=epochs, iterations=iterations, plans_name=plans_name, seed=job.seed,
+                        host=job.host).complete()
 
 
 def _named(job: Job, request: AdaptRequest, kind: str, parent: int) -> tuple[AdaptJob, Provenance]:

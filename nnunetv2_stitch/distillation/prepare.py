@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -28,27 +29,32 @@ from nnunetv2_stitch.parties.model_folder import (
 )
 from nnunetv2_stitch.stitching.description import build_parent
 from nnunetv2_stitch.stitching.plans import ParentRecord, Stitching, count_parameters
+from nnunetv2_stitch.training.continuing import going_on
 from nnunetv2_stitch.training.job import TrainingJob, check_request, checked
-from nnunetv2_stitch.training.records import relative_to_results
+from nnunetv2_stitch.training.records import SEED, relative_to_results
+from nnunetv2_stitch.training.request import TrainingRequest
 
 
 @dataclass(frozen=True)
-class DistillRequest:
+class DistillRequest(TrainingRequest):
     """What the user asked for, one field per flag of nnUNetv2_distill_stitched. None means: choose sensibly.
     `comparison` marks what is only trained for a comparison, as every student without teacher is."""
+
+    which: ClassVar = (*TrainingRequest.which, "teacher", "comparison")
+    otherwise: ClassVar = {"student": HOST, "weight": 1.0, "seed": SEED}
 
     teacher: str
     dataset: str | int
     configuration: str | None = None
     folds: Sequence[int | str] | None = None
-    student: str = HOST
+    student: str | None = None
     unlabelled: str | None = None
     start: str | None = None
-    weight: float = 1.0
+    weight: float | None = None
     epochs: int | None = None
     iterations: int | None = None
     plans_name: str = "nnUNetDistilledPlans"
-    seed: int = 12345
+    seed: int | None = None
     comparison: bool = False
 
 
@@ -61,18 +67,38 @@ class DistillJob(TrainingJob):
     dataset_json: dict
     parameters: tuple[int, int]
 
+    memory = None  # the teacher's is not estimated
 
-def prepare(request: DistillRequest, continue_training: bool = False) -> DistillJob:
+    @property
+    def source(self) -> ModelFolder:
+        return self.teacher
+
+    @property
+    def written(self) -> list[str]:
+        images = self.record.unlabelled
+        return [*super().written, *([os.path.join(self.preprocessed_folder, images)] if images else [])]
+
+
+def prepare(request: DistillRequest, continue_training: bool = False, dry_run: bool = False) -> DistillJob:
     """Find the teacher, the student's plans and the images, and check that they go together; writes nothing.
+
+    Args:
+        continue_training: what the request leaves open is as it was asked for when the folds under its name were begun.
+        dry_run: see `checked`.
 
     Raises:
         StitchError: anything that stands in the way, in one line.
     """
-    _check_request(request)
+    check_request(request.plans_name)
     teacher = read_teacher(request.teacher)
-    folds = folds_to_use(teacher.path, None if request.folds is None else list(request.folds), FINAL)
     dataset = os.path.basename(find_dataset(nnUNet_preprocessed, "nnUNet_preprocessed", request.dataset,
                                             ", and run nnUNetv2_plan_and_preprocess for it first"))
+    if continue_training:
+        earlier = going_on(request, Distillation, dataset)
+        request = earlier.get(teacher.configuration) or next(iter(earlier.values()), request)
+    request = request.complete()
+    _check_request(request)
+    folds = folds_to_use(teacher.path, None if request.folds is None else list(request.folds), FINAL)
     configuration = request.configuration or teacher.configuration
     plans = student_plans(request.student, dataset, configuration, teacher)
     dataset_json = read_json(os.path.join(str(nnUNet_preprocessed), dataset, "dataset.json"))
@@ -90,11 +116,13 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
         seed=request.seed, num_epochs=request.epochs, num_iterations_per_epoch=request.iterations,
         host={"folder": host.folder, "checkpoint": host.checkpoint} if start == HOST else {}, folds=entries)
     if request.unlabelled is not None:
+        request = replace(request, unlabelled=os.path.abspath(request.unlabelled))  # --c may be called elsewhere
         ending = dataset_json["file_ending"]
         cases = require_images(request.unlabelled, ending, teacher.num_input_channels,
                                manager.image_reader_writer_class())
         record = replace(record, unlabelled=f"{request.plans_name}_{configuration}_unlabelled", unlabelled_cases=cases,
                          unlabelled_sha256=fingerprint(request.unlabelled, ending))
+    record = replace(record, asked=request.asked())
     plans.update(plans_name=request.plans_name, dataset_name=dataset)
     for key in MADE_KEYS:  # the teacher's own, not the student's
         plans.pop(key, None)
@@ -103,11 +131,10 @@ def prepare(request: DistillRequest, continue_training: bool = False) -> Distill
     return checked(DistillJob(request=request, teacher=teacher, dataset=dataset, configuration=configuration,
                               plans_name=request.plans_name, dataset_json=dataset_json, folds=folds, record=record,
                               plans=plans, parameters=(count_parameters(student), count_parameters(network))),
-                   continue_training)
+                   continue_training, dry_run)
 
 
 def _check_request(request: DistillRequest) -> None:
-    check_request(request.plans_name)
     if request.start not in (None, HOST, "scratch"):
         raise StitchError(f"-start {request.start} is neither host nor scratch")
     if not 0 <= request.weight < float("inf"):

@@ -9,7 +9,14 @@ from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunetv2_stitch.distillation.loss import full_resolution, label_loss, teacher_term
 from nnunetv2_stitch.distillation.record import HOST, Distillation
-from nnunetv2_stitch.distillation.teacher import load_teacher, read_teacher, require_teacher, taught_by, teach
+from nnunetv2_stitch.distillation.teacher import (
+    load_teacher,
+    partners_of,
+    read_teacher,
+    require_teacher,
+    taught_by,
+    teach,
+)
 from nnunetv2_stitch.distillation.unlabelled import JoinedDataset, is_labelled
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.nnunet_internals import mixed_precision, on_device, optimise
@@ -47,10 +54,11 @@ class DistillSession(TrainingSession):
                                        f"teacher {record.weight:g}, taught by {taught_by(entry, record.weight)}")
 
     def write_down(self) -> None:
-        told = {k: v for k, v in self.record.to_json().items() if k not in ("folds", "host", "unlabelled")}
+        told = {k: v for k, v in self.record.terms().items() if k not in ("host", "unlabelled")}
         entry = dict(self.record.of_fold(self.trainer.fold))
         beyond = {k: entry.pop(k) for k in ("gate", "adapted") if k in entry}
         told.update(teacher=os.path.basename(self.record.teacher), taught_by=taught_by(beyond, self.record.weight),
+                    partners=partners_of(read_teacher(self.record.teacher_folder)) if self.record.weight else [],
                     **beyond)
         self.write_record({**told, "sha256": entry})
 

@@ -23,7 +23,9 @@ def read_teacher(folder: str) -> ModelFolder:
     Raises:
         StitchError: no folder, or not of a stitched model.
     """
-    configuration = stitched_configuration(folder)
+    configuration = stitched_configuration(
+        folder, f"It stitches this one to another; nnUNetv2_train_party -m {folder} trains this one on; nnU-Net's own "
+                f"nnUNetv2_train trains one on your images alone")
     model = read_model_folder(folder)
     if model.configuration != configuration or not model.is_stitched:
         raise StitchError(f"{folder} is no stitched model; give the folder that nnUNetv2_train_stitch made, under its "
@@ -60,6 +62,12 @@ def beyond_weights(model: ModelFolder) -> dict[str, Any]:
     adapted = [name for name, p in zip(party_names(max(2, len(parents))), parents) if p.adapted]
     gate = model.configuration_manager.network_arch_init_kwargs.get("gate")
     return {**({"gate": gate} if gate else {}), **({"adapted": adapted} if adapted else {})}
+
+
+def partners_of(model: ModelFolder) -> list[dict[str, str]]:
+    """Whose models, beside the host's, are in a teacher: dataset and licence of each, as its sender calls them."""
+    found = Stitching.find(model.configuration_manager.configuration)
+    return [{"dataset": p.shown, "licence": p.licence} for p in (found.parents[1:] if found else ())]
 
 
 def taught_by(said: Mapping[str, Any], weight: float = 1.0) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.evaluation.grids import Grid, difference, grid_of
 from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.output import value_names
-from nnunetv2_stitch.evaluation.segmentations import file_endings, read_segmentation, reader_for, require_same_grid
+from nnunetv2_stitch.evaluation.segmentations import file_endings, read_segmentation, reader_for
 from nnunetv2_stitch.evaluation.worst_cases import per_slice, slice_axis, upright
 from nnunetv2_stitch.figures.case_view import Panel, Row, case_view
 from nnunetv2_stitch.folders import files_in, image_files
@@ -129,19 +129,18 @@ def write_look(predictor: StitchedPredictor, case: Case, output: str,
         What -> path, and what was written.
 
     Raises:
-        StitchError: see `look_at`; or the reference is no segmentation of this image.
+        StitchError: see `look_at`; or the reference is no segmentation of this image, by its shape or its place.
     """
     from nnunetv2_stitch.inference.images import read_images, require_channels_of
     reader = predictor.plans_manager.image_reader_writer_class()
     channels = len(read_images(case.files, reader))
     require_channels_of(case.name, case.files, channels, predictor.uncompiled.input_channels)
-    image = picture(read_images([case.shown], reader))
-    labels = Labels.from_json(predictor.dataset_json["labels"])
-    truth = None if reference is None else _reference(reference, predictor, image, case.shown, labels)
+    channels, properties = reader.read_images((case.shown,))
+    image, labels = picture(channels), Labels.from_json(predictor.dataset_json["labels"])
+    truth = None if reference is None else _reference(reference, predictor, labels)
+    if truth is not None:
+        _require_of_image(*truth, channels.shape[1:], grid_of(properties), reference, case.shown)
     look = look_at(predictor, case.files)
-    if truth is not None and (apart := difference(truth[0].shape, grid_of(look.properties), truth[1])):
-        look = replace(look, remarks=(*look.remarks, f"the labels lie elsewhere than the image ({apart}); they were "
-                                                     f"compared and drawn voxel by voxel"))
     ending, written = predictor.dataset_json["file_ending"], {}
     os.makedirs(output, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tmp", dir=output) as temporary:
@@ -216,8 +215,7 @@ def mean_dice(reference: np.ndarray, prediction: np.ndarray, labels: Labels) -> 
     return float(np.mean(found)) if found else float("nan")
 
 
-def _reference(path: str, predictor: StitchedPredictor, image: np.ndarray, image_file: str,
-               labels: Labels) -> tuple[np.ndarray, Grid]:
+def _reference(path: str, predictor: StitchedPredictor, labels: Labels) -> tuple[np.ndarray, Grid]:
     """Labels `(z, y, x)` of a file, and where they lie."""
     if not os.path.isfile(path):
         raise StitchError(f"{path} does not exist; give the file of this case's labels with -l, or leave -l out")
@@ -225,8 +223,19 @@ def _reference(path: str, predictor: StitchedPredictor, image: np.ndarray, image
     as_images = ending == predictor.dataset_json["file_ending"]  # then by their reader, which may turn them
     reader = predictor.plans_manager.image_reader_writer_class() if as_images else reader_for(ending, path)
     voxels, grid = read_segmentation(path, reader)
-    require_same_grid(voxels, image[..., 0] if image.ndim == 4 else image, path, image_file)
     if voxels.any() and not np.isin(voxels, [*labels.values, *([labels.ignore] if labels.ignore else [])]).any():
         raise StitchError(f"{path} holds none of the model's labels ({', '.join(map(str, sorted(labels.values)))}); "
                           f"give the file of this case's labels with -l, or leave -l out")
     return voxels, grid
+
+
+def _require_of_image(voxels: np.ndarray, grid: Grid, shape: tuple[int, ...], place: Grid, path: str,
+                      image_file: str) -> None:
+    """Raises StitchError where labels `(z, y, x)` cannot be those of an image of this shape and place: they would be
+    drawn over what they do not mean. Files that do not say where they lie are compared by shape alone."""
+    said = f"{path} is of another image than {image_file}: "
+    again = "; give the file of this case's labels with -l, or leave -l out"
+    if voxels.shape != shape:
+        raise StitchError(f"{said}shapes are {voxels.shape} and {shape} (z, y, x){again}")
+    if grid.affine is not None and place.affine is not None and (apart := difference(shape, grid, place)):
+        raise StitchError(f"{said}both have shape {shape} (z, y, x), and {apart}{again}")

@@ -211,7 +211,7 @@ def _predictions(models: Sequence[ModelEntry], to_predict: Sequence[ModelEntry],
         require_trained(m, options["folds"], options["checkpoint_name"])
     for m in to_predict:
         say(f"Predicting with {m.name} ...")
-        with _bar(sum(map(len, images[m.name].values())), progress, "case") as bar:
+        with _bar(sum(map(len, images[m.name].values())), progress, f"predicting with {m.name}", "case") as bar:
             folders[m.name] = predict(m, images[m.name], output, each=lambda party, case, b=bar: b.update(), say=say,
                                       **options)
     return {m.name: folders[m.name] for m in models}
@@ -221,7 +221,7 @@ def _score_all(models: Sequence[ModelEntry], parties: Sequence[_Party], folders:
                agreement: Agreement, tolerance: float, progress: bool) -> tuple[list[Score], list[str]]:
     scores, unknown, moved = [], {}, {}
     labels = agreement.labels
-    with _bar(len(models) * sum(len(p.cases) for p in parties), progress, "segmentation") as bar:
+    with _bar(len(models) * sum(len(p.cases) for p in parties), progress, "evaluating", "segmentation") as bar:
         for p in parties:
             party = p.test_set.name
             for case, path in p.cases.items():
@@ -284,6 +284,6 @@ def _file(folder: str, case: str, party: _Party) -> str:
     return os.path.join(folder, case + party.ending)
 
 
-def _bar(total: int, progress: bool, unit: str):
+def _bar(total: int, progress: bool, doing: str, unit: str):
     from tqdm import tqdm
-    return tqdm(total=total, unit=unit, disable=not progress, leave=False)
+    return tqdm(total=total, desc=doing, unit=unit, disable=not progress, leave=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -100,8 +99,8 @@ def remove_page(folder: str) -> None:
 
 def write_page(folder: str, make: Callable[[], ResultPage],
                say: Callable[[str], None] = lambda line: None) -> str | None:
-    """Write `report.html` into a finished model's folder; None where that failed, and why is said in a line on stderr:
-    the model is what the user waited for. A page of an earlier result is gone then too.
+    """Write `report.html` into a finished model's folder; None where that failed, and why is said: the model is what
+    the user waited for. A page of an earlier result is gone then too.
 
     Args:
         make: gathers what is shown.
@@ -114,6 +113,6 @@ def write_page(folder: str, make: Callable[[], ResultPage],
         write_text(path, result_page(make()))
     except Exception as error:  # whatever it is, the model stays
         line = " ".join(str(error).split()) or type(error).__name__
-        print(f"{path} was not written, the model is complete without it: {line}", file=sys.stderr, flush=True)
+        say(f"WARNING: {path} was not written, the model is complete without it: {line}")
         return None
     return path

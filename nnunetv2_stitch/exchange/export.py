@@ -18,7 +18,7 @@ from nnunetv2_stitch.exchange.manifest import (
     PARTY,
     Fold,
     Manifest,
-    adapted_from,
+    made_from,
     mean_dice,
     network_name,
     received_manifest,
@@ -87,7 +87,7 @@ def export_party(model: ModelFolder, output: str, *, folds: Sequence[int | str] 
         result.model.dataset_json["name"] = result.model.dataset_name
     before = received_manifest(model)
     manifest = _manifest(result, before, checkpoint_name, licence, contact)
-    manifest = replace(manifest, made_from=adapted_from(model) or (before.made_from if before else ""))
+    manifest = replace(manifest, made_from=made_from(model) or (before.made_from if before else ""))
     written: list = []
 
     def write(temporary: str) -> None:

@@ -20,6 +20,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 AXES = 3
 TORCH_VERSION = re.compile(r"\d+(\.\d+)+([.+-]?[a-z0-9]+)*")
 ADAPTED = "adapt.json"
+MERGED, DISTILLED = "merge.json", "distillation.json"  # of a fold
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,32 @@ def adapted_from(model: ModelFolder) -> str:
     return f"{dataset}, {name}, trained on by another party; its licence: {licence or 'not said'}" if dataset else ""
 
 
+def made_from(model: ModelFolder) -> str:
+    """Of all models that were trained on, merged or learned from: whose they were and what their licences say, in
+    words; empty where there were none."""
+    others = [f"{name}, {how}; its licence: {licence or 'not said'}" for name, how, licence in _learned_from(model)]
+    return printable("; ".join(filter(None, [adapted_from(model), *others])), 2000)
+
+
 def licence_of(model: ModelFolder) -> str:
-    """What a model that came from another party may be used for: as it was sent, or as the model that it was adapted
-    from; empty where nobody said."""
+    """What a model that came from another party may be used for: as it was sent, or as the models that it was made of;
+    empty where nobody said."""
     sent = received_manifest(model)
-    return (sent.licence if sent is not None else "") or _adapted_partner(model)[2]
+    licences = [_adapted_partner(model)[2], *(licence for *_, licence in _learned_from(model))]
+    return (sent.licence if sent is not None else "") or "; ".join(dict.fromkeys(filter(None, licences)))
+
+
+def _learned_from(model: ModelFolder) -> list[tuple[str, str, str]]:
+    """Of a merged model its members, of a student its teacher's partners: name, how it went in, and licence."""
+    found = []
+    for fold in model.folds:
+        for file, key, how in ((MERGED, "members", "merged with others"),
+                               (DISTILLED, "partners", "stitched into what taught this one")):
+            listed = _readable(os.path.join(model.path, f"fold_{fold}", file)).get(key)
+            for entry in (e for e in (listed if isinstance(listed, list) else ()) if isinstance(e, dict)):
+                name = ", ".join(str(entry[k]) for k in ("dataset", "model") if entry.get(k))
+                found.append((printable(name, 500), how, printable(str(entry.get("licence") or ""), 500)))
+    return list(dict.fromkeys(found))
 
 
 def _adapted_partner(model: ModelFolder) -> tuple[str, str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import dataclass
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -11,6 +12,14 @@ from torch.utils._pytree import tree_leaves
 CONVOLUTIONS = tuple(getattr(torch.ops.aten, name) for name in (  # inference mode does not break the latter down
     "convolution", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"))
 TOO_SMALL_FOR_ONEDNN = 20480  # torch's own limit for single images, of the product of the first four dimensions
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes in float32 and in mixed precision."""
+
+    full: int
+    mixed: int
 
 
 class LiveBytes(TorchDispatchMode):

@@ -9,27 +9,39 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import model_folders_in
-from nnunetv2_stitch.parties.model_folder import BASELINE_KEY
+from nnunetv2_stitch.parties.model_folder import ADAPTED_KEY, BASELINE_KEY, DISTILLED_KEY
 from nnunetv2_stitch.stitching.plans import is_stitched
 
+#: what a plain network is, by what its plans say of it
+KINDS = {ADAPTED_KEY: "an adapted partner", DISTILLED_KEY: "the student of a stitched model"}
 
-def stitched_configuration(model_folder: str) -> str:
+
+def stitched_configuration(model_folder: str,
+                           instead: str = "nnUNetv2_predict_from_modelfolder predicts with this one") -> str:
     """The configuration of a stitched model folder, from the folder's name or else its plans.
 
+    Args:
+        instead: what to do with a plain network, for the message.
+
     Raises:
-        StitchError: no model folder, or not a stitched one.
+        StitchError: no model folder, or not a stitched one; then what it is.
     """
+    if os.path.isfile(model_folder):
+        raise StitchError(f"{model_folder} is a file; give a model folder. nnU-Net's own "
+                          f"nnUNetv2_install_pretrained_model_from_zip makes one of a stitched model's zip")
     if not os.path.isdir(model_folder):
         raise StitchError(f"{model_folder} does not exist; give a model folder, e.g. "
                           f"nnUNet_results/Dataset001_X/nnUNetTrainerStitch__nnUNetStitchPlans__2d")
-    configurations = read_json(os.path.join(model_folder, "plans.json")).get("configurations", {})
+    plans = read_json(os.path.join(model_folder, "plans.json"))
+    configurations = plans.get("configurations", {})
     stitched = [name for name, c in configurations.items() if is_stitched(c)]
     name = os.path.basename(os.path.normpath(model_folder)).split("__")[-1]
     if name in stitched:
         return name
     if len(stitched) != 1:
-        raise StitchError(f"{model_folder} is no stitched model; give a folder that nnUNetv2_train_stitch made. "
-                          f"nnUNetv2_predict_from_modelfolder predicts with this one")
+        what = next((said for key, said in KINDS.items() if plans.get(key)), "a plain network")
+        raise StitchError(f"{model_folder} is no stitched model but {what}; give a folder that nnUNetv2_train_stitch "
+                          f"made. {instead}")
     return stitched[0]
 
 

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from nnunetv2_stitch.fitting.closed_form import all_average
 from nnunetv2_stitch.fitting.cutting import AUTO, best_cuts
 from nnunetv2_stitch.fitting.double_batched import double_batched_loss, groups
-from nnunetv2_stitch.fitting.live_bytes import LiveBytes
+from nnunetv2_stitch.fitting.live_bytes import LiveBytes, Need
 from nnunetv2_stitch.graph import layer_nodes, trace
 from nnunetv2_stitch.nnunet_internals import sliding_window_slicers
 from nnunetv2_stitch.selection.bands import Bands, bytes_per_answer, room_for_sums
@@ -25,14 +25,6 @@ FLOAT = torch.float32
 HALF = torch.bfloat16  # stands for both halves, their size is the same
 ADAM = 3  # times the stitches beside their gradients: themselves and two moments
 LOOKED_AT = (0.1, 0.35, 0.5, 0.65, 0.9)  # shares of the positions that prediction is estimated at
-
-
-@dataclass(frozen=True)
-class Need:
-    """Bytes in float32 and in mixed precision."""
-
-    full: int
-    mixed: int
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.evaluation.result_page import remove_page
-from nnunetv2_stitch.exchange.manifest import received_manifest
+from nnunetv2_stitch.exchange.manifest import licence_of
 from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.folders import folds_in
 from nnunetv2_stitch.parties.datasets import data_digest
@@ -45,8 +45,8 @@ class AdaptResult(TrainingResult):
 def adapt_party(dataset: str | int, partner: Partner | str, *, device: str | torch.device = "cuda",
                 continue_training: bool = False, validate: bool = True, progress: bool = True,
                 say: Callable[[str], None] = lambda line: None, **request) -> AdaptResult:
-    """Train a partner's finished network on with the host's images, and move it back along the line of weights to the
-    first point that the host's own validation cases cannot tell from the best.
+    """Train a partner's finished network on with the host's images, and move it back along the line of weights:
+    half-way, to another point that is asked for, or to one that is chosen by retention.
 
     Args:
         **request: the other fields of `AdaptRequest`. For these and all other arguments see `api.training.adapt`.
@@ -121,7 +121,7 @@ def _preprocessed(progress: bool, say: Callable[[str], None]) -> Callable[[Adapt
 def provenance(job: AdaptJob, folds: Sequence[int | str], hosts: Mapping[str, str | None]) -> Provenance:
     """What the adapted folds are made of, and what alpha was chosen by. `hosts`: by fold, sha256 of the host's own
     checkpoint, None where it took no part."""
-    settings = {k: v for k, v in job.record.to_json().items() if k not in ("model", "folds", "seed")}
+    settings = {k: v for k, v in job.record.terms().items() if k not in ("model", "seed")}
     return Provenance(job.record.kind, {
         "partner": {f: entry["sha256"] for f, entry in job.record.folds.items() if f in set(map(str, folds))},
         "data": data_digest(job.preprocessed_folder, job.data_identifier),
@@ -136,7 +136,6 @@ def adaptation_record(job: AdaptJob, scores: Sequence[FoldScores]) -> dict:
     folds = {str(s.fold): {"cases": s.dice.shape[1], "mean": [known(row)[0] for row in s.dice],
                            "host_alone": None if s.host is None else known(s.host)[0]} for s in scores}
     remarks = [*job.remarks, *(f"Fold {s.fold} is not compared with the host alone: {s.why}." for s in scores if s.why)]
-    manifest = received_manifest(job.partner)
     made_from = provenance(job, list(folds), {str(s.fold): s.made_of["host"] for s in scores})
     start = made_from.made_from["partner"]
     return {
@@ -146,7 +145,7 @@ def adaptation_record(job: AdaptJob, scores: Sequence[FoldScores]) -> dict:
         "standard_errors": list(found.standard_errors), "folds": folds,
         "host_alone": dict(zip(("mean", "standard_error"), (None, None) if host is None else known(host))),
         "partner": {"dataset": job.partner.dataset_name, "model": job.partner.identifier,
-                    "licence": "" if manifest is None else manifest.licence},
+                    "licence": licence_of(job.partner)},
         "start_sha256": start, "dataset": job.dataset, "configuration": job.configuration,
         "plans_name": job.plans_name, "remarks": remarks,
         **{k: getattr(job.record, k) for k in ("learning_rate", "seed", "num_epochs", "num_iterations_per_epoch")},

@@ -18,7 +18,7 @@ from nnunetv2_stitch.selection.retention import Retention, is_as_good, retained
 from nnunetv2_stitch.selection.scored_cases import ScoredCases, digest_of
 from nnunetv2_stitch.training.adapt_job import AdaptJob
 from nnunetv2_stitch.training.adapt_session import START
-from nnunetv2_stitch.training.line import ALPHAS, case_dice, own_point, read_ends
+from nnunetv2_stitch.training.line import ALPHAS, HALFWAY, case_dice, own_point, read_ends
 from nnunetv2_stitch.training.site import Site
 
 CASES_FILE = "adapt_cases.json"  # local: Dice of single cases, which are not named
@@ -107,5 +107,5 @@ def choose(scores: Sequence[FoldScores], tolerance: float,
         index = ALPHAS.index(alpha)
         reached = host is None or is_as_good(dice[index], host, tolerance)
         found = replace(found, index=index, reached=reached,
-                        reason="half-way by default, or as -alpha says; not chosen on A's cases")
+                        reason=f"{'half-way' if alpha == HALFWAY else 'as -alpha says'}; not chosen on A's cases")
     return found, dice, host

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar
 
 from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunetv2_stitch.bridging.model_properties import output_names
+from nnunetv2_stitch.bridging.names import NameMaps
 from nnunetv2_stitch.command_lines import flags
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import Partner, found_partner, partner_words, read_party
@@ -22,21 +24,30 @@ from nnunetv2_stitch.training.adapt_output import RECORD
 from nnunetv2_stitch.training.adapt_plans import adapted_plans, require_raw, same_data
 from nnunetv2_stitch.training.adapt_session import Adaptation
 from nnunetv2_stitch.training.adapt_terms import channel_sources, output_sources
+from nnunetv2_stitch.training.continuing import going_on
 from nnunetv2_stitch.training.job import TrainingJob, check_request, checked
 from nnunetv2_stitch.training.line import ALPHAS, HALFWAY, TRAINER
 from nnunetv2_stitch.training.member import read_member
-from nnunetv2_stitch.training.records import relative_to_results
+from nnunetv2_stitch.training.records import SEED, relative_to_results
+from nnunetv2_stitch.training.request import TrainingRequest
 
 PLANS = "nnUNetAdaptedPlans"
 EPOCHS, RATE = 100, 1e-3
 
 
+class LeftOpen(float):
+    """A number that nobody asked for, told apart from an equal one that somebody did: for where None has a meaning."""
+
+
 @dataclass(frozen=True)
-class AdaptRequest:
+class AdaptRequest(TrainingRequest):
     """What the user asked for, one field per flag of nnUNetv2_adapt_party. `dataset`: the host's. `trainer_a` and
     `plans_a`: of the host's own model, which is compared with; `host`: that model itself, where the
     caller has it. `configuration` and `folds`: None for the partner's and for those of the host's own model, or else
     the partner's. `iterations`: None for nnU-Net's. `alpha`: None to choose it by retention."""
+
+    which: ClassVar = (*TrainingRequest.which, "partner", "host")
+    otherwise: ClassVar = {"epochs": EPOCHS, "rate": RATE, "tolerance": TOLERANCE, "alpha": HALFWAY, "seed": SEED}
 
     dataset: str | int
     partner: Partner
@@ -44,15 +55,25 @@ class AdaptRequest:
     folds: Sequence[int | str] | None = None
     trainer_a: str | None = None
     plans_a: str | None = None
-    epochs: int = EPOCHS
+    epochs: int | None = None
     iterations: int | None = None
-    rate: float = RATE
+    rate: float | None = None
     plans_name: str = PLANS
-    tolerance: float = TOLERANCE
-    alpha: float | None = HALFWAY
-    seed: int = 12345
+    tolerance: float | None = None
+    alpha: float | None = LeftOpen(HALFWAY)
+    seed: int | None = None
     host: ModelFolder | None = None
 
+    def asked(self) -> dict[str, Any]:
+        of_partner = {f: getattr(self.partner, f) for f in OF_PARTNER if getattr(self.partner, f) is not None}
+        return {**super().asked(), "partner": {**of_partner, "names": asdict(self.partner.names)}}
+
+    def going_on(self, asked: Mapping[str, Any]) -> AdaptRequest:
+        before, names = asked.get("partner", {}), self.partner.names
+        maps = {f.name: getattr(names, f.name) or before.get("names", {}).get(f.name, {}) for f in fields(names)}
+        partner = replace(self.partner, names=NameMaps(**maps),
+                          **{f: before[f] for f in OF_PARTNER if f in before and getattr(self.partner, f) is None})
+        return replace(super().going_on(asked), partner=partner)
 
     def with_parties(self, host: ModelFolder | None, partner: ModelFolder) -> AdaptRequest:
         """The same of models that are found; see `found_partner`."""
@@ -65,6 +86,9 @@ class AdaptRequest:
         alpha = [] if self.alpha == HALFWAY else ["-alpha", "retain" if self.alpha is None else str(self.alpha)]
         return [str(self.dataset), *partner_words([self.partner]), *flags(self, FLAGS), *alpha]
 
+
+#: what is asked of a partner, beside which it is
+OF_PARTNER = ("trainer", "plans", "fold", "checkpoint_name")
 
 #: Flag of every field of AdaptRequest; None where `AdaptRequest.words` says it otherwise, or it has no flag.
 FLAGS = {"dataset": None, "partner": None, "configuration": "-c", "folds": "-f", "trainer_a": "-tr_a",
@@ -87,30 +111,46 @@ class AdaptJob(TrainingJob):
         return not os.path.isdir(os.path.join(self.preprocessed_folder, self.data_identifier))
 
     @property
+    def source(self) -> ModelFolder:
+        return self.partner
+
+    @property
+    def written(self) -> list[str]:
+        return [*super().written, self.result_folder]
+
+    @property
     def result_folder(self) -> str:
         """The ordinary model folder with the chosen point of the line."""
         return self.folder_of(TRAINER)
 
 
-def prepare(request: AdaptRequest, continue_training: bool = False) -> AdaptJob:
+def prepare(request: AdaptRequest, continue_training: bool = False, dry_run: bool = False,
+            unpack_into: str | None = None) -> AdaptJob:
     """Find the partner's model and the host's data, and check that they go together. Writes nothing but, where the
     model is a zip, the model itself (see `read_party`): training, and its continuation, read it there.
+
+    Args:
+        continue_training: what the request leaves open is as it was asked for when the folds under its name were begun.
+        dry_run, unpack_into: see `checked` and `read_party`.
 
     Raises:
         StitchError: anything that stands in the way, in one line.
     """
     check_request(request.plans_name, request.rate)
+    if continue_training:
+        request, partner = _resumed(request, unpack_into)
+    else:
+        partner = _find_partner(request, unpack_into)
+    request = request.complete()
     require_tolerance(request.tolerance)
     if request.alpha is not None and request.alpha not in ALPHAS:
         raise StitchError(f"-alpha {request.alpha:g} is none of the points that are measured: "
                           f"{', '.join(f'{a:g}' for a in ALPHAS)}; or give retain to have one chosen")
-    partner = _find_partner(request)
     configuration = partner.configuration
     if request.configuration not in (None, configuration):
         raise StitchError(f"{partner.path} is of configuration {configuration}, not {request.configuration}; leave out "
                           f"-c, or name another model")
-    folder = find_dataset(nnUNet_preprocessed, "nnUNet_preprocessed", request.dataset,
-                          ", and run nnUNetv2_plan_and_preprocess for it first")
+    folder = _host_folder(request)
     dataset_json = read_json(os.path.join(folder, "dataset.json"))
     own = ModelFolder(folder, os.path.basename(folder), TRAINER, request.plans_name, configuration, partner.plans,
                       dataset_json, ())
@@ -140,22 +180,36 @@ def prepare(request: AdaptRequest, continue_training: bool = False) -> AdaptJob:
                        f"trained on their validation cases.")
     record = Adaptation(model=relative_to_results(partner.path), learning_rate=request.rate, seed=request.seed,
                         num_epochs=request.epochs, num_iterations_per_epoch=request.iterations, channels=channels,
-                        outputs=outputs, folds=entries)
+                        outputs=outputs, folds=entries, asked=request.asked())
     job = checked(AdaptJob(request=request, partner=partner, host=host, dataset=own.dataset_name,
                            configuration=configuration, plans_name=request.plans_name, dataset_json=dataset_json,
-                           folds=folds, record=record, plans=plans, remarks=remarks), continue_training)
+                           folds=folds, record=record, plans=plans, remarks=remarks), continue_training, dry_run)
     if os.path.isdir(job.result_folder) and not os.path.isfile(os.path.join(job.result_folder, RECORD)):
         raise StitchError(f"{job.result_folder} is there and was not made by this command ({RECORD} is missing); "
                           f"choose another name with -o_p, or move it away")
     return job
 
 
-def _find_partner(request: AdaptRequest) -> ModelFolder:
+def _host_folder(request: AdaptRequest) -> str:
+    return find_dataset(nnUNet_preprocessed, "nnUNet_preprocessed", request.dataset,
+                        ", and run nnUNetv2_plan_and_preprocess for it first")
+
+
+def _resumed(request: AdaptRequest, unpack_into: str | None) -> tuple[AdaptRequest, ModelFolder]:
+    """The request as it was begun with a partner of this configuration, or as it is; and the partner."""
+    for configuration, before in going_on(request, Adaptation, os.path.basename(_host_folder(request))).items():
+        partner = _find_partner(before, unpack_into)
+        if partner.configuration == configuration:
+            return before, partner
+    return request, _find_partner(request, unpack_into)
+
+
+def _find_partner(request: AdaptRequest, unpack_into: str | None) -> ModelFolder:
     given, name = request.partner, request.partner.checkpoint_name or FINAL
     if (given.dataset is None) == (given.model is None):
         raise StitchError("give party B either as DATASET_B or with -m_b, a model folder or a zip")
     if given.model is not None:
-        return read_party(given.model, name)
+        return read_party(given.model, name, unpack_into)
     return select_model(given.dataset, request.configuration, given.trainer, given.plans, "partner", name)
 
 

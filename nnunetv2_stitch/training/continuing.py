@@ -6,12 +6,37 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.file_path_utilities import get_output_folder
+
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import folds_in
+from nnunetv2_stitch.training.records import TrainingRecord
+from nnunetv2_stitch.training.request import Request
 
 if TYPE_CHECKING:
     from nnunetv2_stitch.training.job import TrainingJob
+
+
+def begun(kind: type[TrainingRecord], dataset: str, plans_name: str) -> dict[str, TrainingRecord]:
+    """By configuration, the record of this kind that the folds under a name were begun with; empty where none are."""
+    path = os.path.join(str(nnUNet_preprocessed), dataset, f"{plans_name}.json")
+    configurations = read_json(path).get("configurations", {}) if os.path.isfile(path) else {}
+    folders = {name: get_output_folder(dataset, kind.trainer, plans_name, name) for name in configurations}
+    return {name: kind.of(configurations[name], plans_name) for name, folder in folders.items()
+            if kind.key in configurations[name] and os.path.isdir(folder) and folds_in(folder)}
+
+
+def going_on(request: Request, kind: type[TrainingRecord], dataset: str) -> dict[str, Request]:
+    """By configuration in which folds are begun: the request with whatever it leaves open, folds included, as it was
+    asked for then."""
+    found = {}
+    for name, record in begun(kind, dataset, request.plans_name).items():
+        if request.configuration in (None, name):
+            folds = request.folds or [f if f == "all" else int(f) for f in record.folds]
+            found[name] = replace(request.going_on(record.before()), configuration=name, folds=folds)
+    return found
 
 
 def with_earlier_folds(job: TrainingJob) -> TrainingJob:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from nnunetv2_stitch.fileio import write_json
+from nnunetv2_stitch.fileio import make_folder, write_json, write_text
 from nnunetv2_stitch.locks import FoldLocks, plans_locked
 from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.training.checkpoints import deploy_best
@@ -24,20 +25,40 @@ Say = Callable[[str], None]
 def claimed(job: Job, continue_training: bool, say: Say = lambda line: None,
             before: Callable[[Job], None] = lambda job: None) -> Iterator[Job]:
     """Within the context the job's folds are this command's alone. Its plans are written, with what other commands have
-    written into them since the job was prepared; `before` that, alone with the plans as well, other data are.
+    written into them since the job was prepared; and `before` anything is trained, alone with the plans, other data.
 
     Raises:
-        StitchError: a fold is taken, or what is there by now does not go with the job.
+        StitchError: a fold is taken, or what is there by now does not go with the job; or what `before` raises, and
+            then nothing is begun.
     """
     with FoldLocks(job.model_folder) as folds:
         with plans_locked(job.plans_file, lambda: say(f"waiting for another command that writes {job.plans_file}")):
             job = checked(job, continue_training)
-            before(job)
-            folds.take(job.folds)
-            write_json(job.plans_file, job.plans)
-            for fold in job.folds:  # others see by the folders that folds are begun
-                os.makedirs(job.fold_folder(fold), exist_ok=True)
+            with _begun(job):
+                write_json(job.plans_file, job.plans)
+                before(job)
+                folds.take(job.folds)
         yield job
+
+
+@contextmanager
+def _begun(job: TrainingJob) -> Iterator[None]:
+    """The folders of the folds are there, by which others see that these are begun; the plans are written within. They
+    are first of all, so that `--c` knows what was asked for whenever a kill comes, and taken back where the rest fails.
+    """
+    previous = Path(job.plans_file).read_text() if os.path.isfile(job.plans_file) else None
+    made = [folder for fold in job.folds for folder in make_folder(job.fold_folder(fold))]
+    try:
+        yield
+    except Exception:
+        for folder in reversed(made):
+            with suppress(OSError):  # something else was put there
+                os.rmdir(folder)
+        if previous is not None:
+            write_text(job.plans_file, previous)
+        elif os.path.isfile(job.plans_file):
+            os.remove(job.plans_file)
+        raise
 
 
 @contextmanager

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
+from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunetv2_stitch.bridging.model_properties import output_names
 from nnunetv2_stitch.command_lines import ours, predicting, which
@@ -14,12 +16,15 @@ from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import read_party
 from nnunetv2_stitch.fileio import read_json
-from nnunetv2_stitch.parties.model_folder import FINAL, folds_to_use
+from nnunetv2_stitch.parties.datasets import find_dataset
+from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, folds_to_use
 from nnunetv2_stitch.parties.untrusted_json import printable
+from nnunetv2_stitch.training.continuing import going_on
 from nnunetv2_stitch.training.folds import train_folds
 from nnunetv2_stitch.training.job import TrainingJob, TrainingResult, check_request, checked
 from nnunetv2_stitch.training.member import read_member
-from nnunetv2_stitch.training.records import FROM_MERGED, START_FLAGS, StartRecord, relative_to_results
+from nnunetv2_stitch.training.records import FROM_MERGED, SEED, START_FLAGS, StartRecord, relative_to_results
+from nnunetv2_stitch.training.request import TrainingRequest
 from nnunetv2_stitch.training.site import find_site, require_configuration
 
 EPOCHS, RATE = 100, 1e-3
@@ -35,10 +40,13 @@ class FromMerged(StartRecord):
 
 
 @dataclass(frozen=True)
-class FromMergedRequest:
+class FromMergedRequest(TrainingRequest):
     """What the user asked for, one field per flag of nnUNetv2_train_party. `model`: folder or zip.
     `configuration` and `folds`: None for the model's. `plans_name`: what the plans written are called. `data_plans`:
     plans that the data were preprocessed with, None for the model's. `iterations`: None for nnU-Net's."""
+
+    which: ClassVar = (*TrainingRequest.which, "model")
+    otherwise: ClassVar = {"epochs": EPOCHS, "rate": RATE, "checkpoint_name": FINAL, "seed": SEED}
 
     model: str
     dataset: str | int
@@ -46,22 +54,38 @@ class FromMergedRequest:
     folds: Sequence[int | str] | None = None
     plans_name: str = "nnUNetFromMergedPlans"
     data_plans: str | None = None
-    epochs: int = EPOCHS
+    epochs: int | None = None
     iterations: int | None = None
-    rate: float = RATE
-    checkpoint_name: str = FINAL
-    seed: int = 12345
+    rate: float | None = None
+    checkpoint_name: str | None = None
+    seed: int | None = None
 
 
-def prepare(request: FromMergedRequest, continue_training: bool = False) -> TrainingJob:
+@dataclass(frozen=True, kw_only=True)
+class FromMergedJob(TrainingJob):
+    """A checked request, with the model that is trained on from."""
+
+    model: ModelFolder
+
+    @property
+    def source(self) -> ModelFolder:
+        return self.model
+
+
+def prepare(request: FromMergedRequest, continue_training: bool = False, dry_run: bool = False,
+            unpack_into: str | None = None) -> FromMergedJob:
     """Find the merged model and the party's data, and check that they go together. Writes nothing but, where the model
     is a zip, the model itself (see `read_party`): training, and its continuation, read it there.
+
+    Args:
+        continue_training: what the request leaves open is as it was asked for when the folds under its name were begun.
+        dry_run, unpack_into: see `checked` and `read_party`.
 
     Raises:
         StitchError: anything that stands in the way, in one line.
     """
     check_request(request.plans_name, request.rate)
-    model = read_party(request.model, request.checkpoint_name)
+    request, model = _found(request, continue_training, unpack_into)
     configuration = request.configuration or model.configuration
     require_configuration(configuration, [model])
     folds = list(request.folds or folds_to_use(model.path, None, model.checkpoint_name))
@@ -80,9 +104,26 @@ def prepare(request: FromMergedRequest, continue_training: bool = False) -> Trai
                f"validation cases of fold {ours}: its validation would then be too good."
                for ours, entry in begins.items() if entry["fold"] != ours]
     record = FromMerged(model=relative_to_results(model.path), learning_rate=request.rate, seed=request.seed,
-                        num_epochs=request.epochs, num_iterations_per_epoch=request.iterations, folds=begins)
-    return checked(TrainingJob(dataset=site.dataset_name, configuration=configuration, plans_name=request.plans_name,
-                               folds=folds, record=record, plans=site.plans, remarks=remarks), continue_training)
+                        num_epochs=request.epochs, num_iterations_per_epoch=request.iterations, folds=begins,
+                        asked=request.asked())
+    return checked(FromMergedJob(model=model, dataset=site.dataset_name, configuration=configuration,
+                                 plans_name=request.plans_name, folds=folds, record=record, plans=site.plans,
+                                 remarks=remarks), continue_training, dry_run)
+
+
+def _found(request: FromMergedRequest, continue_training: bool,
+           unpack_into: str | None) -> tuple[FromMergedRequest, ModelFolder]:
+    """The whole request, as it was begun with a model of this configuration, or as it is; and the model."""
+    earlier = {}
+    if continue_training:
+        dataset = os.path.basename(find_dataset(nnUNet_preprocessed, "nnUNet_preprocessed", request.dataset))
+        earlier = going_on(request, FromMerged, dataset)
+    for configuration, before in earlier.items():
+        model = read_party(before.model, before.complete().checkpoint_name, unpack_into)
+        if model.configuration == configuration:
+            return before.complete(), model
+    request = request.complete()
+    return request, read_party(request.model, request.checkpoint_name, unpack_into)
 
 
 @our_trainers_known()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 
 from nnunetv2_stitch.command_lines import Command
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.fileio import is_writable
+from nnunetv2_stitch.fileio import is_writable, read_json
+from nnunetv2_stitch.fitting.live_bytes import Need
 from nnunetv2_stitch.folders import require_plans_name, stock_id
+from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
 from nnunetv2_stitch.parties.preprocessed import require_trainable
+from nnunetv2_stitch.stitching.plans import count_parameters
 from nnunetv2_stitch.training.continuing import with_earlier_folds
+from nnunetv2_stitch.training.memory import network_of, training_need
 from nnunetv2_stitch.training.records import TrainingRecord
 
 
@@ -44,6 +48,42 @@ class TrainingJob:
     @property
     def data_identifier(self) -> str:
         return self.plans["configurations"][self.configuration]["data_identifier"]
+
+    @property
+    def data_folder(self) -> str:
+        """Of the preprocessed images."""
+        return os.path.join(self.preprocessed_folder, self.data_identifier)
+
+    @property
+    def source(self) -> ModelFolder:
+        """The finished model that it begins with or is taught by."""
+        raise NotImplementedError
+
+    @property
+    def written(self) -> list[str]:
+        """What a run makes or changes, files and folders."""
+        return [self.plans_file, *([self.data_folder] if self.waits_for_data else []), self.model_folder]
+
+    def states(self) -> dict[int | str, str]:
+        """How far the folds are that are begun, in words."""
+        begun = [f for f in self.folds if os.path.isdir(self.fold_folder(f))]
+        return {f: "is trained" if os.path.isfile(os.path.join(self.fold_folder(f), FINAL)) else "goes on"
+                for f in begun}
+
+    @property
+    def network_parameters(self) -> int:
+        return count_parameters(network_of(*self._network))
+
+    @property
+    def memory(self) -> Need | None:
+        """Of a step of the training, estimated; None where that is not known."""
+        return training_need(*self._network)
+
+    @property
+    def _network(self) -> tuple[dict, int, int]:
+        dataset_json = read_json(os.path.join(self.preprocessed_folder, "dataset.json"))
+        own = replace(self.source, plans=self.plans, dataset_json=dataset_json, configuration=self.configuration)
+        return self.plans["configurations"][self.configuration], own.num_input_channels, own.num_outputs
 
     @property
     def plans_file(self) -> str:
@@ -94,8 +134,10 @@ def check_request(plans_name: str, rate: float | None = None) -> None:
         raise StitchError(f"-lr {rate} is not a number above 0")
 
 
-def checked(job: TrainingJob, continue_training: bool) -> TrainingJob:
+def checked(job: TrainingJob, continue_training: bool, dry_run: bool = False) -> TrainingJob:
     """The job with what earlier commands have done under its name.
+
+    `dry_run`: folders that cannot be written to are no obstacle; see `closed_folder`.
 
     Raises:
         StitchError: that does not go with the job; data are missing, folders cannot be written to, or a fold is there
@@ -104,15 +146,19 @@ def checked(job: TrainingJob, continue_training: bool) -> TrainingJob:
     job = with_earlier_folds(job)
     if not job.waits_for_data:
         require_data(job)
-    results = os.path.dirname(os.path.dirname(job.model_folder))
-    for folder in (job.preprocessed_folder, results):
-        if not is_writable(folder):
-            raise StitchError(f"no permission to write into {folder}; change its permissions or the nnU-Net folders")
+    if (closed := closed_folder(job)) and not dry_run:
+        raise StitchError(f"no permission to write into {closed}; change its permissions or the nnU-Net folders")
     started = [f for f in job.folds if os.path.isdir(job.fold_folder(f))]
     if started and not continue_training:
         raise StitchError(f"{job.model_folder} already holds fold {started[0]}; add --c to go on, -o_p NAME to keep it "
                           f"and make another, or delete it")
     return job
+
+
+def closed_folder(job: TrainingJob) -> str | None:
+    """The first of the job's folders that may not be written to."""
+    results = os.path.dirname(os.path.dirname(job.model_folder))
+    return next((f for f in (job.preprocessed_folder, results) if not is_writable(f)), None)
 
 
 def require_data(job: TrainingJob) -> None:

@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nnunetv2.paths import nnUNet_results
 
@@ -15,14 +15,18 @@ from nnunetv2_stitch.fileio import found_again, recorded
 
 #: keys of a configuration
 DISTILLATION, FROM_MERGED, ADAPTATION = RECORDS = ("distillation", "from_merged", "adaptation")
+SEED = 12345
 BUDGET_FLAGS = {"seed": "-seed", "num_epochs": "-epochs", "num_iterations_per_epoch": "-iterations"}
 START_FLAGS = {"learning_rate": "-lr", **BUDGET_FLAGS}
+#: of a request, where a record's are called otherwise
+FIELDS = {"learning_rate": "rate", "num_epochs": "epochs", "num_iterations_per_epoch": "iterations"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecord:
     """How one network is trained. `num_epochs`, `num_iterations_per_epoch`: None for nnU-Net's own. `folds`: by fold,
-    what it begins with or is taught by.
+    what it begins with or is taught by. `asked`: the terms of the request (`TrainingRequest.asked`), with which `--c`
+    goes on; they stay on this machine.
 
     A class of records says all that tells its kind of training from others: under which `key` of a configuration the
     record is, which `command` writes it, which nnU-Net `trainer` reads it, and which `file` tells of it beside the
@@ -31,10 +35,11 @@ class TrainingRecord:
     not change between a training and its continuation, and among folds, with the flag that sets each.
     """
 
-    seed: int = 12345
+    seed: int = SEED
     num_epochs: int | None = None
     num_iterations_per_epoch: int | None = None
     folds: Mapping[str, Mapping] = field(default_factory=dict)
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     key: ClassVar[str]
     command: ClassVar[str]
@@ -48,6 +53,14 @@ class TrainingRecord:
 
     def to_json(self) -> dict:
         return asdict(self)
+
+    def terms(self) -> dict:
+        """Of all folds, as they may travel beside the weights."""
+        return {k: v for k, v in self.to_json().items() if k not in ("folds", "asked")}
+
+    def before(self) -> dict[str, Any]:
+        """The terms of the request, by its fields; of an earlier version's record those that it tells."""
+        return {**{FIELDS.get(name, name): getattr(self, name) for name in self.flags}, **self.asked}
 
     @classmethod
     def of(cls, configuration: Mapping, plans_name: str) -> TrainingRecord:

@@ -114,8 +114,7 @@ class StartSession(TrainingSession):
                                   f"learning rate {record.learning_rate:g}")
 
     def write_down(self) -> None:
-        told = {k: v for k, v in self.record.to_json().items() if k != "folds"}
-        self.write_record({**told, "model": os.path.basename(self.record.model),
+        self.write_record({**self.record.terms(), "model": os.path.basename(self.record.model),
                            **self.record.of_fold(self.trainer.fold)})
 
 

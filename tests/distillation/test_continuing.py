@@ -1,4 +1,4 @@
-"""Ctrl-C leaves a folder from which `--c` goes on, with the same arguments."""
+"""Ctrl-C leaves a folder from which `--c` goes on, with what was asked for."""
 
 import os
 import signal
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.slow
 def test_going_on_after_an_interruption(world):
     env = stitched_env(world)
     models = tree(teacher_of(world), world.model(world.host))
-    command = ["nnUNetv2_distill_stitched", "-m", teacher_of(world), "-d", world.host.dataset_id, "-f", 0, "-epochs", 3,
-               "-iterations", 4, "-device", "cpu", "--disable_progress_bar", "-unlabelled",
-               world.test_images(world.partner)]
+    which = ["nnUNetv2_distill_stitched", "-m", teacher_of(world), "-d", world.host.dataset_id, "-device", "cpu",
+             "--disable_progress_bar"]
+    command = [*which, "-f", 0, "-epochs", 3, "-iterations", 4, "-unlabelled", world.test_images(world.partner)]
     folder = world.results / world.host.dataset / "nnUNetTrainerStitchDistilled__nnUNetDistilledPlans__2d" / "fold_0"
     running = start(*command, env=env)
     deadline = time.time() + 120
@@ -31,7 +31,8 @@ def test_going_on_after_an_interruption(world):
     assert running.output.splitlines()[-1] == "interrupted; the same command with --c goes on"
     assert not (folder / "checkpoint_final.pth").exists(), "too late to interrupt anything"
 
-    output = call(*command, "--c", env=env)
+    output = call(*which, "--c", env=env)
+    assert not folder.with_name("fold_1").exists(), "a fold that nobody asked for"
     assert "nnUNetv2_predict -i" in output
     checkpoint = torch.load(folder / "checkpoint_final.pth", weights_only=True)
     assert len(checkpoint["logging"]["train_losses"]) == 3 and checkpoint["trainer_name"] == "nnUNetTrainer"

@@ -1,17 +1,23 @@
 """nnUNetv2_adapt_party: bad input is one line on stderr, exit code 2, and nothing written."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from model_folders import centre, edit, make_model, results  # noqa: F401 -- fixtures
 from partner_site import command, refused
+from stitched_model import tree
 
+from nnunetv2_stitch.bridging.names import NameMaps
 from nnunetv2_stitch.entrypoints import adapt_party
+from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import Partner
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.training.adapt_job import AdaptRequest, prepare
+from nnunetv2_stitch.training.folds import claimed
+from nnunetv2_stitch.training.records import without_records
 
 
 @pytest.fixture
@@ -82,8 +88,10 @@ def test_numbers_that_are_none(arguments, said, capsys):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["1", "2", "-m_b", "X"], "give DATASET_A; found 1, 2"), (["1"], "give DATASET_A and DATASET_B, or -m_b MODEL"),
-    (["-m_b", "X"], "give DATASET_A; found none"),
+    (["1", "2", "-m_b", "X"], "give the host's dataset DATASET_A, and one partner; found 1, 2, -m_b X"),
+    (["1"], "give the partner, by a second dataset DATASET_B or with -m_b ZIP_OR_FOLDER; found 1"),
+    (["1", "2", "3"], "and one partner; found 1, 2, 3"), ([], "DATASET_A and the partner, by a second dataset"),
+    (["-m_b", "X"], "give the host's dataset DATASET_A; found -m_b X"),
 ])
 def test_who_is_meant(arguments, said, capsys, tmp_path):
     assert said in refused(tmp_path, capsys, adapt_party, *arguments)
@@ -98,13 +106,60 @@ def test_a_fold_goes_on_as_it_was_begun(given):
     write_json(job.plans_file, job.plans)
     Path(job.fold_folder(0)).mkdir(parents=True)
     assert ask(folds=[1]).record.folds.keys() == {"0", "1"}
-    assert ask(tolerance=3.).record == job.record  # it is chosen afterwards
+    assert ask(tolerance=3.).record.terms() == job.record.terms()  # it is chosen afterwards
     for changed, said in (({"rate": 0.1}, "-lr 0.001"), ({"epochs": 1}, "-epochs 100"), ({"seed": 1}, "-seed 12345")):
         with pytest.raises(Exception, match=f"was begun with {said}; go on with the same, or use -o_p NAME"):
             ask(**changed)
     moved = shutil.move(given["model"], given["model"].with_name("Moved__nnUNetPlans__2d"))
     given["model"] = Path(moved)
     assert ask().record.model.endswith("Moved__nnUNetPlans__2d"), "a model is known by its sha256, wherever it lies"
+
+
+def test_what_is_left_open_goes_on_as_it_was_asked_for(given):
+    """The kind: a continuation that wants what it was begun with to be typed again, or takes a default in its place."""
+    name = {"prostate": None}
+    given["edit"](given["model"] / "dataset.json", lambda d: d.update(labels={"background": 0, "a": 1, "prostate": 2}))
+    for fold in (1, 2):
+        shutil.copytree(given["model"] / "fold_0", given["model"] / f"fold_{fold}")
+    partner = Partner(model=str(given["model"]), fold=2, names=NameMaps(name, {}))
+    begun = prepare(AdaptRequest(1, partner, folds=[0, 1], epochs=3, iterations=5, rate=1e-2, alpha=None, tolerance=2.,
+                                 seed=7))
+    assert begun.record.of_fold(0)["fold"] == "2" and begun.record.outputs == [[0], [1], []]
+    with pytest.raises(KeyboardInterrupt), claimed(begun, False, before=interrupted):
+        pass  # while the images are preprocessed, say
+    left = Partner(model=str(given["model"]))
+    on = prepare(AdaptRequest(1, left), True)
+    assert (on.record, on.folds, on.request) == (begun.record, [0, 1], replace(begun.request, configuration="2d"))
+    assert on.request.alpha is None
+    # Only what is given and differs is refused, and what only chooses is taken.
+    with pytest.raises(StitchError, match=r"was begun with -epochs 3; go on with the same"):
+        prepare(AdaptRequest(1, left, epochs=100), True)
+    with pytest.raises(StitchError, match="was begun with another checkpoint of the partner"):
+        prepare(AdaptRequest(1, replace(left, fold=1)), True)
+    again = prepare(AdaptRequest(1, left, alpha=0.5), True)
+    assert (again.request.alpha, again.request.tolerance, again.record.terms()) == (0.5, 2., begun.record.terms())
+    with pytest.raises(StitchError, match="already holds fold 0; add --c"):
+        prepare(replace(begun.request, folds=[0]))
+    other = prepare(AdaptRequest(1, left, plans_name="Other", folds=[0]), True)
+    assert other.record.num_epochs == 100 and other.record.of_fold(0)["fold"] == "0"
+    # What the terms say of this machine, or of whoever typed them, does not travel.
+    assert "asked" not in begun.record.terms() and "asked" not in str(without_records(begun.plans))
+
+
+def interrupted(job) -> None:
+    raise KeyboardInterrupt
+
+
+def test_where_nothing_can_be_begun_nothing_is_left(given):
+    def failing(job) -> None:
+        assert Path(job.fold_folder(0)).is_dir() and Path(job.plans_file).is_file()
+        raise StitchError("these images cannot be preprocessed")
+
+    job, root = prepare(AdaptRequest(1, Partner(model=str(given["model"])), folds=[0, 1])), given["results"].parent
+    before = tree(root), sorted(root.rglob("*"))
+    with pytest.raises(StitchError, match="cannot be preprocessed"), claimed(job, False, before=failing):
+        pass
+    assert (tree(root), sorted(root.rglob("*"))) == before
 
 
 def test_a_channel_that_only_the_host_has_is_normalised_as_nnunet_plans_it(given):

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 from distill_steps import teacher_of
-from partner_site import command, refused
+from partner_site import command, edit, refused
+from stitched_model import tree
 
 from nnunetv2_stitch.entrypoints import distill_stitched
 
@@ -28,7 +29,13 @@ def bad(world, capsys):
 
 def test_models_and_folds_that_are_not_there(bad, world):
     assert "nowhere does not exist" in bad("-m", world.root / "nowhere")
-    assert "is no stitched model" in bad("-m", world.model(world.host))
+    host = world.model(world.host)
+    assert f"{host} is no stitched model but a plain network" in (said := bad("-m", host))
+    assert all(f"{name} " in said for name in (
+        "nnUNetv2_train_stitch", f"nnUNetv2_train_party -m {host}", "nnU-Net's own nnUNetv2_train"))
+    edit(host / "plans.json", lambda plans: plans.update(adapted_from_partner=True))
+    assert "is no stitched model but an adapted partner" in bad("-m", host)
+    assert "plans.json is a file; give a model folder" in bad("-m", host / "plans.json")
     assert "of fold 4; it has folds 0, 1" in bad("-f", 4)
     assert "dataset 999 in nnUNet_preprocessed" in bad("-d", 999)
     path = teacher_of(world) / "fold_1" / "checkpoint_final.pth"
@@ -74,6 +81,16 @@ def test_weights_that_are_none(capsys):
         with pytest.raises(SystemExit) as caught:
             distill_stitched.build_parser().parse_args(["-m", "X", "-d", "1", "-weight", value])
         assert caught.value.code == 2 and "at least 0" in capsys.readouterr().err
+
+
+def test_dry_run_writes_nothing(world, capsys):
+    before = tree(world.root), sorted(world.root.rglob("*"))
+    command(distill_stitched, "-m", teacher_of(world), "-d", world.host.dataset_id, "--dry_run", "-epochs", 20,
+            "-unlabelled", world.test_images(world.partner))
+    out = capsys.readouterr().out
+    assert "20 epochs of 250 (nnU-Net) iterations, seed 12345" in out and "Nothing was written (--dry_run)." in out
+    assert out.startswith(f"teacher   {world.host.dataset} nnUNetTrainerStitch__nnUNetStitchPlans__2d, folds 0, 1\n")
+    assert "nnUNetDistilledPlans_2d_unlabelled" in out and (tree(world.root), sorted(world.root.rglob("*"))) == before
 
 
 @pytest.mark.slow

@@ -1,17 +1,22 @@
-"""nnUNetv2_train_stitch --dry_run: what it prints, what it looks for, and that nothing is left behind."""
+"""--dry_run: what it prints, what it looks for, and that nothing is left behind."""
 
+import math
+import re
 from functools import partial
 
 import partner_site
 import pytest
 import torch
+from model_folders import make_model, results  # noqa: F401 -- fixtures
 from stitched_model import FOLDER, tree
 
-from nnunetv2_stitch.entrypoints import train_stitch
+from nnunetv2_stitch.entrypoints import adapt_party, train_party, train_stitch
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.parties.model_folder import read_model_folder
+from nnunetv2_stitch.training.memory import network_of, training_need
 
 command = partial(partner_site.command, train_stitch)
+command_of = partner_site.command
 
 
 @pytest.fixture
@@ -19,8 +24,8 @@ def world(world2d, copy_world, nnunet_env):
     return nnunet_env(copy_world(world2d))
 
 
-def refused(world, capsys, *arguments) -> str:
-    return partner_site.refused(world.root, capsys, train_stitch, *arguments)
+def refused(world, capsys, *arguments, module=train_stitch) -> str:
+    return partner_site.refused(world.root, capsys, module, *arguments)
 
 
 @pytest.mark.slow
@@ -77,3 +82,37 @@ def test_dry_run_of_a_zip_leaves_no_trace(world, tmp_path, capsys, monkeypatch):
     command(801, "-m_b", sent, "--dry_run", "-positions", 20)
     assert "Nothing was written" in capsys.readouterr().out
     assert (sorted(tmp_path.rglob("*")), tree(tmp_path)) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", (adapt_party, train_party))
+def test_dry_run_of_the_training_of_one_network(module, world, tmp_path, capsys, monkeypatch):
+    """It says what is trained, from what, for how long, where that goes and what memory it takes; it stops on what a
+    run would stop on; and nothing is left behind, of a zip neither."""
+    model = world.model(world.partner if module is adapt_party else world.host)
+    sent = export_party(read_model_folder(str(model)), str(tmp_path / "b.zip")).path
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    which = {adapt_party: (801, "-m_b", sent), train_party: ("-d", 801, "-m", sent)}[module]
+    before = [(sorted(folder.rglob("*")), tree(folder)) for folder in (world.root, tmp_path)]
+    command_of(module, *which, "--dry_run", "-f", 1, "-epochs", 20, "-lr", 1e-4)
+    out = capsys.readouterr().out
+    network = torch.load(model / "fold_0/checkpoint_final.pth", weights_only=False)["network_weights"]
+    assert f"folds 1: {sum({t.data_ptr(): t.numel() for t in network.values()}.values()):,} parameters" in out
+    assert "20 epochs of 250 (nnU-Net) iterations, learning rate 0.0001, seed 12345" in out
+    plans = module.build_parser().get_default("o_p")
+    assert str(world.preprocessed / world.host.dataset / f"{plans}.json") in out
+    assert re.search(r"\ntraining +\d\.\d\d GiB +\d\.\d\d GiB\n", out) and "Nothing was written (--dry_run)." in out
+    assert [(sorted(folder.rglob("*")), tree(folder)) for folder in (world.root, tmp_path)] == before
+    assert "holds other plans" in refused(world, capsys, *which, "--dry_run", "-o_p", "nnUNetPlans", module=module)
+
+
+def test_memory_of_a_training_is_weights_gradients_momentum_and_what_is_kept_of_a_batch(make_model):  # noqa: F811
+    """Twice the batch takes as much more as the maps of one take, and mixed precision less once maps prevail."""
+    plans = read_model_folder(str(make_model("Dataset911_A"))).plans["configurations"]["2d"]
+    parameters = sum(p.numel() for p in network_of(plans, 1, 3).parameters())
+    small, twice, big = (training_need({**plans, "batch_size": b}, 1, 3) for b in (2, 4, 64))
+    maps = small.full - 12 * parameters
+    first = 2 * plans["architecture"]["arch_kwargs"]["features_per_stage"][0] * 4 * math.prod(plans["patch_size"])
+    assert maps > first and abs(twice.full - small.full - maps) < 0.1 * maps
+    assert 0.5 * big.full < big.mixed < big.full

@@ -54,10 +54,10 @@ def test_what_blocks_is_the_exit_code(call, make_model, edit):  # noqa: F811
 
 
 @pytest.mark.parametrize("arguments, said", [
-    ([], "give DATASET_A and DATASET_B; found none"),
-    (["911"], "give DATASET_B; found 911"),
+    ([], "give the host's dataset DATASET_A, or its model with -m_a FOLDER, and the partner, by a second dataset"),
+    (["911"], "give the partner, by a second dataset DATASET_B or with -m_b ZIP_OR_FOLDER; found 911"),
     (["911", "912", "913"], "913"),
-    (["-m_b", "x"], "give DATASET_A; found none"),
+    (["-m_b", "x"], "give the host's dataset DATASET_A, or its model with -m_a FOLDER; found none"),
     (["911", "912", "914", "-tr_b", "T", "T", "T"], "-tr_b has 3 values for 2 partners"),
     (["911", "912", "-m_b", "x"], "x does not exist"),
     (["911", "-m_b", "nowhere"], "nowhere does not exist"),

@@ -226,7 +226,14 @@ def test_a_case_that_cannot_be_right_is_refused_in_one_line(world, stitched2d, t
     assert "whose files are named CASE_0000.nii.gz" in bad("-i", other / "ts_000.nii.gz")
     assert "case two in" in (said := bad("-i", other / "two")) and "the model needs 1" in said
     assert "broken_0000.nii.gz or another file of its case cannot be read" in bad("-i", other / "broken")
-    assert "small.nii.gz has shape" not in (said := bad("-l", tmp_path / "small.nii.gz")) and "1 x 32 x 32" in said
+    assert f"small.nii.gz is of another image than {case}: shapes are (1, 32, 32) and (1, 64, 64)" in bad(
+        "-l", tmp_path / "small.nii.gz")
+    for name, moved, said in (("spacing", "SetSpacing", "voxel spacing"), ("origin", "SetOrigin", "origin differs")):
+        elsewhere = sitk.ReadImage(str(labels / "ts_000.nii.gz"))
+        getattr(elsewhere, moved)((3.0, 4.0, 5.0))
+        sitk.WriteImage(elsewhere, str(tmp_path / f"{name}.nii.gz"))
+        assert f"{name}.nii.gz is of another image than {case}: both have shape (1, 64, 64)" in (
+            err := bad("-l", tmp_path / f"{name}.nii.gz")) and said in err
     assert "holds none of the model's labels (1, 2)" in bad("-l", tmp_path / "foreign.nii.gz")
     assert f"{case} holds values between whole numbers" in bad("-l", case)
     assert "does not exist; give the file of this case's labels" in bad("-l", labels / "ts_999.nii.gz")

@@ -126,6 +126,11 @@ def test_a_fold_goes_on_as_it_was_begun(given):
                           ({"iterations": 1}, "-iterations its default"), ({"seed": 1}, "-seed 12345")):
         with pytest.raises(Exception, match=f"was begun with {said}; go on with the same, or use -o_p NAME"):
             ask(**changed)
+    begun = ask(plans_name="Other", epochs=3, iterations=5, rate=0.1, seed=7, data_plans="nnUNetPlans")
+    write_json(begun.plans_file, begun.plans)
+    Path(begun.fold_folder(0)).mkdir(parents=True)
+    on = prepare(FromMergedRequest(str(given["model"]), 1, plans_name="Other"), True)  # all else is left open
+    assert on.record == begun.record and on.record.asked["data_plans"] == "nnUNetPlans" and on.folds == [0, 1]
     spoil_weights(given, lambda w: next(iter(w.values())).add_(1))
     with pytest.raises(Exception, match="was begun with another checkpoint of the merged model"):
         ask()

@@ -76,7 +76,8 @@ def test_a_checkpoint_without_a_tensor(folder):
 
 def test_a_folder_that_is_no_stitched_model(folder, stitched2d):
     world = stitched2d.world
-    refused("is no stitched model; give a folder that nnUNetv2_train_stitch made", world.model(world.host))
+    refused("is no stitched model but a plain network; give a folder that nnUNetv2_train_stitch made",
+            world.model(world.host))
     refused("does not exist; give a model folder", folder / "nowhere")
     refused("plans.json does not exist", folder / "fold_0")
 

@@ -22,6 +22,7 @@ from stitched_model import SHORT, read_segmentations, stock_alone, stock_predict
 
 from nnunetv2_stitch.distillation import distill
 from nnunetv2_stitch.entrypoints import adapt_party as adapt_entry
+from nnunetv2_stitch.entrypoints import export_party as export_command
 from nnunetv2_stitch.entrypoints import train_stitch as train_stitch_entry
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.export import export_party
@@ -52,6 +53,10 @@ def adapt(world, partner=None, **arguments):
     arguments = {"device": "cpu", "progress": False, "folds": [0], "epochs": 1, "iterations": 4, "rate": 1e-2,
                  "validate": False, "alpha": None, **arguments}
     return adapt_party(world.host.dataset, str(partner or world.model(world.partner)), **arguments)
+
+
+def export(*arguments) -> None:
+    export_command.main(export_command.build_parser().parse_args([*map(str, arguments)]))
 
 
 def change(model: Path, dataset=None, weights=None, plans=None) -> None:
@@ -280,7 +285,7 @@ def test_regions_in_another_order(world):
     assert all(0 <= mean <= 1 for mean in result.mean.values())
 
 
-def test_the_partners_signature_holds_for_the_adapted_partner(world, tmp_path):
+def test_the_partners_signature_holds_for_the_adapted_partner(world, tmp_path, capsys):
     """What a signature was measured behind is not trained, so the gate knows B's images through the adapted partner."""
     sent = tmp_path / "B.zip"
     export_party(read_model_folder(str(world.model(world.partner))), str(sent), folds=[0], licence="CC BY 4.0")
@@ -322,6 +327,16 @@ def test_the_partners_signature_holds_for_the_adapted_partner(world, tmp_path):
 
     student = distill(gated.model_folder, world.host.dataset, device="cpu", progress=False, folds=[0], epochs=1,
                       iterations=2, validate=False)
+    # So does the licence with a student of both; and the command that sends them says so.
+    for number, folder in enumerate((result.model_folder, student.model_folder)):
+        capsys.readouterr()
+        export("-m", folder, "-o", tmp_path / f"by_command_{number}.zip", "-f", 0)
+        said = capsys.readouterr().out
+        assert "The card says what went into this model: " in said and "its licence: CC BY 4.0" in said
+        assert "-licence adds one" in said and "No licence is named" not in said
+    assert "stitched into what taught this one; its licence: CC BY 4.0" in said
+    export("-m", passed_on, "-o", tmp_path / "named.zip", "-f", 0, "-licence", "CC0")
+    assert "icence is named" not in capsys.readouterr().out
     told = read_json(str(Path(student.model_folder) / "fold_0" / "distillation.json"))
     assert told["adapted"] == ["partner"] and "gate" in told
     assert told["taught_by"].endswith("with the partner adapted to the host's images")
