@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.manifest import received_manifest
+from nnunetv2_stitch.exchange.manifest import licence_of, received_manifest
 from nnunetv2_stitch.exchange.parents import require_parent
 from nnunetv2_stitch.fileio import relative_path
 from nnunetv2_stitch.parties.checkpoint import load_parent, network_weights, sha256
@@ -59,7 +59,7 @@ def read_member(model: ModelFolder, fold: int | str, label: str) -> Member:
     require_parent(model, own)
     checkpoint, digest = load_parent(path), sha256(path)
     return Member(label, model, own, path, digest, tensors_of(checkpoint, path), _axes(checkpoint), _cases(model),
-                  _licence(model))
+                  licence_of(model))
 
 
 def tensors_of(checkpoint: Mapping, path: str) -> dict[str, torch.Tensor]:
@@ -80,8 +80,3 @@ def _cases(model: ModelFolder) -> int | None:
     manifest = received_manifest(model)
     said = manifest.training_cases if manifest is not None else model.dataset_json.get("numTraining")
     return said if isinstance(said, int) and not isinstance(said, bool) and 0 < said <= MAX_CASES else None
-
-
-def _licence(model: ModelFolder) -> str:
-    manifest = received_manifest(model)
-    return manifest.licence if manifest is not None else ""
