@@ -19,9 +19,9 @@ from nnunetv2_stitch.exchange.manifest import (
     Fold,
     Manifest,
     adapted_from,
+    mean_dice,
     network_name,
     received_manifest,
-    validation_dice,
     versions_of_training,
 )
 from nnunetv2_stitch.exchange.model_check import CheckedModel, check_model, network_as_trained
@@ -137,7 +137,7 @@ def _write(archive: ZipWriter, result: CheckedModel, manifest: Manifest, before:
         found = signature_of_fold(source, fold, path, say) if signature else None
         if found is not None:
             add(f"fold_{fold}/{SIGNATURE_FILE}" if stock else signature_member(fold), json_bytes(found.to_json()), True)
-        dice = validation_dice(folder, model.dataset_json["labels"])
+        dice = mean_dice(folder, model.dataset_json["labels"])
         if dice is None and before is not None:
             dice = next((f.dice for f in before.folds if f.fold == str(fold)), None)
         folds.append(Fold(str(fold), trained.mirroring_axes, trained.epochs, dice))

@@ -136,7 +136,7 @@ def versions_of_training(fold_folder: str) -> dict[str, str]:
     return {"torch": said} if isinstance(said, str) and TORCH_VERSION.fullmatch(said) else {}
 
 
-def validation_dice(fold_folder: str, labels: dict[str, Any]) -> dict[str, float | None] | None:
+def mean_dice(fold_folder: str, labels: dict[str, Any]) -> dict[str, float | None] | None:
     """Mean Dice by label of the fold's validation; None if there was none."""
     mean = _readable(os.path.join(fold_folder, "validation", "summary.json")).get("mean")
     if not isinstance(mean, dict):
