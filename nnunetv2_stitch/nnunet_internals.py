@@ -7,6 +7,7 @@ Nothing heavy is imported here, so trainer files may import it.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -110,6 +111,11 @@ def once_files_are_written(trainer: nnUNetTrainer, act: Callable[[], None]) -> I
         del trainer.plot_network_architecture
     if not called:
         raise changed("the call of plot_network_architecture", "a model folder that is written at once")
+
+
+def values_of_key(key: str) -> tuple[int, ...]:
+    """Of a key among the metrics in `summary.json`: `1` is a label, `(1, 2)` a region."""
+    return tuple(map(int, re.findall(r"\d+", key)))
 
 
 def restore_progress(trainer: nnUNetTrainer, checkpoint: Mapping) -> None:

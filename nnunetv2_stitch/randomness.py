@@ -10,7 +10,8 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """nnU-Net sets no seed; with augmentation in the same process this makes a training on the CPU repeatable."""
+    """Of Python, numpy and torch; nnU-Net sets none. A training is repeated to the last bit on the CPU alone, and with
+    nnUNet_n_proc_DA=0: workers of nnU-Net's augmentation race."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -14,6 +14,7 @@ from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.statistics import interval
 from nnunetv2_stitch.evaluation.tables import with_interval
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.nnunet_internals import values_of_key
 from nnunetv2_stitch.parties.model_folder import FINAL
 
 SEED, RESAMPLES = 12345, 2000
@@ -69,8 +70,7 @@ def validated_dice(answer: Answer, labels: Labels, ending: str) -> dict[Case, di
         if folder is None or not os.path.isfile(path):
             continue
         for row in read_json(path)["metric_per_case"]:
-            # Keys are '1' for a label and '(1, 2)' for a region.
-            by_value = {tuple(map(int, re.findall(r"\d+", key))): m["Dice"] for key, m in row["metrics"].items()}
+            by_value = {values_of_key(key): m["Dice"] for key, m in row["metrics"].items()}
             dice = {name: by_value.get(values, by_value.get(tuple(sorted(values)))) for name, values in
                     labels.regions.items()}
             dice = {name: math.nan if value is None else float(value) for name, value in dice.items()}

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.nnunet_internals import values_of_key
 from nnunetv2_stitch.parties.model_folder import ModelFolder
 from nnunetv2_stitch.parties.untrusted_json import is_name, is_number, is_whole, printable, refused, require_modest
 
@@ -141,9 +142,7 @@ def mean_dice(fold_folder: str, labels: dict[str, Any]) -> dict[str, float | Non
     mean = _readable(os.path.join(fold_folder, "validation", "summary.json")).get("mean")
     if not isinstance(mean, dict):
         return None
-    # Keys are '1' for a label and '(1, 2)' for a region.
-    scores = {tuple(map(int, re.findall(r"\d+", key))): values.get("Dice") for key, values in mean.items()
-              if isinstance(values, dict)}
+    scores = {values_of_key(key): values.get("Dice") for key, values in mean.items() if isinstance(values, dict)}
     named = {name: tuple(value) if isinstance(value, (list, tuple)) else (value,) for name, value in labels.items()}
     found = {name: scores[value] for name, value in named.items() if name != "ignore" and value in scores}
     return {name: round(float(dice), 4) if is_number(dice) else None for name, dice in found.items()} or None

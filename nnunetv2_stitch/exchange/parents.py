@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -170,17 +170,6 @@ def _unpacked(path: str, checkpoint_name: str, into: str | None) -> str:
     with alone:  # jobs of several folds begin together
         found = model_folders_in(folder) if os.path.isdir(folder) else []
         return found[0] if found else unpack_party(path, folder, checkpoint_name=checkpoint_name).path
-
-
-def require_parents(models: Sequence[ModelFolder], folds: Sequence[Iterable[int | str]]) -> None:
-    """See that every checkpoint of the folds is one of the network that the model's plans describe, trained as that.
-
-    Raises:
-        StitchError: see `require_parent`.
-    """
-    for model, own in zip(models, folds):
-        for fold in sorted(set(own), key=str):
-            require_parent(model, fold)
 
 
 def require_parent(model: ModelFolder, fold: int | str) -> None:

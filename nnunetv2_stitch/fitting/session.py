@@ -92,10 +92,8 @@ class StitchSession:
         self._aside.cleanup()
 
     def seed(self) -> None:
-        """Seeds python, numpy and torch. Bit-equal repetition needs the CPU and nnUNet_n_proc_DA=0, because nnU-Net's
-        augmentation workers race."""
-        seed = self.rng_seed + self.trainer.current_epoch + 1000 * self.trainer.local_rank
-        seed_everything(seed)
+        """See `seed_everything`."""
+        seed_everything(self.rng_seed + self.trainer.current_epoch + 1000 * self.trainer.local_rank)
         self.trainer.print_to_log_file(f"nnunetv2-stitch: seed {self.rng_seed}")
 
     def load_parents(self) -> None:

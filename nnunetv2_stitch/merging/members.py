@@ -17,12 +17,11 @@ from nnunetv2_stitch.training.member import Member, read_member, tensors_of
 
 
 def read_members(models: Sequence[ModelFolder], fold: int | str) -> list[Member]:
-    """Each model's weights of `fold`, else of `all`, else of its first fold.
+    """`read_member` of each model.
 
     Raises:
         NotMergeableError: networks that differ, naming the tensors or the property.
-        StitchError: fewer than two models, one given twice, a stitched one, the second stage of a cascade, or a
-            checkpoint that is missing or refused.
+        StitchError: fewer than two models, one given twice, or see `read_member`.
     """
     if len(models) < 2:
         raise StitchError("give at least two models with -m; one model cannot be merged")

@@ -11,7 +11,7 @@ from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.bridging.report import require_bridge
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.manifest import licence_of, received_manifest
-from nnunetv2_stitch.exchange.parents import find_parties, require_different, require_parents
+from nnunetv2_stitch.exchange.parents import find_parties, require_different, require_parent
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.parties.datasets import data_digest
 from nnunetv2_stitch.parties.model_folder import BASELINE_KEY, MADE_KEYS, ModelFolder
@@ -102,7 +102,9 @@ def require_stitchable(request: Request, host: ModelFolder, partners: Sequence[M
     """
     folds, partner_folds = _folds(request, host, partners)
     require_different([host, *partners], [{f: f for f in folds}, *partner_folds])
-    require_parents([host, *partners], [folds, *(own.values() for own in partner_folds)])
+    for model, own in zip((host, *partners), (folds, *(f.values() for f in partner_folds))):
+        for fold in sorted(set(own), key=str):
+            require_parent(model, fold)
     return folds, partner_folds, lay_out(host, partners, "blocks" if request.positions == "blocks" else "all", bridges)
 
 

@@ -1,4 +1,4 @@
-"""What is there from earlier commands: whether it may be gone on with, and what of it must stay."""
+"""What earlier commands wrote into the plans of a training: whether it may be gone on with, and what of it stays."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _train_fold(job: TrainingJob, fold: int | str, device: torch.device, say: Sa
 
 def validate_fold(job: TrainingJob, fold: int | str, device: torch.device, say: Say = lambda line: None, running=None,
                   trainer: str | None = None) -> float:
-    """nnU-Net's own validation, and its foreground mean of Dice; only read where it was done before.
+    """See `validate_network`.
 
     Args:
         running: the trainer that has just trained; None for one that reads the final checkpoint.

@@ -55,8 +55,7 @@ class TrainingSession:
         return f"run {self.record.command} again, with -o_p NAME"
 
     def seed(self) -> None:
-        """Seeds python, numpy and torch. Bit-equal repetition needs the CPU and nnUNet_n_proc_DA=0, because nnU-Net's
-        augmentation workers race."""
+        """See `seed_everything`."""
         seed_everything(self.record.seed + self.trainer.current_epoch)
 
     def start_from(self, path: str) -> None:

@@ -13,6 +13,7 @@ from nnunetv2_stitch.parties.model_folder import read_model_folder
 from nnunetv2_stitch.stitching.description import build_parent
 from nnunetv2_stitch.training.adapt_terms import channel_sources, in_terms, input_tensors, output_sources
 from nnunetv2_stitch.training.line import ALPHAS, between
+from nnunetv2_stitch.training.member import read_member
 
 
 def network(description: dict, channels: int, outputs: int, seed: int) -> torch.nn.Module:
@@ -109,3 +110,10 @@ def test_channels_by_name(parties):
         channel_sources(["T1", "T2"], partner, NO_MAPS)
     with pytest.raises(StitchError, match="stands for several"):
         channel_sources(["T1", "T2"], partner, NameMaps({}, {"FLAIR": "T1"}))
+
+
+def test_what_is_made_of_an_adapted_partner_is_under_the_partners_licence(make_model):  # noqa: F811
+    """Kind: a licence that is lost on the way, because a model is made of another party's in several steps."""
+    folder = make_model("Dataset911_A")
+    write_json(str(folder / "adapt.json"), {"partner": {"dataset": "Dataset912_B", "model": "m", "licence": "CC BY"}})
+    assert read_member(read_model_folder(str(folder)), 0, "A").to_json()["licence"] == "CC BY"
