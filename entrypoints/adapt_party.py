@@ -75,8 +75,10 @@ def main(args: argparse.Namespace) -> None:
                           f"{', '.join(args.parties) or 'none'}")
     device = ready_device(args)
     from nnunetv2_stitch.training import adapt_party
-    print_result(adapt_party(device=device, continue_training=args.continue_training,
-                             progress=not args.disable_progress_bar, say=say_step, **request_of(args)))
+    request = request_of(args)
+    print_result(adapt_party(
+        request.pop("dataset"), request.pop("partner"), device=device, continue_training=args.continue_training,
+        progress=not args.disable_progress_bar, say=say_step, **request))
 
 
 def request_of(args: argparse.Namespace) -> dict:
