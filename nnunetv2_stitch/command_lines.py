@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from shlex import join
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from nnunetv2_stitch.devices import find_device
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 Command = tuple[str, str]  # what it does, and the command
 CASES = ("-i", "INPUT_FOLDER", "-o", "OUTPUT_FOLDER")
-TEST_SETS = ("-datasets", "A=TEST_CASES_OF_A", "B=TEST_CASES_OF_B")
 
 
 def ours(command: str, *words: object, device: torch.device | None) -> str:
@@ -42,12 +42,20 @@ def predicting(result: Any, device: torch.device, more: str = "") -> Command:
     return f"Predict with stock nnU-Net{more}", stock("nnUNetv2_predict", *CASES, *which(result), device=device)
 
 
-def evaluating(models: Mapping[str, str], folds: Iterable[int | str], device: torch.device) -> Command:
-    """`models`: name -> folder, with how it answers; `folds`: of all of them, so that each answers by as many."""
+def evaluating(models: Mapping[str, str], folds: Iterable[int | str], device: torch.device,
+               parties: int = 2) -> Command:
+    """On test cases of so many `parties`.
+
+    Args:
+        models: name -> folder, with how it answers.
+        folds: of all of them, so that each answers by as many.
+        device: where to predict.
+    """
     named = [f"{name}={folder}" for name, folder in models.items()]
+    sets = [f"{party}=TEST_CASES_OF_{party}" for party in ascii_uppercase[:parties]]
     return ("Evaluate on test cases with labels, yours and others'",
-            ours("nnUNetv2_evaluate_stitched", "-models", *named, *TEST_SETS, "-f", *folds, "-o", "OUTPUT_FOLDER",
-                 device=device))
+            ours("nnUNetv2_evaluate_stitched", "-models", *named, "-datasets", *sets, "-f", *folds, "-o",
+                 "OUTPUT_FOLDER", device=device))
 
 
 def flags(asked: Any, names: Mapping[str, str | None]) -> list[str]:

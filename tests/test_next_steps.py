@@ -111,6 +111,11 @@ def test_how_a_run_went_is_said_where_a_command_would_not_go_so_by_itself(monkey
         assert command_lines.stock("command", device=torch.device("cuda")) == "command"
 
 
+def test_of_three_parties_three_have_test_cases():
+    line = command_lines.evaluating({"A alone": "/a b"}, [0, "all"], CPU, parties=3)[1]
+    assert "-models 'A alone=/a b' -datasets A=TEST_CASES_OF_A B=TEST_CASES_OF_B C=TEST_CASES_OF_C -f 0 all" in line
+
+
 @pytest.mark.slow
 def test_what_a_page_shows_is_taken_for_what_was_asked(stitched2d, copy_world, nnunet_env, thread_pools, monkeypatch):
     """Of a model with B's fold, names and places of its own: the gate's command finds the same parties, and in an

@@ -31,7 +31,7 @@ def next_steps(job: Job, result: StitchResult, device: torch.device) -> tuple[Co
              predicting(result, device, ", where this package is installed"),
              ("Look at a case", ours("nnUNetv2_stitch_view", "-m", job.model_folder, "-i", "IMAGE_FILE", "-l",
                                      "LABEL_FILE", "-o", "OUTPUT_FOLDER", device=device)),
-             evaluating(_compared(job), job.folds, device),
+             evaluating(_compared(job), job.folds, device, 1 + len(job.partners)),
              ("Teach one plain network what this one knows",
               ours("nnUNetv2_distill_stitched", "-m", job.model_folder, "-d", result.dataset, device=device))]
     is_gated = _configuration(job)["architecture"]["arch_kwargs"].get("gate") is not None
