@@ -34,8 +34,8 @@ def train(work: Path, seed: int, steps: int, device: str) -> None:
         plans.update(dataset_name=dataset_of(party), plans_name=job.plans_name)
         plans["configurations"][CONFIGURATION]["study"] = {
             "steps": steps // 2, "lr": RATE, "seed": 1000 * seed + list(TRAININGS).index(NAME), "start": None}
-        trainer = nnUNetTrainerStudy(plans, CONFIGURATION, FOLD, load_json(folder / "dataset.json"),
-                                     torch.device(device))
+        trainer = nnUNetTrainerStudy({**plans, "continue_training": False}, CONFIGURATION, FOLD,
+                                     load_json(folder / "dataset.json"), torch.device(device))
         trainer.on_train_start()
         trainers[party] = trainer
     cases = {p: len(load_json(work / "preprocessed" / dataset_of(p) / "splits_final.json")[FOLD]["train"])

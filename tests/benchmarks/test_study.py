@@ -10,7 +10,7 @@ import pytest
 from world import thread_pools
 
 STUDY = Path(__file__).resolve().parents[2] / "benchmarks" / "study.py"
-ROWS = ["A_alone", "plain_ensemble", "stitched", "direct"]
+ROWS = ["A_alone", "plain_ensemble", "direct"]
 
 
 @pytest.mark.slow
@@ -26,7 +26,7 @@ def test_study(world2d, copy_world, nnunet_env, monkeypatch, capsys, tmp_path):
     assert list(studies) == [world.host.dataset, world.partner.dataset]
     for host, (study,) in studies.items():
         assert study["folds"] == [1] and len(study["dice"]) == len(ROWS)
-        assert set(study["curves"]) == {"direct", "double-batched"}
+        assert set(study["curves"]) == {"direct"}
         for dice in study["dice"].values():
             assert set(dice) == set(studies) and all(0 <= value <= 1 for value in dice.values())
         page = tmp_path / "seed_1" / f"comparison_{host}_hosts"
