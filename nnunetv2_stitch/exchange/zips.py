@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from nnunetv2_stitch.errors import StitchError
+from nnunetv2_stitch.parties.untrusted_json import printable
 
 MIB, GIB = 1 << 20, 1 << 30
 MAX_MEMBERS = 50_000  # a stock zip may bring the validation predictions of every case along
@@ -169,7 +170,7 @@ def _checked_members(path: str, opened: zipfile.ZipFile) -> dict[str, zipfile.Zi
         name = info.orig_filename  # zipfile cuts `filename` at a null byte
         reason = _reason_against_name(name) or _reason_against_kind(info)
         if reason:
-            raise StitchError(f"{path} is refused: member {_printable(name)} {reason}; nothing was unpacked. Ask the "
+            raise StitchError(f"{path} is refused: member {printable(name)} {reason}; nothing was unpacked. Ask the "
                               f"sender for a zip made by nnUNetv2_export_party")
         key = unicodedata.normalize("NFC", name.rstrip("/")).casefold()
         if key in folded:
@@ -233,10 +234,6 @@ def _require_apart(path: str, opened: zipfile.ZipFile, infos: list[zipfile.ZipIn
 def _damaged(path: str, reason) -> StitchError:
     return StitchError(f"{path} is damaged ({str(reason)[:100] or type(reason).__name__}); copy it again and compare "
                        f"its sha256 with the sender's")
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text[:100])
 
 
 def _shown(size: int) -> str:

@@ -95,7 +95,7 @@ def _stitched_model(folder: str) -> ModelFolder:
     model = read_model_folder(folder)
     if not model.is_stitched or not model.configuration_manager.configuration.get(STITCHING_KEY):
         raise StitchError(f"{folder} is no stitched model; give the folder that nnUNetv2_train_stitch made")
-    if not len(_records(model)) == len(stitched_arguments(model).get("parents", ())) > 1:
+    if not len(_records(model)) == len(model.configuration_manager.network_arch_init_kwargs.get("parents", ())) > 1:
         raise StitchError(f"{folder}/plans.json does not name all parents; copy it again from its source")
     return model
 
@@ -107,10 +107,6 @@ def _folds(model: ModelFolder, wanted: Sequence[int | str] | None) -> list[int |
     for fold in folds:
         model.checkpoint_path(fold)
     return folds
-
-
-def stitched_arguments(model: ModelFolder) -> dict:
-    return model.configuration_manager.configuration["architecture"]["arch_kwargs"]
 
 
 def _records(model: ModelFolder) -> tuple[ParentRecord, ...]:

@@ -39,7 +39,7 @@ def choose(sweeps: Sequence[Sweep], rule: str, position: int | None = None) -> d
     if rule not in RULES:
         raise StitchError(f"rule {rule!r} is not one of {', '.join(RULES)}")
     scored = with_scores(sweeps)
-    ranks = {s.fold: r for s, r in zip(scored, fold_ranks(scored))}
+    ranks = {s.fold: r for s, r in zip(scored, fold_ranks([s.ensemble for s in scored]))}
 
     def best(folds: Sequence[int | str]) -> int:
         return positions[int(np.argmin(np.mean([ranks[f] for f in folds], 0)))]
@@ -95,9 +95,9 @@ def common_positions(sweeps: Sequence[Sweep]) -> list[int]:
     return sweeps[0].positions
 
 
-def fold_ranks(sweeps: Sequence[Sweep]) -> np.ndarray:
-    """Ranks `(folds, positions)` of the ensemble's Dice, 1 is best."""
-    return np.stack([rankdata(-np.round(s.ensemble, 6)) for s in sweeps])
+def fold_ranks(scores: Sequence[Sequence[float]]) -> np.ndarray:
+    """Ranks `(folds, positions)`, 1 is best; equal scores share their mean rank."""
+    return np.stack([rankdata(-np.round(s, 6)) for s in scores])
 
 
 def position_at_progress(progress: Sequence[float], wanted: float) -> int:
@@ -122,8 +122,7 @@ def label_free_choice(sweeps: Sequence[Sweep]) -> dict[int | str, int]:
     if not all(len(s) == len(positions) and np.isfinite(s).all() for s in scores):
         raise StitchError("the folds' sweeps hold no R^2 at some position, so none can be chosen without labels; train "
                           "the stitches again")
-    ranks = np.stack([rankdata(-np.round(s, 6)) for s in scores])
-    best = positions[int(np.argmin(ranks.mean(0)))]
+    best = positions[int(np.argmin(fold_ranks(scores).mean(0)))]
     return {s.fold: best for s in sweeps}
 
 
