@@ -88,8 +88,9 @@ def main(args: argparse.Namespace) -> None:
         asked = AdaptRequest(**request)
         print_dry_run(lambda folder: prepare(asked, args.continue_training, True, folder), args)
         return
-    print_result(adapt_party(device=ready_device(args), continue_training=args.continue_training,
-                             progress=not args.disable_progress_bar, say=say_step, **request))
+    print_result(adapt_party(
+        request.pop("dataset"), request.pop("partner"), device=ready_device(args), say=say_step,
+        continue_training=args.continue_training, progress=not args.disable_progress_bar, **request))
 
 
 def request_of(args: argparse.Namespace) -> dict:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from tempfile import TemporaryDirectory
 
 from nnunetv2_stitch.entrypoints.common import add_device, add_trust, add_verbose, groups, ready_device, run_parsed
 from nnunetv2_stitch.entrypoints.parties import add_parties, parse_parties, parties_of
+from nnunetv2_stitch.entrypoints.training_run import unpacking
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> None:
     from nnunetv2_stitch.pipeline import Request
 
     request = Request(**parties_of(args), folds=args.f)
-    with TemporaryDirectory() as folder:  # a zip has to be unpacked to be looked at
+    with unpacking() as folder:
         host, partners = find_parties(request.dataset_a, request.model_a, args.configuration, args.tr_a, args.p_a,
                                       request.partners, args.chk, args.chk_a, folder)
         tell(request, host, partners, args)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from nnunetv2_stitch.distributed import SINGLE_PROCESS, Process
@@ -31,7 +30,7 @@ from nnunetv2_stitch.entrypoints.parties import (
     positions,
 )
 from nnunetv2_stitch.entrypoints.processes import one_of_several, only_first_speaks
-from nnunetv2_stitch.entrypoints.training_run import print_needs
+from nnunetv2_stitch.entrypoints.training_run import print_needs, unpacking
 
 if TYPE_CHECKING:
     import torch
@@ -160,7 +159,7 @@ def main(args: argparse.Namespace, process: Process = SINGLE_PROCESS) -> None:
         if not process.is_first:
             return
         from nnunetv2_stitch.pipeline import Request, prepare
-        with TemporaryDirectory() as folder:  # a zip has to be unpacked to be looked at
+        with unpacking() as folder:
             job = prepare(Request(**request_of(args)), dry_run=True, unpack_into=folder)
             print_job(job)
             check_run(job, args)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,17 @@ if TYPE_CHECKING:
     from nnunetv2_stitch.training import TrainingJob
 
 MEMORY = "memory at the peak, estimated"
+
+
+@contextmanager
+def unpacking() -> Iterator[str]:
+    """A folder for what has to be unpacked to be looked at. It is gone afterwards, so no error names a place in it."""
+    from nnunetv2_stitch.errors import StitchError
+    with TemporaryDirectory() as folder:
+        try:
+            yield folder
+        except StitchError as error:
+            raise StitchError(re.sub(rf"{re.escape(folder)}[/\\][^/\\\s]+[/\\]", "", str(error))) from error
 
 
 def add_dry_run(group: Arguments) -> None:
@@ -32,7 +45,7 @@ def print_dry_run(prepare: Callable[[str], TrainingJob], args: argparse.Namespac
     """
     from nnunetv2_stitch.training.job import closed_folder
     resolve_device(args.device)
-    with TemporaryDirectory() as folder:
+    with unpacking() as folder:
         job = prepare(folder)
         print_job(job)
     if closed := closed_folder(job):

@@ -21,6 +21,15 @@ def stock_id(dataset_name: str) -> str:
     return str(int(found[1])) if found else dataset_name
 
 
+def without_places(text: str) -> str:
+    """With the names of nnU-Net's variables for their folders: for what travels or is shown elsewhere."""
+    from nnunetv2 import paths
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        if (folder := getattr(paths, variable)).is_set():
+            text = text.replace(str(folder), variable)
+    return text
+
+
 def names_in(folder: str) -> list[str]:
     """Names of files and folders, sorted, without hidden ones (`.DS_Store`, `._x`, `.nfs000`) and those of systems."""
     return sorted(n for n in os.listdir(folder) if not n.startswith(".") and n not in LITTER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,6 +141,10 @@ def write_look(predictor: StitchedPredictor, case: Case, output: str,
     if truth is not None:
         _require_of_image(*truth, channels.shape[1:], grid_of(properties), reference, case.shown)
     look = look_at(predictor, case.files)
+    if reference is not None and case.name not in os.path.basename(reference):
+        said = f"The file of labels is called {os.path.basename(reference)} and the case {case.name}: Dice and " \
+               f"outline mean nothing if it is of another case."
+        look = replace(look, remarks=(*look.remarks, said))
     ending, written = predictor.dataset_json["file_ending"], {}
     os.makedirs(output, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tmp", dir=output) as temporary:

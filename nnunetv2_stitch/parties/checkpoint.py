@@ -171,7 +171,8 @@ def _require_archive(path: str) -> None:
         raise StitchError(f"{path} is empty; copy it again from its source")
     if not zipfile.is_zipfile(path):
         if start[:2] == b"PK":
-            raise StitchError(f"{path} is cut short at {size} bytes; copy it again from its source")
+            raise StitchError(f"{path} is cut short at {size} bytes; copy it again from its source, or remove it "
+                              f"to train it again")
         raise StitchError(f"{path} is not a checkpoint of nnU-Net v2; give a checkpoint_final.pth that nnU-Net wrote")
 
 

@@ -44,7 +44,7 @@ def find_dataset(root, variable: str, dataset: int | str, otherwise: str = "") -
     found = matching(there, dataset)
     if len(found) != 1:
         what = f"taken twice: {', '.join(found)}" if found else f"not there; there are: {', '.join(there) or 'none'}"
-        raise StitchError(f"dataset {dataset} in {variable} {root} is {what}; give -d one full name{otherwise}")
+        raise StitchError(f"dataset {dataset} in {variable} {root} is {what}; give the full name of one{otherwise}")
     return os.path.join(str(root), found[0])
 
 

@@ -39,7 +39,7 @@ def dataset_folder(dataset: int | str, results: str | None = None) -> str:
     if not found:
         raise StitchError(f"no models of dataset {dataset} in {results}; datasets there: {', '.join(there) or 'none'}; "
                           f"give one of these by id or name, or install the model first "
-                          f"(nnUNetv2_install_pretrained_model_from_zip)")
+                          f"(nnUNetv2_install_party)")
     return os.path.join(results, found[0])
 
 

@@ -150,9 +150,10 @@ def _keep_other_folds(job: Job, previous: dict | None) -> None:
     for own, entries in zip(ours.parents, kept):
         for fold, entry in entries.items():
             if own.folds.get(fold, entry) != entry:
-                raise StitchError(f"fold {fold} was stitched with fold {entry['fold']} of {own.dataset}, which is "
-                                  f"not what it would be stitched with now (fold or sha256 differs); give the same "
-                                  f"-f_b and -m_b as then, or -o_p NAME for another model")
+                raise StitchError(f"fold {fold} was stitched with fold {entry['fold']} of {own.dataset}, {own.plans}, "
+                                  f"which is not what it would be stitched with now (fold or sha256 differs: another "
+                                  f"-f_b or -m_b, or that model has changed since, as by nnUNetv2_adapt_party --c "
+                                  f"-alpha); give the same model as then, or -o_p NAME for another")
     replace(ours, parents=tuple(replace(own, folds={**own.folds, **entries})
                                 for own, entries in zip(ours.parents, kept))).put_into(new)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.evaluation.result_page import remove_page
 from nnunetv2_stitch.exchange.manifest import licence_of
 from nnunetv2_stitch.exchange.parents import Partner
-from nnunetv2_stitch.folders import folds_in
+from nnunetv2_stitch.folders import folds_in, without_places
 from nnunetv2_stitch.parties.datasets import data_digest
 from nnunetv2_stitch.parties.model_folder import FINAL
 from nnunetv2_stitch.provenance import Provenance
@@ -131,22 +132,25 @@ def provenance(job: AdaptJob, folds: Sequence[int | str], hosts: Mapping[str, st
 
 
 def adaptation_record(job: AdaptJob, scores: Sequence[FoldScores]) -> dict:
-    """Contents of adapt.json. No path and no case: it travels with the model."""
+    """Contents of adapt.json. No path and no case: it travels with the model. `mean`, by alpha, is of the cases on
+    which the host alone is known, if there are such, so that both can stand side by side."""
     found, dice, host = choose(scores, job.request.tolerance, job.request.alpha)
+    beside = dice if host is None else dice[:, np.isfinite(host)]
     folds = {str(s.fold): {"cases": s.dice.shape[1], "mean": [known(row)[0] for row in s.dice],
                            "host_alone": None if s.host is None else known(s.host)[0]} for s in scores}
-    remarks = [*job.remarks, *(f"Fold {s.fold} is not compared with the host alone: {s.why}." for s in scores if s.why)]
+    remarks = [*job.remarks, *(f"Fold {s.fold} is not compared with the host alone, and its cases are left out "
+                               f"beside it: {s.why}." for s in scores if s.why)]
     made_from = provenance(job, list(folds), {str(s.fold): s.made_of["host"] for s in scores})
     start = made_from.made_from["partner"]
     return {
         "alpha": ALPHAS[found.index], "reason": found.reason,
         "reached": None if host is None else found.reached, "tolerance": job.request.tolerance,
-        "alphas": list(ALPHAS), "mean": [known(row)[0] for row in dice], "best": ALPHAS[found.best],
+        "alphas": list(ALPHAS), "mean": [known(row)[0] for row in beside], "best": ALPHAS[found.best],
         "standard_errors": list(found.standard_errors), "folds": folds,
         "host_alone": dict(zip(("mean", "standard_error"), (None, None) if host is None else known(host))),
         "partner": {"dataset": job.partner.dataset_name, "model": job.partner.identifier,
                     "licence": licence_of(job.partner)},
         "start_sha256": start, "dataset": job.dataset, "configuration": job.configuration,
-        "plans_name": job.plans_name, "remarks": remarks,
+        "plans_name": job.plans_name, "remarks": [without_places(line) for line in remarks],
         **{k: getattr(job.record, k) for k in ("learning_rate", "seed", "num_epochs", "num_iterations_per_epoch")},
         **made_from.to_json()}

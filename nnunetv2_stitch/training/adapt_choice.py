@@ -11,6 +11,7 @@ import torch
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.folders import without_places
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.datasets import stored_contents
 from nnunetv2_stitch.parties.model_folder import FINAL
@@ -79,13 +80,13 @@ def _own_site(job: AdaptJob, fold: int | str, cases: Sequence[str]) -> tuple[Sit
     if job.host is None:
         return None, ""
     if fold not in job.host.folds:
-        return None, f"{job.host.path} has no fold {fold}"
+        return None, f"{job.host.identifier} has no fold {fold}"
     site = Site(job.preprocessed_folder, job.dataset, job.host.configuration, fold, job.host.plans, job.dataset_json)
     try:
         same = site.validation_names() == list(cases)
     except StitchError as error:
-        return None, str(error)
-    return (site, "") if same else (None, f"{job.host.path} was preprocessed with other cases")
+        return None, without_places(str(error))
+    return (site, "") if same else (None, f"{job.host.identifier} was preprocessed with other cases")
 
 
 def choose(scores: Sequence[FoldScores], tolerance: float,

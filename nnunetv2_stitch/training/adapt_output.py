@@ -102,7 +102,7 @@ def adapted_card(dataset_json: Mapping, record: Mapping) -> str:
                     "weights towards what it was (arXiv 2109.01903). An ordinary model of the stock trainer; nothing "
                     "has to be installed for it.", facts)
     lines += ["", "## Dice on the host's validation cases", "", "Preprocessed grid, no mirroring, mean over the cases "
-              "of all folds.", "", *table(("alpha", "Dice", ""), rows), "",
+              "of all folds, beside the host alone of those of its folds.", "", *table(("alpha", "Dice", ""), rows), "",
               *(f"Fold {f}: begun with checkpoint {digest}." for f, digest in record["start_sha256"].items()), "",
               *map(cell, record["remarks"]), "", NO_PROMISE,
               "The partner's weights went into this model: what their licence asks for binds it too."]

@@ -87,5 +87,6 @@ def _line(record: Mapping, folded: bool) -> Table:
             for alpha, mean in zip(record["alphas"], record["mean"])]
     alone = record["host_alone"]["mean"]
     rows += [] if alone is None else [{"alpha": "A alone", "mean Dice": alone, "taken": ""}]
-    return Table("Along the line", as_text(rows), "Mean Dice on A's validation cases of all folds, on the preprocessed "
-                 "grid, without mirroring, which is why these numbers differ a little from those above.", folded=folded)
+    return Table("Along the line", as_text(rows), "Mean Dice on A's validation cases of all folds, beside A alone of "
+                 "those of its folds, on the preprocessed grid, without mirroring, which is why these numbers differ a "
+                 "little from those above.", folded=folded)

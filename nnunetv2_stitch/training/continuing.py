@@ -66,7 +66,8 @@ def _merge_folds(job: TrainingJob, previous: dict | None):
     """The job's record, with the folds that earlier commands trained under the same name."""
     others = {k: v for k, v in (previous or {}).items() if k not in ("configurations", "plans_name")}
     if previous and others != {k: v for k, v in job.plans.items() if k not in ("configurations", "plans_name")}:
-        raise StitchError(f"{job.plans_file} was made from other plans; choose another name with -o_p")
+        raise StitchError(f"{job.plans_file} was made from other plans, so of another partner or model; choose another "
+                          f"name with -o_p")
     if job.configuration not in (previous or {}).get("configurations", {}):
         return job.record
     if not os.path.isdir(job.model_folder) or not (begun := folds_in(job.model_folder)):

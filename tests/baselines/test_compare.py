@@ -43,6 +43,7 @@ def require_students(world) -> None:
     records = [json.loads(Path(m.path, "fold_1", "distillation.json").read_text()) for m in models]
     assert [r.pop("weight") for r in records] == [1.0, 0.0]
     assert [r.pop("taught_by") for r in records] == ["a stitched ensemble", "labels alone"]
+    assert [[p["dataset"] for p in r.pop("partners")] for r in records] == [[world.partner.dataset], []]
     assert records[0] == records[1]
     assert all(m.is_baseline and m.folds == (0, 1) for m in models)
     taught, untaught = (load_checkpoint(m.checkpoint_path(1))["network_weights"] for m in models)

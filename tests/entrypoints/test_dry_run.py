@@ -81,6 +81,8 @@ def test_dry_run_of_a_zip_leaves_no_trace(world, tmp_path, capsys, monkeypatch):
     before = sorted(tmp_path.rglob("*")), tree(tmp_path)
     command(801, "-m_b", sent, "--dry_run", "-positions", 20)
     assert "Nothing was written" in capsys.readouterr().out
+    told = refused(world, capsys, 801, "-m_b", sent, "--dry_run", "-f_b", 7)
+    assert "of fold 7" in told and str(tmp_path) not in told, "a folder that is gone is named"
     assert (sorted(tmp_path.rglob("*")), tree(tmp_path)) == before
 
 

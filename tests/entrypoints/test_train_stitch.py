@@ -272,7 +272,7 @@ def test_the_command_ends_with_a_table_and_the_commands_that_predict(world, caps
     assert position in (2, 20, 21) and f"Chosen position: {position}, " in after
     flags = ("-i INPUT_FOLDER -o OUTPUT_FOLDER -d Dataset801_HostBlobs -c 2d -tr nnUNetTrainerStitchDirect "
              "-p nnUNetStitchPlans -f 0")
-    assert f"  nnUNetv2_predict_stitched {flags}\n" in after and f"  nnUNetv2_predict {flags}\n" in after
+    assert f"  nnUNetv2_predict_stitched {flags}\n" in after and f"  nnUNetv2_predict {flags} -device cpu\n" in after
     assert "is worse than A alone" in after  # the partner's images differ, so the ensemble must lose here
 
 

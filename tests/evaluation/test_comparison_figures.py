@@ -87,8 +87,8 @@ def test_cells_without_a_number(tmp_path):
 def test_a_close_up_only_where_it_helps():
     spread = comparison(FEW).planes[0].points
     crowded = comparison(MANY).planes[0].points
-    assert plane_figure._close_up(spread, "host") is None
-    limits = plane_figure._close_up(crowded, "host")
+    assert plane_figure._close_up(spread) is None
+    limits = plane_figure._close_up(crowded)
     assert limits is not None and not plane_figure._inside(crowded[-1], limits)
     assert all(plane_figure._inside(p, limits) for p in crowded if p.on_front)
 

@@ -198,7 +198,8 @@ def test_images_are_preprocessed_as_the_partner_wants_them_and_a_label_only_the_
     assert predict in told
     assert record["alpha"] == 0.5 and record["reached"] is not None
     assert ("it is as good as your own" if record["reached"] else "your own model is better") in told
-    assert f"nnUNetv2_train_stitch {world.host.dataset} -m_b {result} -fit direct -gate on -f 0" in told
+    host = world.model(world.host)
+    assert f"nnUNetv2_train_stitch -m_a {host} -m_b {result} -fit direct -gate on -f 0" in told
     plans = read_json(str(result / "plans.json"))
     configuration = plans["configurations"]["2d"]
     assert configuration["normalization_schemes"] == ["CTNormalization"] and plans["transpose_forward"] == [0, 2, 1]
@@ -242,6 +243,16 @@ def test_going_on_after_an_interruption_and_one_alpha_for_all_folds(world):
     assert both.folds == [0, 1] and record["folds"].keys() == {"0", "1"}
     for number in (0, 1):
         assert same(final(both.model_folder, number), adapted_state(both.model_folder, number, both.alpha))
+
+    # Kind: means of different cases side by side. A fold that the host lacks is left out beside the host alone.
+    shutil.rmtree(world.model(world.host) / "fold_1")
+    again = adapt(world, epochs=3, iterations=8, folds=[1], continue_training=True)
+    record = read_json(str(Path(again.model_folder, "adapt.json")))
+    shown = record["mean"][record["alphas"].index(again.alpha)]
+    assert record["folds"]["1"]["host_alone"] is None and again.folds == [0, 1]
+    assert (shown, again.host_alone) == (record["folds"]["0"]["mean"][record["alphas"].index(again.alpha)],
+                                         record["folds"]["0"]["host_alone"])
+    assert any("Fold 1 is not compared" in line for line in record["remarks"]) and str(world.root) not in str(record)
 
 
 def test_statistics_of_batch_norm_fit_the_weights_between_the_ends(world):
