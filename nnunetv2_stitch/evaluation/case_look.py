@@ -141,7 +141,7 @@ def write_look(predictor: StitchedPredictor, case: Case, output: str,
     if truth is not None:
         _require_of_image(*truth, channels.shape[1:], grid_of(properties), reference, case.shown)
     look = look_at(predictor, case.files)
-    if reference is not None and case.name not in os.path.basename(reference):
+    if reference is not None and not os.path.basename(reference).startswith(f"{case.name}."):
         said = f"The file of labels is called {os.path.basename(reference)} and the case {case.name}: Dice and " \
                f"outline mean nothing if it is of another case."
         look = replace(look, remarks=(*look.remarks, said))

@@ -22,8 +22,9 @@ from nnunetv2_stitch.gating.signature import Signature
 class GateOptions:
     """What plans say of a gate, as plain JSON; the statistics are in the state dict.
 
-    `known`: for each partner, whether its signature is there. `quantile`: a party's images count as its own where
-    their density is above this quantile of its own validation cases; the higher, the more images get even shares.
+    `known`: for each partner, whether it claims images: its signature is there, and no other partner speaks for it.
+    `quantile`: a party's images count as its own where their density is above this quantile of its own validation
+    cases; the higher, the more images get even shares.
     `wholly`: from this share on a party answers alone; above 1 never. `lead`: how far the host is ahead on images
     unlike any party's, from 0, even shares, to 1, the host alone. `limited`: a party claims only what it knows itself;
     False in models of earlier versions, which go on to answer as they were chosen.

@@ -31,8 +31,8 @@ from nnunetv2_stitch.training.line import ALPHAS, TRAINER
 class AdaptResult(TrainingResult):
     """An adapted partner. `model_folder`: the ordinary model at `alpha`; `training_folder`: the one that was trained,
     with both ends of the line. `reached`: whether it is as good as the host's own model on the host's validation cases,
-    None where there is none. `folds`: all that are adapted. `mean`: own Dice by alpha; `host_alone`: that of the host's
-    own model, None where there is none."""
+    None where there is none. `folds`: all that are adapted. `mean`: own Dice by alpha, on the cases on which the
+    host's own model is known, if there are such; `host_alone`: that of this model, None where there is none."""
 
     training_folder: str
     alpha: float

@@ -11,7 +11,6 @@ import torch
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
-from nnunetv2_stitch.folders import without_places
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.datasets import stored_contents
 from nnunetv2_stitch.parties.model_folder import FINAL
@@ -85,7 +84,7 @@ def _own_site(job: AdaptJob, fold: int | str, cases: Sequence[str]) -> tuple[Sit
     try:
         same = site.validation_names() == list(cases)
     except StitchError as error:
-        return None, without_places(str(error))
+        return None, str(error)
     return (site, "") if same else (None, f"{job.host.identifier} was preprocessed with other cases")
 
 

@@ -81,10 +81,10 @@ def test_a_2d_case_by_file_name_or_folder(world, stitched2d, tmp_path, capsys):
     assert (one.GetSize(), one.GetSpacing(), one.GetOrigin(), one.GetDirection()) == (
         other.GetSize(), other.GetSpacing(), other.GetOrigin(), other.GetDirection())
     capsys.readouterr()
-    labels = shutil.copy(world.test_labels(world.partner) / "ts_000.nii.gz", tmp_path / "labels.nii.gz")
+    labels = shutil.copy(world.test_labels(world.partner) / "ts_000.nii.gz", tmp_path / "ts_0001.nii.gz")
     named = looked(stitched2d.folder, images / "ts_000", tmp_path / "name", "-l", labels)
     said = capsys.readouterr().out
-    assert "The file of labels is called labels.nii.gz and the case ts_000: " in said
+    assert "The file of labels is called ts_0001.nii.gz and the case ts_000: " in said
     assert said.count("\n") == 6 and all(str(f) in said for f in (tmp_path / "name").iterdir())
     command(stitch_view, "-d", world.host.dataset, "-i", images, "-o", tmp_path / "folder", "-f", 0, "--disable_tta")
     for other in (named, read(tmp_path / "folder")):
