@@ -6,8 +6,8 @@ import time
 
 import pytest
 import torch
+from adapting import NAME, final, same
 from stitched_model import call, start, stitched_env
-from training.test_adapting import NAME, final, same
 
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.training import adapted_state
