@@ -56,7 +56,8 @@ def tell(request, host, partners, args: argparse.Namespace) -> None:
     if args.json:
         more = {} if check is None else {"merge_check": check.to_json()}
         more |= {} if refusal is None else {"can_be_stitched": False, "refused": refusal}
-        found = [{"host": host.path, "partner": p.path, **r.to_json(), **more} for p, r in zip(partners, reports)]
+        found = [{"host": host.path, "partner": asked.model or p.path, **r.to_json(), **more}
+                 for asked, p, r in zip(request.partners, partners, reports)]
         print(json_text(found[0] if len(found) == 1 else found))
     else:
         for number, (partner, report) in enumerate(zip(partners, reports)):

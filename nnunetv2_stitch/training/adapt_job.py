@@ -171,8 +171,8 @@ def prepare(request: AdaptRequest, continue_training: bool = False, dry_run: boo
     if there is None:
         require_raw(own.dataset_name)
     else:
-        plans["configurations"][configuration]["data_identifier"] = there[1]
-        remarks.append(f"The host's data of plans {there[0]} are what the partner's plans say; they are used as they "
+        plans["configurations"][configuration]["data_identifier"] = there
+        remarks.append(f"The host's preprocessed data {there} are what the partner's plans say; they are used as they "
                        f"are.")
     others = sorted({e["fold"] for f, e in entries.items() if e["fold"] != f})
     if others and partner.dataset_name == own.dataset_name:

@@ -94,18 +94,17 @@ def data_terms(own: ModelFolder) -> tuple:
             [configuration.configuration.get(k) for k in RESAMPLING], own.plans["image_reader_writer"])
 
 
-def same_data(own: ModelFolder) -> tuple[str, str] | None:
-    """Plans in the host's preprocessed folder whose data are there and exactly what `own` plans would give: their name
-    and data_identifier."""
+def same_data(own: ModelFolder) -> str | None:
+    """The data_identifier of preprocessed data of the host that are there and exactly what `own` plans would give."""
     wanted = data_terms(own)
-    for name, plans in sorted(_plans_in(own.path), key=lambda found: any(found[1].get(k) for k in MADE_KEYS)):
+    for name, plans in _plans_in(own.path):
         for configuration in plans["configurations"]:
             other = ModelFolder(own.path, own.dataset_name, own.trainer, name, configuration, plans, own.dataset_json,
                                 ())
             try:
                 identifier = other.configuration_manager.data_identifier
                 if data_terms(other) == wanted and os.path.isdir(os.path.join(own.path, identifier)):
-                    return name, identifier
+                    return identifier
             except Exception:  # nnU-Net checks nothing, and plans that are broken are not the ones we want
                 continue
     return None

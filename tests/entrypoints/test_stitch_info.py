@@ -111,6 +111,7 @@ def test_a_zip_is_looked_at_without_a_trace(call, make_model, results, tmp_path,
     assert (code, err) == (0, "") and "Dataset912_B" in out
     assert f"partner  Dataset912_B  {sent}\n" in out and "nnU-Net version" not in out
     assert "These models can be stitched" in out
+    assert json.loads(call("911", "-m_b", sent, "--json")[1])["partner"] == sent
     assert (sorted(tmp_path.rglob("*")), tree(tmp_path)) == before
     monkeypatch.delenv("nnUNet_results")
     assert call("-m_a", host, "-m_b", sent)[0] == 0
