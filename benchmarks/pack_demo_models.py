@@ -4,8 +4,8 @@ package; and say how their answers differ from those of others.
     python benchmarks/pack_demo_models.py FOLDER [-again FOLDER2] [-o OUTPUT_FOLDER]
 
 FOLDER, FOLDER2: hold nnUNet_preprocessed and nnUNet_results with both parents. Weights become half precision. Prints,
-for both parties' test cases, mean Dice of FOLDER's parents, of the packed ones and of FOLDER2's, and the zips'
-sha256, all of which are in the card beside the zips.
+for both parties' test cases, mean Dice of FOLDER's parents, of the packed ones and of FOLDER2's, how far FOLDER2's
+weights are from the packed ones, and the zips' sha256, all of which are in the card beside the zips.
 """
 
 from __future__ import annotations
@@ -53,6 +53,14 @@ def pack(folder: Path, key: str, output: Path, work: Path) -> None:
     print(f"{done.path}: {done.size / 1e6:.2f} MB, sha256 {done.sha256}")
 
 
+def say_how_far(key: str, packed: Path, again: Path) -> None:
+    """Print how many weights of a second training, in half precision, are those that are packed."""
+    (theirs, mine) = (load_checkpoint(str(f / "fold_0" / FINAL))["network_weights"] for f in (packed, again))
+    apart = torch.cat([(theirs[name].half().float() - mine[name].half().float()).abs().flatten() for name in theirs])
+    print(f"{key} again: {int((apart == 0).sum())} of {apart.numel()} weights are the packed ones, "
+          f"largest difference {float(apart.max()):.2g}")
+
+
 def compare(models: dict[str, Path], work: Path) -> None:
     """Print mean Dice of every model on both parties' test cases, through nnU-Net's own predictor."""
     for key in PARTIES:
@@ -81,6 +89,7 @@ def main() -> None:
             models |= {f"{key}_trained": trained(args.folder, key), f"{key}_packed": Path(unpacked.path)}
             if args.again is not None:
                 models[f"{key}_again"] = trained(args.again, key)
+                say_how_far(key, Path(unpacked.path), models[f"{key}_again"])
         compare(models, Path(work))
 
 
