@@ -118,7 +118,8 @@ class StitchedPredictor(ImagePredictor):
             except StitchError as error:
                 raise StitchError(f"{path} cannot answer as {mode}: it was pruned to what its own setting needs; "
                                   f"use -mode stitched, or train with -output ensemble") from error
-            parameters.append({k: v for k, v in weights.items() if k in network.state_dict()})
+            needed = network.state_dict()
+            parameters.append({k: v for k, v in weights.items() if k in needed})
         network.uses_gate = mode == "stitched"
         self.list_of_parameters, self.mode = parameters, mode
         if self.device.type == "cuda":  # where nnU-Net predicts under autocast, whose default is this precision

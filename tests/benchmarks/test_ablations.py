@@ -1,5 +1,6 @@
 """Every ablation script runs on real parents and prints a table of numbers; nothing of it stays behind."""
 
+import importlib
 import random
 import re
 import runpy
@@ -22,6 +23,7 @@ def test_ablation(script, world2d, copy_world, nnunet_env, monkeypatch, capsys):
     world = nnunet_env(copy_world(world2d))
     before = sorted(world.root.rglob("*"))
     monkeypatch.syspath_prepend(str(ABLATIONS))
+    monkeypatch.setattr(importlib.import_module("lab"), "SWEPT", 2)
     monkeypatch.setattr(sys, "argv", [script, world.host.dataset, world.partner.dataset, "-steps", "2",
                                       "-batches", "2"])
     runpy.run_path(str(ABLATIONS / f"{script}.py"), run_name="__main__")

@@ -16,7 +16,7 @@ ROWS = ["A_alone", "plain_ensemble", "direct"]
 @pytest.mark.slow
 def test_study(world2d, copy_world, nnunet_env, monkeypatch, capsys, tmp_path):
     world = nnunet_env(copy_world(world2d))
-    arguments = ["study", str(tmp_path), "-seeds", "1", "-folds", "1", "-both", "-rows", *ROWS, "-raw",
+    arguments = ["study", str(tmp_path), "-seeds", "1", "-both", "-rows", *ROWS, "-raw",
                  str(world.raw), "-datasets", world.host.dataset, world.partner.dataset,
                  "-trainer", "nnUNetTrainerTiny", "-stitch_epochs", "1", "-stitch_iterations", "2"]
     monkeypatch.setattr(sys, "argv", arguments)
@@ -25,7 +25,7 @@ def test_study(world2d, copy_world, nnunet_env, monkeypatch, capsys, tmp_path):
     studies = json.loads((tmp_path / "study.json").read_text())
     assert list(studies) == [world.host.dataset, world.partner.dataset]
     for host, (study,) in studies.items():
-        assert study["folds"] == [1] and len(study["dice"]) == len(ROWS)
+        assert study["folds"] == [0] and len(study["dice"]) == len(ROWS)
         assert set(study["curves"]) == {"direct"}
         for dice in study["dice"].values():
             assert set(dice) == set(studies) and all(0 <= value <= 1 for value in dice.values())
@@ -38,16 +38,19 @@ def test_study(world2d, copy_world, nnunet_env, monkeypatch, capsys, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.pth")} == before
     assert "A alone" in capsys.readouterr().out
 
-    # A further partner, of the same images: parents that are there are used, and a third is trained.
-    shutil.copytree(world.raw / world.partner.dataset, tmp_path / "raw" / "Dataset803_Third")
+    # A further partner, a copy of the first: parents that are there are used.
     names = [world.host.dataset, world.partner.dataset, "Dataset803_Third"]
-    for name in names[:2]:
-        (tmp_path / "raw" / name).symlink_to(world.raw / name)
-    monkeypatch.setattr(sys, "argv", ["several_parties", str(tmp_path), "-raw", str(tmp_path / "raw"), "-datasets",
-                                      *names, "-trainer", "nnUNetTrainerTiny", "-stitch_epochs", "1",
+    for folder in ("raw", "preprocessed", "results"):
+        folder = tmp_path / "seed_1" / f"nnUNet_{folder}"
+        shutil.copytree(folder / names[1], folder / names[2])
+        for path in (folder / names[2]).rglob("*.json"):
+            path.write_text(path.read_text().replace(names[1], names[2]))
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.pth")}
+    monkeypatch.setattr(sys, "argv", ["several_parties", str(tmp_path), "-raw", str(world.raw), "-datasets", *names,
+                                      "-trainer", "nnUNetTrainerTiny", "-stitch_epochs", "1",
                                       "-stitch_iterations", "2"])
-    with thread_pools():
-        runpy.run_path(str(STUDY.with_name("several_parties.py")), run_name="__main__")
+    runpy.run_path(str(STUDY.with_name("several_parties.py")), run_name="__main__")
+    assert before.items() <= {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.pth")}.items()
     out = capsys.readouterr().out
     assert "C alone" in out and "with C only" in out
     assert (tmp_path / "seed_1" / "several_parties" / "report.html").is_file()
