@@ -81,11 +81,24 @@ def find_case(given: str, ending: str) -> Case:
                       f"{os.path.join(folder, f'CASE_0000{ending}')}")
 
 
-def look_at(predictor: StitchedPredictor, files: Sequence[str]) -> CaseLook:
+def parties_alone(predictor: StitchedPredictor) -> dict[str, StitchedPredictor | None]:
+    """What answers as each party alone; None where the checkpoint holds only what its own setting needs."""
+    found: dict[str, StitchedPredictor | None] = {}
+    for party in predictor.uncompiled.parties:
+        try:
+            found[party] = predictor.answering_as(party)
+        except StitchError:
+            found[party] = None
+    return found
+
+
+def look_at(predictor: StitchedPredictor, alone: Mapping[str, StitchedPredictor | None],
+            files: Sequence[str]) -> CaseLook:
     """Answers of every party and of the stitched model, as they would be predicted, with the maps.
 
     Args:
         predictor: in mode `stitched`.
+        alone: its parties, from `parties_alone`.
         files: of the case's channels.
 
     Raises:
@@ -99,17 +112,12 @@ def look_at(predictor: StitchedPredictor, files: Sequence[str]) -> CaseLook:
     if predictor.uncompiled.is_gated:
         said = sentence(predictor.party_names, predictor.case_shares[-1])
         shares = {f"share_{party}": m for party, m in maps.share_maps(predictor, data, properties).items()}
-    answers, probabilities, pruned = {}, [], []
-    for party in predictor.uncompiled.parties:
-        try:
-            alone = predictor.answering_as(party)
-        except StitchError:  # a checkpoint that holds only what its own setting needs
-            pruned.append(party)
-            continue
-        answers[party], found = maps.segmentation_and_probabilities(alone, data, properties)
-        probabilities.append(found)
-    percent = {}
-    if pruned:
+    answers, probabilities, percent = {}, [], {}
+    for party, other in alone.items():
+        if other is not None:
+            answers[party], found = maps.segmentation_and_probabilities(other, data, properties)
+            probabilities.append(found)
+    if pruned := [party for party, other in alone.items() if other is None]:
         remarks.append(f"{' and '.join(pruned)} alone and the disagreement are not shown: this model was pruned to "
                        f"what its own setting needs; one trained with -output ensemble holds all of it")
     else:
@@ -140,7 +148,7 @@ def write_look(predictor: StitchedPredictor, case: Case, output: str,
     truth = None if reference is None else _reference(reference, predictor, labels)
     if truth is not None:
         _require_of_image(*truth, channels.shape[1:], grid_of(properties), reference, case.shown)
-    look = look_at(predictor, case.files)
+    look = look_at(predictor, parties_alone(predictor), case.files)
     if reference is not None and not os.path.basename(reference).startswith(f"{case.name}."):
         said = f"The file of labels is called {os.path.basename(reference)} and the case {case.name}: Dice and " \
                f"outline mean nothing if it is of another case."

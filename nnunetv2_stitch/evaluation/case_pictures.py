@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.evaluation.case_look import DISAGREEMENT, STITCHED, look_at, mean_dice, picture
+from nnunetv2_stitch.evaluation.case_look import DISAGREEMENT, STITCHED, look_at, mean_dice, parties_alone, picture
 from nnunetv2_stitch.evaluation.entries import ModelEntry
 from nnunetv2_stitch.evaluation.labels import Labels
 from nnunetv2_stitch.evaluation.output import value_names
@@ -103,12 +103,13 @@ def _answer(site: Site, answer: Answer, answers: Sequence[Answer], fold: int | s
             masks: dict[Case, dict[str, np.ndarray]], heats: dict[Case, dict[str, np.ndarray]],
             device: torch.device) -> None:
     """Put one model's answers to the cases of a fold into `masks`, and its maps into `heats`."""
-    predictor, validation = None, answer.validation(fold)
+    predictor, alone, validation = None, {}, answer.validation(fold)
     for key in (key for key in masks if key[0] == fold):
         path, files = os.path.join(validation or "", key[1] + site.ending), list(site.images[key[1]])
         if answer.has_maps:
             predictor = predictor or _predictor(answer, fold, device)
-            look = look_at(predictor, files)
+            alone = alone or parties_alone(predictor)
+            look = look_at(predictor, alone, files)
             said = {a.name: look.answers[a.mode or STITCHED] for a in answers
                     if a.folder == answer.folder and (a.mode or STITCHED) in look.answers}
             heats[key] = {MAPS[kind]: percent for kind, percent in look.percent.items() if kind in MAPS}

@@ -110,9 +110,7 @@ class StitchedPredictor(ImagePredictor):
             raise StitchError(f"mode {mode!r} is not one of {', '.join(modes)}")
         parameters = []
         for weights, path in zip(self._deployed, self._paths):
-            if mode != "stitched":
-                combine = decode_setting(weights[SETTING_KEY]).combine
-                weights = {**weights, SETTING_KEY: encode_setting(Setting({}, mode, combine))}
+            weights = {**weights, SETTING_KEY: encode_setting(_setting_of(weights, mode))}
             try:
                 network.load_state_dict(weights)
             except StitchError as error:
@@ -133,7 +131,7 @@ class StitchedPredictor(ImagePredictor):
     def answering_as(self, mode: str) -> StitchedPredictor:
         """Another predictor with a network of its own, on the same weights, that answers in another mode."""
         other = copy.copy(self)
-        other.network = self.uncompiled.like(Setting())
+        other.network = self.uncompiled.like(_setting_of(self._deployed[0], mode))
         other.set_mode(mode)
         return other
 
@@ -236,3 +234,9 @@ class StitchedPredictor(ImagePredictor):
             writer.write_seg(make(data, properties), path, properties)
             written.append(path)
         return written
+
+
+def _setting_of(weights: Mapping, mode: str) -> Setting:
+    """Under which deployed weights answer in a mode."""
+    own = decode_setting(weights[SETTING_KEY])
+    return own if mode == "stitched" else Setting({}, mode, own.combine)
