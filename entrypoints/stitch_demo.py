@@ -62,7 +62,7 @@ def print_result(result) -> None:
     for name, meaning in (("report", "everything on one page"), ("dice", "the table as a figure"),
                           ("results", "all numbers, case by case")):
         print(f"  {result.files[name]}  ({meaning})")
-    print(f"  {result.recommended}  (the recommended model)")
+    print(f"  {result.recommended}  (the recommended model; its report.html says how it was made)")
     print("\nWith your own finished models, DATASET_A in your nnU-Net folders and B.zip from the other hospital:\n"
           "  nnUNetv2_stitch_info DATASET_A -m_b B.zip\n"
           "  nnUNetv2_adapt_party DATASET_A -m_b B.zip\n"

@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
 
 def tell(request, host, partners, args: argparse.Namespace) -> None:
     """Print the reports. Raises StitchError where nnUNetv2_train_stitch would refuse these models."""
-    from nnunetv2_stitch.bridging.report import compare_parties
+    from nnunetv2_stitch.bridging.report import compare_parties, label_remarks
     from nnunetv2_stitch.errors import StitchError
     from nnunetv2_stitch.fileio import json_text
 
@@ -65,6 +65,8 @@ def tell(request, host, partners, args: argparse.Namespace) -> None:
             print("\n" * (number > 0) + f"host     {host.dataset_name}  {host.path}\n"
                                         f"partner  {partner.dataset_name}  {asked or partner.path}\n")
             print_report(report)
+            for remark in label_remarks(host, partner, request.partners[number].names):
+                print(f"\n{remark}")
         if check is not None:
             print_check(check)
     reasons = [f"{partner.dataset_name}, {line.name}: {line.how}" for partner, report in zip(partners, reports)

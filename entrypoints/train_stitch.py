@@ -227,7 +227,7 @@ def check_run(job, args: argparse.Namespace) -> None:
     check_what_is_there(job, previous, args.continue_training or args.val)
     if not args.val:
         require_same_data(job, previous)
-        for remark in foreground_remarks(job):
+        for remark in [*job.label_remarks, *foreground_remarks(job)]:
             print(f"\n{remark}")
     require_processes(job.host.configuration_manager.batch_size, resolve_device(args.device), args.num_gpus)
     if closed := closed_folder(job):

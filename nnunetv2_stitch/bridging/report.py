@@ -73,6 +73,25 @@ def compare_parties(host: ModelFolder, partner: ModelFolder, maps: NameMaps = NO
     return Report(tuple(lines), bridge)
 
 
+STITCHED_WITHOUT = "is unknown to the partner, whose network never answers with it"
+
+
+def label_remarks(host: ModelFolder, partner: ModelFolder, maps: NameMaps = NO_MAPS,
+                  unknown: str = STITCHED_WITHOUT) -> list[str]:
+    """A line about labels that one side alone has, which may be one structure under two names; none where all have a
+    counterpart or `maps` speak of them. `unknown`: what is said of the host's own."""
+    names = [output_names(p) for p in (host, partner)]
+    found = match_names(*names, maps.labels, "label")
+    theirs = [n for n in found.unmatched if n not in maps.labels]
+    ours = [n for n, sources in zip(names[0], found.sources) if not sources]
+    said = [f"'{', '.join(only)}' of {whose.dataset_name} ({side}) {becomes}" for only, whose, side, becomes in (
+        (ours, host, "the host", unknown),
+        (theirs, partner, "the partner", "is left out" if host.label_manager.has_regions else "counts as background"))
+        if only]
+    hint = " If two of these are one structure under two names, say so with -label_map." if len(said) > 1 else ""
+    return [f"WARNING: label {'; label '.join(said)}.{hint}"] if said else []
+
+
 def require_bridge(host: ModelFolder, partner: ModelFolder, maps: NameMaps = NO_MAPS) -> Report:
     """Raises StitchError, in one line with everything that stands in the way, if the models cannot be stitched."""
     report = compare_parties(host, partner, maps)

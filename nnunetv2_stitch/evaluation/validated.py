@@ -128,7 +128,8 @@ def measured(answers: Sequence[Answer], labels: Labels, ending: str, missing: li
 
 
 def _why_none(answer: Answer) -> str:
-    why = (f"{answer.folder} holds no validation of nnU-Net's (fold_K/validation/summary.json)"
+    why = (f"{answer.folder} holds no validation of nnU-Net's (fold_K/validation/summary.json); "
+           f"nnUNetv2_train with --val, as the model was trained, makes it"
            if any(answer.validation(f) for f in answer.folds) else
            "nnU-Net validates final checkpoints, on the cases of their own fold, and this is none")
     return f"Dice of {answer.name}: {why}."

@@ -160,6 +160,13 @@ def adapted_from(model: ModelFolder) -> str:
     return f"{dataset}, {name}, trained on by another party; its licence: {licence or 'not said'}" if dataset else ""
 
 
+def called(model: ModelFolder) -> str:
+    """What people call a model that came from another party: its sender's name for it, or whose it was before it was
+    trained on; empty for one's own."""
+    sent, (dataset, *_) = received_manifest(model), _adapted_partner(model)
+    return sent.name if sent is not None else f"{dataset}, adapted" if dataset else ""
+
+
 def made_from(model: ModelFolder) -> str:
     """Of all models that were trained on, merged or learned from: whose they were and what their licences say, in
     words; empty where there were none."""

@@ -10,7 +10,7 @@ from functools import cached_property
 from nnunetv2.paths import nnUNet_results
 
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
-from nnunetv2_stitch.bridging.report import Report
+from nnunetv2_stitch.bridging.report import Report, label_remarks
 from nnunetv2_stitch.command_lines import flags
 from nnunetv2_stitch.exchange.parents import Partner, found_partner, partner_words
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
@@ -138,6 +138,12 @@ class Job:
         """Takes seconds to a minute, so only where it is asked for."""
         return estimate_memory(self.configuration, self.host.num_input_channels, self.host.num_outputs,
                                self.fixed_positions)
+
+    @property
+    def label_remarks(self) -> list[str]:
+        """What to know of labels that one party alone has."""
+        return [line for partner, asked in zip(self.partners, self.request.partners)
+                for line in label_remarks(self.host, partner, asked.names)]
 
     @property
     def configuration(self) -> dict:

@@ -49,7 +49,7 @@ def measure(job: Job, sweeps: Sequence[Sweep], chosen: Chosen, device: torch.dev
     gate = find_gate(job, chosen.settings, device, say) if job.request.gate and known is None else None
     for row in table if gate else ():
         row["gated"] = gate.dice[row["fold"]]
-    remarks = [*_unscored(sweeps), *_remarks(table), *(gate.remarks if gate else ()),
+    remarks = [*job.label_remarks, *_unscored(sweeps), *_remarks(table), *(gate.remarks if gate else ()),
                *(line for c in chosen.choices for line in c.remarks)]
     if len(chosen.choices) > 1:
         remarks.append("Partners' numbers are of one position at a time; all together were tried on A's validation "

@@ -10,7 +10,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2_stitch.bridging.bridge import Bridge
 from nnunetv2_stitch.bridging.report import require_bridge
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.manifest import licence_of, received_manifest
+from nnunetv2_stitch.exchange.manifest import called, licence_of
 from nnunetv2_stitch.exchange.parents import find_parties, require_different, require_parent
 from nnunetv2_stitch.folders import require_plans_name
 from nnunetv2_stitch.parties.datasets import data_digest
@@ -70,7 +70,7 @@ def examine(request: Request, unpack_into: str | None = None) -> Job:
     fixed = _fixed_positions(request, layout, positions)
 
     results = str(nnUNet_results)
-    records = [record_parent(p, results, own, *_sender(p))
+    records = [record_parent(p, results, own, called(p), licence_of(p))
                for p, own in zip((host, *partners), ({f: f for f in folds}, *partner_folds))]
     setting = Setting.average_at(*fixed, output=request.output, combine=request.combine)
     training = Training(TRAINERS[request.fit], request.epochs, request.iterations,
@@ -106,12 +106,6 @@ def require_stitchable(request: Request, host: ModelFolder, partners: Sequence[M
         for fold in sorted(set(own), key=str):
             require_parent(model, fold)
     return folds, partner_folds, lay_out(host, partners, "blocks" if request.positions == "blocks" else "all", bridges)
-
-
-def _sender(party: ModelFolder) -> tuple[str, str]:
-    """Name and licence that came with a party's model."""
-    manifest = received_manifest(party)
-    return "" if manifest is None else manifest.name, licence_of(party)
 
 
 def _check_request(request: Request) -> None:

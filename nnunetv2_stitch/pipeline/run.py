@@ -71,7 +71,7 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
             _require_deployed(job)
             claim.take(job.folds)
         else:
-            for remark in foreground_remarks(job):
+            for remark in [*job.label_remarks, *foreground_remarks(job)]:
                 say(remark)
             claim.begin(continue_training)
             for fold in job.folds:

@@ -11,6 +11,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunetv2_stitch.bridging.model_properties import output_names
 from nnunetv2_stitch.bridging.names import NameMaps
+from nnunetv2_stitch.bridging.report import label_remarks
 from nnunetv2_stitch.command_lines import flags
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.parents import Partner, found_partner, partner_words, read_party
@@ -174,6 +175,8 @@ def prepare(request: AdaptRequest, continue_training: bool = False, dry_run: boo
         plans["configurations"][configuration]["data_identifier"] = there
         remarks.append(f"The host's preprocessed data {there} are what the partner's plans say; they are used as they "
                        f"are.")
+    remarks += label_remarks(own, partner, request.partner.names,
+                             "is unknown to the partner's model and is learned from nothing")
     others = sorted({e["fold"] for f, e in entries.items() if e["fold"] != f})
     if others and partner.dataset_name == own.dataset_name:
         remarks.append(f"Folds begin with fold {', '.join(others)} of a model of the same dataset, which may have been "

@@ -89,4 +89,5 @@ def _line(record: Mapping, folded: bool) -> Table:
     rows += [] if alone is None else [{"alpha": "A alone", "mean Dice": alone, "taken": ""}]
     return Table("Along the line", as_text(rows), "Mean Dice on A's validation cases of all folds, beside A alone of "
                  "those of its folds, on the preprocessed grid, without mirroring, which is why these numbers differ a "
-                 "little from those above.", folded=folded)
+                 "little from those above. Tiles are of B's patch size here, of A's in a stitched model: B alone "
+                 "can differ from one page to the other.", folded=folded)

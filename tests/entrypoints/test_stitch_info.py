@@ -83,6 +83,22 @@ def test_several_partners(call, make_model, edit):  # noqa: F811
     assert code == 2 and "Dataset913_C, channels: " in err and "Dataset912_B" not in err
 
 
+def test_one_structure_under_two_names_is_not_taken_for_background_without_a_word(call, make_model, edit,  # noqa: F811
+                                                                                 tmp_path):
+    make_model("Dataset911_A")
+    partner = make_model("Dataset912_B")
+    assert "WARNING" not in call("911", "912")[1]
+    edit(partner / "dataset.json", lambda d: d.update(labels={"background": 0, "a": 1, "bee": 2}))
+    code, out, err = call("911", "912")
+    assert (code, err) == (0, "")
+    assert ("WARNING: label 'b' of Dataset911_A (the host) is unknown to the partner, whose network never answers with "
+            "it; label 'bee' of Dataset912_B (the partner) counts as background. If two of these") in out
+    (tmp_path / "map.json").write_text('{"bee": "b"}')
+    assert "WARNING" not in call("911", "912", "-label_map", tmp_path / "map.json")[1]
+    (tmp_path / "map.json").write_text('{"bee": null}')  # then that one is known
+    assert "bee" not in call("911", "912", "-label_map", tmp_path / "map.json")[1].split("WARNING")[1]
+
+
 def test_an_unknown_option(call):
     code, out, err = call("911", "912", "--no_such_option")
     assert code == 2 and err.endswith("error: unrecognized arguments: --no_such_option\n") and not out

@@ -59,10 +59,9 @@ def test_the_partners_signature_holds_for_the_adapted_partner(world, tmp_path, c
     assert Stitching.of(read_json(str(Path(gated.model_folder) / "plans.json"))["configurations"]["2d"]).parents[
         1].licence == "CC BY 4.0"
     assert "CC BY 4.0" in Path(gated.model_folder, "MODEL_CARD.md").read_text()
-    # What is called alike is told apart, and a model made of another party's says so when it travels on.
+    # An adapted partner goes by the partner's name, and a model made of another party's says so when it travels on.
     plans = read_json(str(Path(gated.model_folder) / "plans.json"))["configurations"]["2d"]
-    assert shown_names(Stitching.of(plans).parents) == [f"{world.host.dataset}, nnUNetPlans",
-                                                        f"{world.host.dataset}, nnUNetAdaptedPlans"]
+    assert shown_names(Stitching.of(plans).parents) == [world.host.dataset, f"{world.partner.dataset}, adapted"]
     passed_on = result.model_folder
     for number in range(2):
         sent = export_party(read_model_folder(passed_on), str(tmp_path / f"on_{number}.zip"), folds=[0])
