@@ -162,6 +162,8 @@ def write_look(predictor: StitchedPredictor, case: Case, output: str,
             written[what] = os.path.join(output, name)
         written = {"view": os.path.join(output, name := f"{case.name}_view.png"), **written}
         title = ", ".join([case.name, *(f"{party}: {called}" for party, called in predictor.party_names.items())])
+        if reference is not None:
+            title += f"; outline: {os.path.basename(reference)}"
         case_view(rows(image, look, None if truth is None else truth[0], labels), os.path.join(temporary, name),
                   value_names(labels), "\n".join(filter(None, [title, look.said])))
         for name in files_in(temporary):

@@ -98,8 +98,8 @@ def find_gate(job: Job, settings: Mapping[int | str, Setting], device: torch.dev
     remarks = [f"Without a signature of {p.dataset_name} the gate knows A's images alone; ask for a model exported by "
                f"this version of nnUNetv2_export_party." for p, m in zip(job.partners, measured) if not m]
     names = shown_names(records)
-    remarks += [f"Images like those of {names[i]} are left to {names[j]}, the same model adapted; both answer images "
-                f"unlike any." for i, j in adapted.items()]
+    remarks += [f"Images like those of {names[i]} are left to {names[j]}; both answer images unlike any."
+                for i, j in adapted.items()]
     remarks += [f"The signature of {p.dataset_name} is of an earlier version and of tiles of another size, so its "
                 f"images may not be recognised; ask for a new export." for i, (p, differ) in
                 enumerate(zip(job.partners, _other_tiles(job))) if known[i] and differ

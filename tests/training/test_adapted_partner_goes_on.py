@@ -53,7 +53,8 @@ def test_the_partners_signature_holds_for_the_adapted_partner(world, tmp_path, c
                         device="cpu", progress=False, gate=True, plans_name="nnUNetStitchBothPlans", **SHORT)
     gate = read_json(str(Path(both.model_folder) / "stitch_selection.json"))["gate"]
     assert gate["partners_known"] == [False, True]
-    assert any(line.startswith(f"Images like those of {world.partner.dataset} are left to {world.host.dataset}")
+    assert any(line.startswith(f"Images like those of {world.partner.dataset} are left to {world.partner.dataset}, "
+                               f"adapted;")
                for line in both.remarks) and not any("Without a signature" in line for line in both.remarks)
     # The licence of the partner goes on with the model that was made of it.
     assert Stitching.of(read_json(str(Path(gated.model_folder) / "plans.json"))["configurations"]["2d"]).parents[
