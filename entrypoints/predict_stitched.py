@@ -80,8 +80,8 @@ def main(args: argparse.Namespace) -> None:
     require_images(args.i, predictor.dataset_json["file_ending"], predictor.uncompiled.input_channels,
                    predictor.plans_manager.image_reader_writer_class())
     os.makedirs(args.o, exist_ok=True)
-    predict(predictor, args, device.type)
-    predictor.save_shares(args.o)
+    with predictor.keeping_shares_in(args.o):
+        predict(predictor, args, device.type)
     if args.save_disagreement:
         predictor.save_share_maps(args.i, os.path.join(args.o, "shares"), not args.continue_prediction,
                                   args.num_parts, args.part_id)

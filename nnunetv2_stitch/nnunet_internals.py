@@ -266,7 +266,7 @@ class InputLists:
         raise NotImplementedError
 
     def before_prediction(self) -> None:
-        """Called before the first of the cases is predicted."""
+        """Called before the first of the cases is predicted, when `inputs` are known."""
 
     def require_input_lists(self) -> None:
         """Before anything is predicted: nnU-Net would pass by what it does not know."""
@@ -276,9 +276,9 @@ class InputLists:
         source = list_of_lists_or_source_folder
         if isinstance(source, str):
             source = self.files_of_cases(source)
-        self.before_prediction()
         found = super()._manage_input_and_output_lists(source, *arguments, **options)
         self.inputs = found[0]
+        self.before_prediction()
         return found
 
 

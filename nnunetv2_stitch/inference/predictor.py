@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -21,7 +22,7 @@ from nnunetv2_stitch.inference.maps import (
     segmentation_and_probabilities,
     share_maps,
 )
-from nnunetv2_stitch.inference.shares import write_shares
+from nnunetv2_stitch.inference.shares import forget_shares, require_ours, write_shares
 from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import folds_to_use
@@ -42,6 +43,8 @@ class StitchedPredictor(ImagePredictor):
         >>> predictor.initialize_from_trained_model_folder(folder, use_folds=None, mode="stitched")
         >>> predictor.predict_from_files_sequential(input_folder, output_folder)
     """
+
+    _shares_folder: str | None = None
 
     def initialize_from_trained_model_folder(self, model_training_output_dir: str, use_folds=None,
                                              checkpoint_name: str = "checkpoint_final.pth",
@@ -137,6 +140,25 @@ class StitchedPredictor(ImagePredictor):
 
     def before_prediction(self) -> None:
         self.case_shares: list[list[float]] = []  # of the cases that are predicted, in their order, where a gate is on
+        if self._shares_folder is not None:
+            forget_shares(self._shares_folder, self._cases)
+
+    @contextmanager
+    def keeping_shares_in(self, output_folder: str) -> Iterator[None]:
+        """Within, where a folder is predicted, `shares.json` in `output_folder` stays true: what it says of a case goes
+        when that is predicted anew, and where a gate is on the new shares come as soon as they are known, so that an
+        interruption loses none.
+
+        Raises:
+            StitchError: a gate is on, and a file of this name is none of ours.
+        """
+        if self.uncompiled.is_gated:
+            require_ours(output_folder)
+        self._shares_folder = output_folder
+        try:
+            yield
+        finally:
+            self._shares_folder = None
 
     def predict_logits_from_preprocessed_data(self, data):
         """As nnU-Net's. What share each party had, on the mean over tiles, mirrored passes and folds, is noted."""
@@ -149,6 +171,9 @@ class StitchedPredictor(ImagePredictor):
             self.case_shares = [*getattr(self, "case_shares", []), torch.cat(network.shares_seen).mean(0).tolist()]
         finally:
             network.shares_seen = None
+        if self._shares_folder is not None:
+            case, shares = self._cases[len(self.case_shares) - 1], self.case_shares[-1]
+            write_shares(self._shares_folder, self.party_names, {case: shares})
         return logits
 
     def predict_from_files_sequential(self, list_of_lists_or_source_folder,
@@ -196,9 +221,13 @@ class StitchedPredictor(ImagePredictor):
     def save_shares(self, output_folder: str) -> None:
         """Write what share each party had in the cases predicted last into `shares.json` there; see `write_shares`."""
         if self.uncompiled.is_gated:
-            ending = len(self.dataset_json["file_ending"]) + 5
-            cases = [os.path.basename(files[0])[:-ending] for files in self.inputs]
-            write_shares(output_folder, self.party_names, dict(zip(cases, self.case_shares)))
+            write_shares(output_folder, self.party_names, dict(zip(self._cases, self.case_shares)))
+
+    @property
+    def _cases(self) -> list[str]:
+        """The names of `inputs`."""
+        ending = len(self.dataset_json["file_ending"]) + 5
+        return [os.path.basename(files[0])[:-ending] for files in self.inputs]
 
     def save_share_maps(self, input_folder: str, output_folder: str, overwrite: bool = True, num_parts: int = 1,
                         part_id: int = 0) -> list[str]:

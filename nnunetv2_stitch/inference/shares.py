@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
 
+from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.locks import locked
 
 SHARES_FILE = "shares.json"
+LOCK = ".shares.lock"
 
 
 def write_shares(folder: str, names: Mapping[str, str], cases: Mapping[str, Sequence[float]]) -> None:
@@ -21,13 +23,53 @@ def write_shares(folder: str, names: Mapping[str, str], cases: Mapping[str, Sequ
     Args:
         names: what each party of the network is called, the host first.
         cases: by case the shares of the parties, in the order of `names`.
+
+    Raises:
+        StitchError: a file of this name that is none of ours.
     """
-    path = os.path.join(folder, SHARES_FILE)
-    with locked(os.path.join(folder, ".shares.lock")):
-        known = read_json(path).get("cases", {}) if os.path.isfile(path) else {}
+    with locked(os.path.join(folder, LOCK)):
+        require_ours(folder)
         new = {case: {"shares": {p: round(s, 4) for p, s in zip(names, shares)}, "said": sentence(names, shares)}
                for case, shares in cases.items()}
-        write_json(path, {"parties": dict(names), "cases": dict(sorted({**known, **new}.items()))})
+        _write(folder, names, {**(_ours(folder) or {}).get("cases", {}), **new})
+
+
+def require_ours(folder: str) -> None:
+    """Raises StitchError if there is a `shares.json` that is damaged or that we did not write."""
+    if os.path.isfile(os.path.join(folder, SHARES_FILE)) and _ours(folder) is None:
+        raise StitchError(f"{os.path.join(folder, SHARES_FILE)} is damaged or of another program; move it away, or "
+                          f"choose another output folder")
+
+
+def forget_shares(folder: str, cases: Iterable[str]) -> None:
+    """Take out what `shares.json` says of these cases, because they are predicted anew; the file, where it says nothing
+    more. A file that is none of ours stays as it is."""
+    gone = set(cases)
+    if not gone or not os.path.isfile(os.path.join(folder, SHARES_FILE)):
+        return
+    with locked(os.path.join(folder, LOCK)):
+        known = _ours(folder)
+        if known is None or not gone & known["cases"].keys():
+            return
+        if left := {case: said for case, said in known["cases"].items() if case not in gone}:
+            _write(folder, known["parties"], left)
+        else:
+            os.remove(os.path.join(folder, SHARES_FILE))
+
+
+def _ours(folder: str) -> dict | None:
+    """What `shares.json` holds; None where there is none, or none that `write_shares` wrote."""
+    try:
+        found = read_json(os.path.join(folder, SHARES_FILE))
+        ours = (found.keys() == {"parties", "cases"} and isinstance(found["parties"], dict)
+                and all(said.keys() == {"shares", "said"} for said in found["cases"].values()))
+    except (StitchError, AttributeError):
+        return None
+    return found if ours else None
+
+
+def _write(folder: str, names: Mapping[str, str], cases: Mapping[str, Mapping]) -> None:
+    write_json(os.path.join(folder, SHARES_FILE), {"parties": dict(names), "cases": dict(sorted(cases.items()))})
 
 
 def sentence(names: Mapping[str, str], shares: Sequence[float]) -> str:

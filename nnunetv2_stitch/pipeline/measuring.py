@@ -20,6 +20,8 @@ from nnunetv2_stitch.selection.scoring import SettingScorer
 from nnunetv2_stitch.selection.sweep import Sweep
 
 PARTY_NAMES = string.ascii_uppercase
+UNMEASURED = ("What the gate gives is not known, because stitch_selection.json is missing, damaged or of another "
+              "choice; the table is of the setting without it. --select chooses and measures anew.")
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,25 @@ class Measured:
 
 def measure(job: Job, sweeps: Sequence[Sweep], chosen: Chosen, device: torch.device,
             say: Callable[[str], None] = lambda line: None,
-            known: Mapping[int | str, float] | None = None) -> Measured:
+            seek_gate: bool = True, has_gate: bool = False) -> Measured:
     """The table of the chosen settings, and where the request wants it the gate that goes with them. Writes nothing.
 
     Args:
-        known: Dice of the settings by fold, where they were measured before; then no gate is sought either.
+        seek_gate: False: not even where the request wants it.
+        has_gate: the settings are deployed behind a gate, which is not measured here; so they are not compared.
 
     Raises:
         StitchError: parents or stitches are missing or changed, or there are no preprocessed data.
     """
     measured = {f: g.score for f, g in chosen.guided.items()}
     if not measured and (chosen.is_weighted or len(job.partners) > 1):
-        measured = known or _scores(job, sweeps, chosen, device)
+        measured = _scores(job, sweeps, chosen, device)
     table = _table(job, sweeps, chosen, measured)
-    gate = find_gate(job, chosen.settings, device, say) if job.request.gate and known is None else None
+    gate = find_gate(job, chosen.settings, device, say) if job.request.gate and seek_gate else None
     for row in table if gate else ():
         row["gated"] = gate.dice[row["fold"]]
-    remarks = [*job.label_remarks, *_unscored(sweeps), *_remarks(table), *(gate.remarks if gate else ()),
+    compared = [UNMEASURED] if has_gate else _remarks(table)
+    remarks = [*job.label_remarks, *_unscored(sweeps), *compared, *(gate.remarks if gate else ()),
                *(line for c in chosen.choices for line in c.remarks)]
     if len(chosen.choices) > 1:
         remarks.append("Partners' numbers are of one position at a time; all together were tried on A's validation "

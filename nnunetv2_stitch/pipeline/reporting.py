@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from nnunetv2_stitch.selection.sweep import Sweep
 
 SELECTION_FILE = "stitch_selection.json"
 SWEEP_FIGURE = "dice_over_position.png"
+PARETO = "pareto"  # in the place of a rule, where partners' numbers took part
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,7 @@ class StitchResult:
         return self.position_names[0]
 
 
-def result_of(job: Job, chosen: Chosen, measured: Measured, figures: Sequence[str] | None = None) -> StitchResult:
-    """The result, with the `figures` just drawn, or those that are there."""
-    if figures is None:
-        names = [SWEEP_FIGURE, *([GUIDED_FIGURE] if chosen.is_weighted else [])]
-        figures = [os.path.join(job.model_folder, n) for n in names]
+def result_of(job: Job, chosen: Chosen, measured: Measured, figures: Sequence[str]) -> StitchResult:
     return StitchResult(
         model_folder=job.model_folder, dataset=job.host.dataset_name, configuration=job.host.configuration,
         trainer=job.trainer, plans_name=job.request.plans_name, folds=job.folds, positions=chosen.positions,
@@ -75,11 +71,19 @@ def result_of(job: Job, chosen: Chosen, measured: Measured, figures: Sequence[st
         weighted=chosen.is_weighted)
 
 
-def recorded_dice(job: Job) -> dict[int | str, float]:
-    """Dice of each fold's setting, as it was recorded when it was deployed; empty where no record is."""
-    path = os.path.join(job.model_folder, SELECTION_FILE)
-    rows = read_json(path)["validation_dice"] if os.path.isfile(path) else []
-    return {row["fold"]: math.nan if row["chosen"] is None else row["chosen"] for row in rows}
+def figures_there(job: Job) -> list[str]:
+    """The figures of what is deployed, in the order in which `report` draws them."""
+    parties = list(job.layout.nodes)[2:]
+    names = [*_names(job), "matches.png", *(f"matches_{party}.png" for party in parties)]
+    return [path for n in names if os.path.isfile(path := os.path.join(job.model_folder, n))]
+
+
+def _names(job: Job) -> list[str]:
+    return [SWEEP_FIGURE, GUIDED_FIGURE, *_pareto_figures(job), GATE_FIGURE]
+
+
+def _pareto_figures(job: Job) -> list[str]:
+    return [f"{PARETO}.png", *(f"{PARETO}_partner{n}.png" for n in range(2, len(job.partners) + 1))]
 
 
 def report(job: Job, sweeps: Sequence[Sweep], chosen: Chosen, measured: Measured) -> StitchResult:
@@ -88,8 +92,8 @@ def report(job: Job, sweeps: Sequence[Sweep], chosen: Chosen, measured: Measured
     gate, choices, positions = measured.gate, chosen.choices, chosen.positions
     remarks = [*chosen.remarks, *measured.remarks]
     write_json(os.path.join(job.model_folder, SELECTION_FILE), {
-        "rule": "pareto" if choices else job.request.rule,
-        **({"pareto": [c.to_json() for c in choices]} if choices else {}),
+        "rule": PARETO if choices else job.request.rule,
+        **({PARETO: [c.to_json() for c in choices]} if choices else {}),
         "positions": {str(f): list(p) for f, p in positions.items()},
         "names": {str(f): [job.layout.position_name(k) for k in p] for f, p in positions.items()},
         "settings": {str(f): s.to_json() for f, s in chosen.settings.items()},
@@ -110,18 +114,17 @@ def _figures(job: Job, sweeps: Sequence[Sweep], chosen: Chosen, measured: Measur
     marked = () if chosen.is_weighted else chosen.positions[job.folds[0]]
     scored, guided, gate, drawn = [s.to_json() for s in sweeps if s.scorable], chosen.guided, measured.gate, []
     adapted = [name for name, p in zip(list(job.layout.nodes)[1:], job.partners) if p.is_adapted]
-    pareto = ["pareto.png", *(f"pareto_partner{n}.png" for n in range(2, len(job.partners) + 1))]
     if scored:
         drawn.append(dice_over_position(scored, marked, path(SWEEP_FIGURE), adapted))
     if guided:
         drawn.append(mixing_weights([g.positions for g in guided.values()], [g.weights for g in guided.values()],
                                     path(GUIDED_FIGURE)))
-    for name, choice in zip(pareto, chosen.choices):
+    for name, choice in zip(_pareto_figures(job), chosen.choices):
         drawn.append(positions_plane(choice.front.to_json(), choice.position, path(name), choice.preference,
                                      len(adapted) == len(job.partners)))
     if gate:
         drawn.append(gate_shares(gate.record, path(GATE_FIGURE)))
-    for name in (SWEEP_FIGURE, GUIDED_FIGURE, GATE_FIGURE, *pareto):
+    for name in _names(job):
         if path(name) not in drawn:  # of an earlier choice
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path(name))

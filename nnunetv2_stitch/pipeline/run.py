@@ -27,9 +27,10 @@ from nnunetv2_stitch.pipeline.measuring import measure
 from nnunetv2_stitch.pipeline.next_steps import next_steps
 from nnunetv2_stitch.pipeline.page import write_stitched_page
 from nnunetv2_stitch.pipeline.prepare import prepare
-from nnunetv2_stitch.pipeline.reporting import StitchResult, recorded_dice, report, result_of
+from nnunetv2_stitch.pipeline.recorded import as_recorded
+from nnunetv2_stitch.pipeline.reporting import StitchResult, figures_there, report, result_of
 from nnunetv2_stitch.selection.rules import GUIDED
-from nnunetv2_stitch.selection.sweep import SWEEP_FILE, sweeps_of
+from nnunetv2_stitch.selection.sweep import SWEEP_FILE, Sweep, sweeps_of
 from nnunetv2_stitch.stitching.plans import Stitching
 from nnunetv2_stitch.stitching.supernet import STITCHES_FILE
 
@@ -88,22 +89,20 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
         with claim.choosing():
             found = sweeps_of(job.model_folder, job.folds)
             if only_validation:
-                chosen = deployed(job)
-                result = result_of(job, chosen, measure(job, found, chosen, device, known=recorded_dice(job)))
+                whole, result = _said_before(job, found, device)
             else:
                 chosen = choose(job, found, device, sweeps, prefer, say)
                 measured = measure(job, found, chosen, device, say)
                 deploy(job, chosen, measured.gate)
-                result = report(job, found, chosen, measured)
+                whole, result = job, report(job, found, chosen, measured)
         for fold in job.folds:
-            summary = os.path.join(job.model_folder, f"fold_{fold}", "validation", "summary.json")
-            if only_validation or save_probabilities or not _validated(job, fold, summary):
+            if only_validation or save_probabilities or not _validated(job, fold, _summary(job, fold)):
                 say(f"fold {fold}: validation with nnU-Net's sliding window")
                 carry_out(_fold_run(job, fold, validate=True, save_probabilities=save_probabilities), device, num_gpus)
                 write_json(_stamp(job, fold), _made_with(job, fold))
-        result = replace(result, commands=next_steps(job, result, device))
+        result = replace(result, commands=next_steps(whole, result, device))
         if page and not job.request.comparison:
-            write_stitched_page(job, result, device, say)
+            write_stitched_page(whole, result, device, say)
         else:
             remove_page(job.model_folder)
     return result
@@ -111,6 +110,16 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
 
 def _fold_run(job: Job, fold: int | str, **options) -> FoldRun:
     return FoldRun(job.host.dataset_name, job.host.configuration, fold, job.trainer, job.request.plans_name, **options)
+
+
+def _said_before(job: Job, sweeps: Sequence[Sweep], device: torch.device) -> tuple[Job, StitchResult]:
+    """Of what is deployed, by its record; measured anew, without its gate, where no record tells."""
+    others = [f for f in _other_folds(job) if _fold_is_done(job, f) and _validated(job, f, _summary(job, f))]
+    if said := as_recorded(job, others):
+        return said
+    chosen, has_gate = deployed(job), deployed_gate(job, job.folds[0]) is not None
+    measured = measure(job, sweeps, chosen, device, seek_gate=False, has_gate=has_gate)
+    return job, result_of(job, chosen, measured, figures_there(job))
 
 
 def _other_folds(job: Job) -> list[int | str]:
@@ -153,6 +162,10 @@ def _require_deployed(job: Job, switch: str = "--val") -> None:
         if missing:
             raise StitchError(f"{missing[0]} is missing: fold {fold} is not trained to its end; run without {switch} "
                               f"(with --c to go on)")
+
+
+def _summary(job: Job, fold) -> str:
+    return os.path.join(job.model_folder, f"fold_{fold}", "validation", "summary.json")
 
 
 def _stamp(job: Job, fold) -> str:

@@ -88,6 +88,9 @@ def test_the_host_chooses_with_it_and_nothing_is_trained_again(host, sent, capsy
     assert len(sorted(folder.rglob("training_log_*.txt"))) >= len(logs)
     assert "Pareto front" in out and f"{best} <-" in out and f"Chosen position: {best}, " in out
     assert "nnUNetv2_predict_stitched -i INPUT_FOLDER" in out and "pareto.png" in out
+    command(train_stitch, *(a for a in SELECT if a != "--select"), "--val")
+    end = "\nMean Dice on A's validation cases"
+    assert capsys.readouterr().out.partition(end)[2] == out.partition(end)[2] != ""
 
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), (0, 1))

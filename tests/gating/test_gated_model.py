@@ -88,6 +88,47 @@ def test_the_shares_are_said_in_words_and_shown_as_maps(gated2d, predicted):
         assert abs(values.mean() - share) <= 1  # one tile per case
 
 
+def test_the_shares_are_those_of_the_segmentations_that_are_there(gated2d, predicted, tmp_path):
+    """The kind: what lies beside segmentations speaks of these, whether they came in one run or several, and goes when
+    they are replaced by others."""
+    from nnunetv2_stitch.entrypoints.predict_stitched import build_parser, main
+    from nnunetv2_stitch.errors import StitchError
+    world, shares = gated2d.world, tmp_path / "out" / "shares.json"
+    images = Path(shutil.copytree(world.test_images(world.partner), tmp_path / "images"))
+    last = max(images.iterdir())
+
+    def predict(*more: str, images: Path = images) -> None:
+        with stitched_model.environment(stitched_model.stitched_env(world)), contextlib.redirect_stdout(io.StringIO()):
+            main(build_parser().parse_args(["-i", str(images), "-o", str(shares.parent), "-m", str(gated2d.folder),
+                                            "-device", "cpu", "--disable_progress_bar", *more]))
+
+    content = last.read_bytes()
+    last.write_bytes(content[:100])
+    with pytest.raises(StitchError, match="cannot be read"):
+        predict()
+    last.write_bytes(content)
+    assert len(read_segmentations(shares.parent)) == 2
+    predict("--continue_prediction")
+    assert json.loads(shares.read_text()) == json.loads((predicted / world.partner.name / "shares.json").read_text())
+    predict("--continue_prediction", "-mode", "ensemble")  # which predicts nothing
+    assert len(json.loads(shares.read_text())["cases"]) == 3
+
+    (tmp_path / "one").mkdir()
+    shutil.copy(last, tmp_path / "one")
+    predict("-mode", "ensemble", images=tmp_path / "one")
+    left = json.loads(shares.read_text())["cases"]
+    assert len(left) == 2 and last.name[:-len("_0000.nii.gz")] not in left
+    predict("-mode", "host")
+    assert not shares.exists()
+
+    shares.write_text('{"cases": "of another program"}')
+    predict("-mode", "host")
+    before = stitched_model.tree(shares.parent)
+    with pytest.raises(StitchError, match=r"shares.json is damaged or of another program; move it away"):
+        predict()
+    assert stitched_model.tree(shares.parent) == before
+
+
 def test_the_choice_is_recorded_and_stands_in_plans_and_weights(gated2d):
     record = json.loads((gated2d.folder / "stitch_selection.json").read_text())
     gate, row = record["gate"], gated2d.result.table[0]
@@ -143,6 +184,25 @@ def test_a_gate_is_taken_off_again_and_put_on_without_training(gated2d, tmp_path
         assert not any(k.startswith("gate.") for k in weights) and not (folder / "gate_shares.png").exists()
         assert "gate" not in json.loads(stamp.read_text()) and "gate" not in json.loads(
             (folder / "stitch_selection.json").read_text())
-        train_stitch(world.host.dataset_id, gate=True, **arguments)
+        chosen = train_stitch(world.host.dataset_id, gate=True, **arguments)
         assert json.loads(stamp.read_text()).keys() == before.keys()
         assert gate_of_plans(folder) == gate_of_plans(gated2d.folder)
+        require_validation_to_say_the_same(world, folder, chosen, {
+            k: v for k, v in arguments.items() if k not in ("rule", "position", "only_selection")})
+
+
+def require_validation_to_say_the_same(world, folder: Path, chosen, arguments: dict) -> None:
+    """The kind: `--val` chooses nothing, so the page, the record and the command's end say of the deployed model what
+    they said when it was chosen, whatever is asked for beside it. Where the record is lost, nothing is said of the gate
+    that was not measured."""
+    from nnunetv2_stitch.pipeline import train_stitch
+    kept = {p: p.read_bytes() for p in (folder / "stitch_selection.json", folder / "MODEL_CARD.md")}
+    page = page_of(folder).text
+    again = train_stitch(world.host.dataset_id, only_validation=True, **arguments)
+    assert again == chosen and "gated" in again.table[0]
+    assert all(p.read_bytes() == content for p, content in kept.items())
+    assert page_of(folder).text == page
+    (folder / "stitch_selection.json").unlink()
+    lost = train_stitch(world.host.dataset_id, only_validation=True, page=False, **arguments)
+    assert "gated" not in lost.table[0] and not any("worse than" in line for line in lost.remarks)
+    assert any("What the gate gives is not known" in line for line in lost.remarks)

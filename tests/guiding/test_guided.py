@@ -88,6 +88,8 @@ def test_guided_is_deployed_recorded_kept_and_undone(world, folder):
     predictor = StitchedPredictor(device=torch.device("cpu"), use_mirroring=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), (0, 1))
 
+    assert stitch(world, only_validation=True, search_steps=STEPS) == result  # which searches and chooses nothing
+
     # Again: nothing is searched anew, and the same seed finds the same.
     weights = record["weights"]
     said.clear()

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from pages import page_of
 from stitched_model import SHORT, stitch, tree
 from world import PLANS, TRAINER
 
@@ -144,8 +145,11 @@ def test_validation_alone_repeats_what_is_deployed(world, folder):
     wanted = {fold: tree(folder / f"fold_{fold}" / "validation") for fold in (0, 1)}
     for fold in (0, 1):
         shutil.rmtree(folder / f"fold_{fold}" / "validation")
-    result = stitch(world, only_validation=True)  # with the default rule, which would choose otherwise
-    assert result.positions == rule1.positions
+    result = stitch(world, only_validation=True, page=True)  # with the default rule, which would choose otherwise
+    assert result == rule1  # with its table and commands, too
+    page = page_of(folder).text
+    part = stitch(world, only_validation=True, folds=[1], page=True)
+    assert part == rule1 and page_of(folder).text == page  # of the whole model
     for fold in (0, 1):
         again = tree(folder / f"fold_{fold}" / "validation")
         images = [p for p in wanted[fold] if p.endswith(".nii.gz")]
