@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from nnunetv2_stitch.distributed import SINGLE_PROCESS, process_from_environment
+from nnunetv2_stitch.entrypoints.interrupts import EXIT_INTERRUPTED, hearing_interrupts
 from nnunetv2_stitch.errors import LostProcess, StitchError
 from nnunetv2_stitch.parties.read_cache import reading_once
 from nnunetv2_stitch.parties.trust import trusting
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 EXIT_UNEXPECTED = 1
 EXIT_BAD_INPUT = 2  # argparse exits with 2 as well
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 class Arguments(Protocol):
@@ -44,22 +42,23 @@ def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None =
         verbose: print the traceback too.
         resume: the switch with which the same command goes on where it was interrupted, e.g. `--c`.
         several: the command knows how to be one of several processes, which torchrun starts.
-        trust: `--trust` is given, which is said on stderr if this process `speaks`.
+        trust: `--trust` is given.
+        speaks: this process is the one that says so on stderr, and that a second Ctrl-C has ended it.
 
     Raises:
         SystemExit: 2 for bad input (`StitchError`) and for files that cannot be used, 130 when interrupted, 1 for
             anything unexpected. Nothing is raised when `main` returns.
     """
     hint = f"; the same command with {resume} goes on" if resume else ""
-    hear_interrupts()
+    interrupted = f"interrupted{hint}"
     try:
         if not several and process_from_environment() != SINGLE_PROCESS:
             raise StitchError("of these commands only nnUNetv2_train_stitch runs in several processes; start this one "
                               "without torchrun")
-        with reading_once(), trusting(trust, aloud=speaks):
+        with hearing_interrupts(interrupted if speaks else ""), reading_once(), trusting(trust, aloud=speaks):
             main()
     except KeyboardInterrupt:
-        _leave(f"interrupted{hint}", EXIT_INTERRUPTED, verbose)
+        _leave(interrupted, EXIT_INTERRUPTED, verbose)
     except LostProcess:
         _leave(f"stopped: another process of this job has ended{hint}", EXIT_UNEXPECTED, verbose)
     except BrokenPipeError:  # e.g. `... | head`: the reader has what it wanted
@@ -79,13 +78,6 @@ def run(main: Callable[[], None], *, verbose: bool = False, resume: str | None =
 def run_parsed(main: Callable[[argparse.Namespace], None], args: argparse.Namespace, resume: str | None = None) -> None:
     """`run` of a command's `main` with its arguments, of a command that has `--trust`."""
     run(lambda: main(args), verbose=args.verbose, resume=resume, trust=args.trust)
-
-
-def hear_interrupts() -> None:
-    """SIGINT raises KeyboardInterrupt, however the process was started: shells without job control, such as those that
-    run scripts, let what they start with `&` ignore it, and its own processes inherit that."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _describe_file_error(error: OSError) -> str:

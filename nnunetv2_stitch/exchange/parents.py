@@ -128,7 +128,7 @@ def read_party(path: str, checkpoint_name: str = FINAL, unpack_into: str | None 
     collide there, and stock nnU-Net does not look there.
 
     Args:
-        unpack_into: a folder for zips instead, for commands that write nothing.
+        unpack_into: a folder for zips that are not unpacked yet, for commands that write nothing.
 
     Raises:
         StitchError: not there, no model, several, or a zip that is refused.
@@ -153,15 +153,25 @@ def read_party(path: str, checkpoint_name: str = FINAL, unpack_into: str | None 
     return model
 
 
+def lasting_place(model: ModelFolder, unpack_into: str | None) -> str:
+    """The model's folder; of one that is unpacked into another place only to be looked at, where a run unpacks it."""
+    inside = unpack_into and os.path.relpath(model.path, unpack_into)
+    if not inside or inside.split(os.sep)[0] == os.pardir:
+        return model.path
+    return os.path.join(str(nnUNet_results), UNPACKED, inside)
+
+
 def _unpacked(path: str, checkpoint_name: str, into: str | None) -> str:
     """The model folder of a zip."""
     if into is None and not nnUNet_results.is_set():
         raise StitchError("environment variable nnUNet_results is not set; a zip is unpacked there")
     wanted = "" if checkpoint_name == FINAL else "_" + os.path.splitext(checkpoint_name)[0]
     name = sha256(path)[:16] + wanted
-    folder = os.path.join(into or os.path.join(str(nnUNet_results), UNPACKED), name)
-    if os.path.isdir(folder) and (found := model_folders_in(folder)):
-        return found[0]
+    lasting = [os.path.join(str(nnUNet_results), UNPACKED)] if nnUNet_results.is_set() else []
+    folder = os.path.join(into or lasting[0], name)
+    for there in (os.path.join(place, name) for place in (*lasting, *([into] if into else []))):
+        if os.path.isdir(there) and (found := model_folders_in(there)):
+            return found[0]
     if not is_writable(folder):
         raise StitchError(f"{path} has to be unpacked, and there is no permission to write into "
                           f"{into or nnUNet_results}; change that folder's permissions, or unpack the zip elsewhere "

@@ -14,8 +14,16 @@ from nnunetv2_stitch.bridging.names import NameMaps
 from nnunetv2_stitch.bridging.report import label_remarks
 from nnunetv2_stitch.command_lines import flags
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.parents import Partner, found_partner, partner_words, read_party
+from nnunetv2_stitch.exchange.parents import (
+    Partner,
+    found_partner,
+    lasting_place,
+    partner_words,
+    read_party,
+    require_parent,
+)
 from nnunetv2_stitch.fileio import read_json
+from nnunetv2_stitch.folders import folds_in
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.find import find_models, select_model
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder
@@ -181,12 +189,17 @@ def prepare(request: AdaptRequest, continue_training: bool = False, dry_run: boo
     if others and partner.dataset_name == own.dataset_name:
         remarks.append(f"Folds begin with fold {', '.join(others)} of a model of the same dataset, which may have been "
                        f"trained on their validation cases.")
-    record = Adaptation(model=relative_to_results(partner.path), learning_rate=request.rate, seed=request.seed,
-                        num_epochs=request.epochs, num_iterations_per_epoch=request.iterations, channels=channels,
-                        outputs=outputs, folds=entries, asked=request.asked())
+    record = Adaptation(model=relative_to_results(lasting_place(partner, unpack_into)), learning_rate=request.rate,
+                        seed=request.seed, num_epochs=request.epochs,
+                        num_iterations_per_epoch=request.iterations, channels=channels, outputs=outputs,
+                        folds=entries, asked=request.asked())
     job = checked(AdaptJob(request=request, partner=partner, host=host, dataset=own.dataset_name,
                            configuration=configuration, plans_name=request.plans_name, dataset_json=dataset_json,
                            folds=folds, record=record, plans=plans, remarks=remarks), continue_training, dry_run)
+    if host is not None:  # it is measured last, after the training, beside the folds of earlier commands too
+        before = folds_in(job.model_folder, FINAL) if os.path.isdir(job.model_folder) else []
+        for fold in (f for f in host.folds if f in {*folds, *before}):
+            require_parent(host, fold)
     if os.path.isdir(job.result_folder) and not os.path.isfile(os.path.join(job.result_folder, RECORD)):
         raise StitchError(f"{job.result_folder} is there and was not made by this command ({RECORD} is missing); "
                           f"choose another name with -o_p, or move it away")

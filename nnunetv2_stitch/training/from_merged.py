@@ -14,7 +14,7 @@ from nnunetv2_stitch.bridging.model_properties import output_names
 from nnunetv2_stitch.command_lines import ours, predicting, which
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import StitchError
-from nnunetv2_stitch.exchange.parents import read_party
+from nnunetv2_stitch.exchange.parents import lasting_place, read_party
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.model_folder import FINAL, ModelFolder, folds_to_use
@@ -103,9 +103,9 @@ def prepare(request: FromMergedRequest, continue_training: bool = False, dry_run
     remarks = [f"Fold {ours} begins with fold {entry['fold']} of the merged model, which may have been trained on "
                f"validation cases of fold {ours}: its validation would then be too good."
                for ours, entry in begins.items() if entry["fold"] != ours]
-    record = FromMerged(model=relative_to_results(model.path), learning_rate=request.rate, seed=request.seed,
-                        num_epochs=request.epochs, num_iterations_per_epoch=request.iterations, folds=begins,
-                        asked=request.asked())
+    record = FromMerged(model=relative_to_results(lasting_place(model, unpack_into)), learning_rate=request.rate,
+                        seed=request.seed, num_epochs=request.epochs, num_iterations_per_epoch=request.iterations,
+                        folds=begins, asked=request.asked())
     return checked(FromMergedJob(model=model, dataset=site.dataset_name, configuration=configuration,
                                  plans_name=request.plans_name, folds=folds, record=record, plans=site.plans,
                                  remarks=remarks), continue_training, dry_run)

@@ -146,6 +146,26 @@ def test_what_is_left_open_goes_on_as_it_was_asked_for(given):
     assert "asked" not in begun.record.terms() and "asked" not in str(without_records(begun.plans))
 
 
+@pytest.mark.parametrize("flags", [[], ["--dry_run"]])
+def test_what_is_read_last_is_read_before_the_training_too(flags, given, make_model, capsys):  # noqa: F811
+    """The kind: a file that a job needs only at its end is found broken there, after all the training. The host's own
+    model is measured last; a fold of it that takes no part may be broken."""
+    host = make_model("Dataset001_Centre", folds=(0, 1))
+    job = prepare(AdaptRequest(1, Partner(model=str(given["model"])), folds=[1]))
+    assert job.host.path == str(host)
+    checkpoint = host / "fold_0" / "checkpoint_final.pth"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    prepare(AdaptRequest(1, Partner(model=str(given["model"])), folds=[1]))
+    told = refused(given["results"].parent, capsys, adapt_party, 1, "-m_b", given["model"], *flags)
+    assert f"{checkpoint} is cut short at 5000 bytes" in told
+    # Of a fold that an earlier command trained too: all folds have one alpha.
+    write_json(job.plans_file, job.plans)
+    (Path(job.fold_folder(0))).mkdir(parents=True)
+    (Path(job.fold_folder(0)) / "checkpoint_final.pth").write_bytes(b"")
+    told = refused(given["results"].parent, capsys, adapt_party, 1, "-m_b", given["model"], "-f", 1, *flags)
+    assert f"{checkpoint} is cut short" in told
+
+
 def interrupted(job) -> None:
     raise KeyboardInterrupt
 

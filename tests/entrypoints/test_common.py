@@ -1,6 +1,7 @@
 """How commands fail, and what their arguments accept."""
 
 import argparse
+import contextlib
 import errno
 import os
 import signal
@@ -62,6 +63,66 @@ def test_a_command_that_was_started_in_the_background_of_a_script_is_interrupted
         assert process.returncode == 130
     finally:
         process.kill()
+
+
+def group_of(tmp_path, work: str) -> subprocess.Popen:
+    """A command in a group of processes of its own, which has printed "begun"."""
+    script = tmp_path / "command.py"
+    script.write_text("import multiprocessing, signal, time\nfrom nnunetv2_stitch.entrypoints.common import run\n\n\n"
+                      f"def main():\n{work}\n\n\nif __name__ == '__main__':\n    run(main, resume='--c')\n")
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_only_the_command_hears_an_interrupt_and_it_ends_its_workers(method, tmp_path):
+    """Kind: a terminal interrupts the workers of a pool too. Those that die of it may leave a lock of the pool taken,
+    which then waits for ever, and say so in a traceback each."""
+    work = f"""    with multiprocessing.get_context('{method}').Pool(4) as pool:
+        assert signal.SIGINT in pool.apply(signal.pthread_sigmask, (signal.SIG_BLOCK, []))
+        print('begun', flush=True)
+        pool.map(time.sleep, [0.001] * 10**5, chunksize=1)"""
+    for _ in range(5 if method == "fork" else 1):
+        process = group_of(tmp_path, work)
+        try:
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.communicate(timeout=60) == ("", "interrupted; the same command with --c goes on\n")
+            assert process.returncode == 130
+        finally:
+            end_group(process)
+
+
+def test_a_second_interrupt_ends_the_command_and_its_workers_at_once(tmp_path):
+    """Kind: a command that waits for something that never comes, while it ends, cannot be ended from the terminal. One
+    that a launcher passes on is no second one: it cuts nothing short."""
+    work = """    worker = multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,), daemon=True)
+    worker.start()
+    try:
+        print('begun', flush=True)
+        time.sleep(600)
+    finally:
+        print('ending', flush=True)
+        time.sleep(1.1)
+        print('ended', flush=True)
+        worker.join()"""
+    process = group_of(tmp_path, work)
+    try:
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout.readline() == "ending\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout.readline() == "ended\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "interrupted; the same command with --c goes on\n")
+        assert process.returncode == 130
+    finally:
+        end_group(process)
+
+
+def end_group(process: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_file_errors_name_the_file(capsys, tmp_path):

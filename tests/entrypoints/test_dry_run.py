@@ -2,17 +2,25 @@
 
 import math
 import re
+import shutil
 from functools import partial
+from pathlib import Path
 
 import partner_site
 import pytest
 import torch
-from model_folders import make_model, results  # noqa: F401 -- fixtures
+from model_folders import centre, make_model, results  # noqa: F401 -- fixtures
 from stitched_model import FOLDER, tree
 
 from nnunetv2_stitch.entrypoints import adapt_party, train_party, train_stitch
 from nnunetv2_stitch.exchange.export import export_party
+from nnunetv2_stitch.exchange.parents import Partner
+from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.parties.model_folder import read_model_folder
+from nnunetv2_stitch.training.adapt_job import AdaptRequest
+from nnunetv2_stitch.training.adapt_job import prepare as prepare_adapt
+from nnunetv2_stitch.training.from_merged import FromMergedRequest
+from nnunetv2_stitch.training.from_merged import prepare as prepare_party
 from nnunetv2_stitch.training.memory import network_of, training_need
 
 command = partial(partner_site.command, train_stitch)
@@ -107,6 +115,31 @@ def test_dry_run_of_the_training_of_one_network(module, world, tmp_path, capsys,
     assert re.search(r"\ntraining +\d\.\d\d GiB +\d\.\d\d GiB\n", out) and "Nothing was written (--dry_run)." in out
     assert [(sorted(folder.rglob("*")), tree(folder)) for folder in (world.root, tmp_path)] == before
     assert "holds other plans" in refused(world, capsys, *which, "--dry_run", "-o_p", "nnUNetPlans", module=module)
+
+
+@pytest.mark.parametrize("kept", (True, False))
+@pytest.mark.parametrize("module", (adapt_party, train_party))
+def test_a_dry_run_knows_the_zip_that_a_run_began_with(module, kept, make_model, centre, tmp_path, capsys):  # noqa: F811
+    """The kind: a dry run refuses what the run takes, because it unpacks elsewhere. Both know a zip by its sha256,
+    whether or not what a run unpacked is still there."""
+    (centre / "dataset_fingerprint.json").write_text("{}")
+    sent = export_party(read_model_folder(str(make_model("Dataset911_B", folds=(0, 1)))), str(tmp_path / "b.zip")).path
+    prepared = prepare_adapt(AdaptRequest(1, Partner(model=sent), folds=[1])) if module is adapt_party else \
+        prepare_party(FromMergedRequest(sent, 1, folds=[1]))
+    write_json(prepared.plans_file, prepared.plans)
+    Path(prepared.fold_folder(1)).mkdir(parents=True)
+    if not kept:
+        shutil.rmtree(tmp_path / "results" / "stitch_parties")
+    before = tree(tmp_path)
+    which = {adapt_party: (1, "-m_b", sent), train_party: ("-d", 1, "-m", sent)}[module]
+    for flags in (["-f", 0], ["-f", 1, "--c"]):
+        command_of(module, *which, *flags, "--dry_run")
+        assert "Nothing was written (--dry_run)." in capsys.readouterr().out
+    assert tree(tmp_path) == before
+    other = export_party(read_model_folder(str(make_model("Dataset912_B", folds=(0,)))), str(tmp_path / "c.zip")).path
+    which = [other if word == sent else word for word in which]
+    told = partner_site.refused(tmp_path, capsys, module, *which, "-f", 0, "--dry_run")
+    assert "was begun with -m" in told and "stitch_parties" in told
 
 
 def test_memory_of_a_training_is_weights_gradients_momentum_and_what_is_kept_of_a_batch(make_model):  # noqa: F811
