@@ -54,10 +54,10 @@ def pack(folder: Path, key: str, output: Path, work: Path) -> None:
 
 
 def say_how_far(key: str, packed: Path, again: Path) -> None:
-    """Print how many weights of a second training, in half precision, are those that are packed."""
+    """Print how many numbers of a second training's checkpoint, in half precision, are those that are packed."""
     (theirs, mine) = (load_checkpoint(str(f / "fold_0" / FINAL))["network_weights"] for f in (packed, again))
     apart = torch.cat([(theirs[name].half().float() - mine[name].half().float()).abs().flatten() for name in theirs])
-    print(f"{key} again: {int((apart == 0).sum())} of {apart.numel()} weights are the packed ones, "
+    print(f"{key} again: {int((apart == 0).sum())} of {apart.numel()} numbers in the checkpoint are the packed ones, "
           f"largest difference {float(apart.max()):.2g}")
 
 

@@ -26,7 +26,7 @@ METHODS = {
     "StitchedEnsemble": ("from_networks", "fit", "set_position", "double_batched_loss", "position_name", "deployed",
                          "stitch_parameters"),
     "StitchedPredictor": ("initialize_from_trained_model_folder", "set_mode", "answering_as", "save_disagreement",
-                          "save_shares", "save_share_maps"),
+                          "keeping_shares_in", "save_share_maps"),
 }
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example):$", re.MULTILINE)
 

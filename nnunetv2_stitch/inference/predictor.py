@@ -218,11 +218,6 @@ class StitchedPredictor(ImagePredictor):
         found, parties = Stitching.find(self.configuration_manager.configuration), self.uncompiled.parties
         return dict(zip(parties, shown_names(found.parents) if found and found.parents else parties))
 
-    def save_shares(self, output_folder: str) -> None:
-        """Write what share each party had in the cases predicted last into `shares.json` there; see `write_shares`."""
-        if self.uncompiled.is_gated:
-            write_shares(output_folder, self.party_names, dict(zip(self._cases, self.case_shares)))
-
     @property
     def _cases(self) -> list[str]:
         """The names of `inputs`."""

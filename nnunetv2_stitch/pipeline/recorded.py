@@ -11,7 +11,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.pipeline.deployment import deployed_gate, deployed_setting
 from nnunetv2_stitch.pipeline.job import Job
-from nnunetv2_stitch.pipeline.reporting import PARETO, SELECTION_FILE, StitchResult, figures_there
+from nnunetv2_stitch.pipeline.reporting import PARETO, SELECTION_FILE, StitchResult, figures_there, stitches_of
 from nnunetv2_stitch.selection.pareto import Front, PartyScores
 from nnunetv2_stitch.selection.partners_numbers import Choice
 from nnunetv2_stitch.stitching.setting import Setting
@@ -34,6 +34,8 @@ def as_recorded(job: Job, others: Sequence[int | str] = ()) -> tuple[Job, Stitch
         if chosen != settings or not _same_gate(job, record):
             return None
         here = {str(f): f for f in (*job.folds, *(f for f in others if _is_deployed(job, f, record)))}
+        if "stitches" in record and not stitches_of(job, here.values()).items() <= record["stitches"].items():
+            return None  # records of earlier versions do not say
         folds = [here[name] for name in record["settings"] if name in here]  # in the order of the choice
         return _asked(job, record, chosen, folds), _result(job, record, folds)
     except (StitchError, AttributeError, LookupError, TypeError, ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nnunetv2_stitch.command_lines import Command
@@ -14,6 +14,7 @@ from nnunetv2_stitch.figures.gate_shares import gate_shares
 from nnunetv2_stitch.figures.mixing_weights import mixing_weights
 from nnunetv2_stitch.figures.positions_plane import positions_plane
 from nnunetv2_stitch.fileio import read_json, write_json, write_text
+from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.pipeline.choosing import Chosen
 from nnunetv2_stitch.pipeline.gating import GATE_FIGURE
 from nnunetv2_stitch.pipeline.guided import GUIDED_FIGURE
@@ -23,6 +24,7 @@ from nnunetv2_stitch.pipeline.stitched_card import stitched_card
 from nnunetv2_stitch.selection.partners_numbers import Choice
 from nnunetv2_stitch.selection.rules import label_free_agreement
 from nnunetv2_stitch.selection.sweep import Sweep
+from nnunetv2_stitch.stitching.supernet import STITCHES_FILE
 
 SELECTION_FILE = "stitch_selection.json"
 SWEEP_FIGURE = "dice_over_position.png"
@@ -86,6 +88,11 @@ def _pareto_figures(job: Job) -> list[str]:
     return [f"{PARETO}.png", *(f"{PARETO}_partner{n}.png" for n in range(2, len(job.partners) + 1))]
 
 
+def stitches_of(job: Job, folds: Iterable[int | str]) -> dict[str, str]:
+    """The sha256 of the folds' stitches, which tell one choice from another that looks the same."""
+    return {str(f): sha256(os.path.join(job.model_folder, f"fold_{f}", STITCHES_FILE)) for f in folds}
+
+
 def report(job: Job, sweeps: Sequence[Sweep], chosen: Chosen, measured: Measured) -> StitchResult:
     """Write `stitch_selection.json`, the card and the figures of what is deployed now; figures of what was deployed
     before are removed."""
@@ -97,6 +104,7 @@ def report(job: Job, sweeps: Sequence[Sweep], chosen: Chosen, measured: Measured
         "positions": {str(f): list(p) for f, p in positions.items()},
         "names": {str(f): [job.layout.position_name(k) for k in p] for f, p in positions.items()},
         "settings": {str(f): s.to_json() for f, s in chosen.settings.items()},
+        "stitches": stitches_of(job, chosen.settings),
         **({"gate": gate.record} if gate else {}),
         "validation_dice": measured.table, "remarks": remarks, "seed": job.seed,
         "label_free_spearman": {str(s.fold): label_free_agreement(s) for s in sweeps},

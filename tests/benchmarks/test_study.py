@@ -16,7 +16,7 @@ ROWS = ["A_alone", "plain_ensemble", "direct"]
 @pytest.mark.slow
 def test_study(world2d, copy_world, nnunet_env, monkeypatch, capsys, tmp_path):
     world = nnunet_env(copy_world(world2d))
-    arguments = ["study", str(tmp_path), "-seeds", "1", "-both", "-rows", *ROWS, "-raw",
+    arguments = ["study", str(tmp_path), "-seeds", "1", "-folds", "0", "-both", "-rows", *ROWS, "-raw",
                  str(world.raw), "-datasets", world.host.dataset, world.partner.dataset,
                  "-trainer", "nnUNetTrainerTiny", "-stitch_epochs", "1", "-stitch_iterations", "2"]
     monkeypatch.setattr(sys, "argv", arguments)
