@@ -234,7 +234,7 @@ def console_script(name: str, *arguments: str, world: worlds.World, **variables:
     env = {**keep, **{k: v for k, v in world.env.items() if k != "nnUNet_extTrainer"},
            "PYTHONPATH": python_path(), **variables}
     done = subprocess.run([str(Path(sys.executable).parent / name), *map(str, arguments)], env=env, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
     assert done.returncode == 0, f"{name} {arguments}:\n{done.stdout[-4000:]}"
     return done.stdout
 
@@ -257,7 +257,7 @@ def stock_alone(folder: Path, images: Path, output: Path) -> None:
     Path(output).mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_") and k != "PYTHONPATH"}
     subprocess.run([sys.executable, "-c", STOCK, folder, images, output], check=True, env=environment,
-                   cwd=output.parent, stdout=subprocess.DEVNULL)
+                   cwd=output.parent, stdout=subprocess.DEVNULL, timeout=300)
 
 
 def read_segmentations(folder: Path, ending: str = ".nii.gz") -> dict:

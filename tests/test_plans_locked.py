@@ -92,6 +92,7 @@ def test_a_writer_waits_and_a_fold_has_one_command(job_of):
     writer = threading.Thread(target=write)
     writer.start()
     while not said:
+        assert writer.is_alive(), failed
         time.sleep(0.01)
     assert "waiting for another command" in said[0] and not Path(job.plans_file).exists()
     events[1].set()

@@ -27,8 +27,8 @@ from nnunetv2_stitch.exchange.weights import (
 )
 from nnunetv2_stitch.exchange.zip_contents import Contents, changed, left_out, read_contents, read_small
 from nnunetv2_stitch.exchange.zips import Archive, open_archive, require_room
-from nnunetv2_stitch.fileio import write_json
-from nnunetv2_stitch.folders import DATASET_FOLDER, as_fold
+from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.folders import DATASET_FOLDER, as_fold, names_in
 from nnunetv2_stitch.gating.features import feature_count
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE, Signature
 from nnunetv2_stitch.parties.checkpoint import sha256
@@ -49,7 +49,7 @@ def install_party(zip_path: str, alias: str, results: str | None = None, *, mode
         results: instead of nnUNet_results.
         model: which, if the zip holds several: a folder TRAINER__PLANS__CONFIGURATION in it.
         checkpoint_name: which checkpoint of a stock zip.
-        say: told what was left out of the zip.
+        say: told what was left out of the zip, and where the same file is installed already.
 
     Raises:
         StitchError: in one line, whatever is wrong with the zip, the name or the folder. Nothing is left behind.
@@ -62,7 +62,22 @@ def install_party(zip_path: str, alias: str, results: str | None = None, *, mode
         os.mkdir(inside)
         unpacked = _unpack(zip_path, inside, dataset, model, checkpoint_name, say)
         _move(inside, target)
-    return read_model_folder(os.path.join(target, unpacked.identifier))
+    model_folder = read_model_folder(os.path.join(target, unpacked.identifier))
+    if before := _installed_from_the_same(model_folder, results):
+        say(f"the same file is installed as {' and '.join(before)} too; remove what you do not need")
+    return model_folder
+
+
+def _installed_from_the_same(model: ModelFolder, results: str) -> list[str]:
+    """Other datasets that hold this model, from the same file."""
+    found = []
+    for dataset in sorted(n for n in names_in(results) if n.startswith("Dataset") and n != model.dataset_name):
+        party = os.path.join(results, dataset, model.identifier, PARTY)
+        with suppress(StitchError, KeyError, TypeError):  # damaged, or no manifest of ours: not to be judged here
+            if os.path.isfile(party) and read_json(party)["received_as"]["sha256"] == \
+                    model.received["received_as"]["sha256"]:
+                found.append(dataset)
+    return found
 
 
 def unpack_party(zip_path: str, folder: str, *, model: str | None = None, checkpoint_name: str = FINAL,

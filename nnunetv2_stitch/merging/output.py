@@ -19,7 +19,7 @@ from nnunetv2_stitch.folders import folds_in
 from nnunetv2_stitch.locks import plans_locked
 from nnunetv2_stitch.merging.merged_card import merged_card
 from nnunetv2_stitch.parties.checkpoint_writing import TRAINER, untrained, write_checkpoint
-from nnunetv2_stitch.parties.model_folder import FINAL
+from nnunetv2_stitch.parties.model_folder import FINAL, MERGED_KEY
 from nnunetv2_stitch.training.site import Site
 
 RECORD, FIGURE = "merge.json", "merge.png"
@@ -74,7 +74,7 @@ def write_merged(folder: str, site: Site, state: Mapping[str, torch.Tensor], rec
         plans_file = os.path.join(folder, "plans.json")
         with plans_locked(plans_file):
             check_target(site)  # once more: another command may have written meanwhile
-            write_json(plans_file, site.plans)
+            write_json(plans_file, site.plans | {MERGED_KEY: True})
             write_json(os.path.join(folder, "dataset.json"), site.dataset_json)
             others = [read_json(os.path.join(folder, f"fold_{f}", RECORD)) for f in folds_in(folder, RECORD)]
             write_text(os.path.join(folder, CARD), merged_card(site.dataset_json, [*others, record]))

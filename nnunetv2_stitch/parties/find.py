@@ -46,7 +46,7 @@ def dataset_folder(dataset: int | str, results: str | None = None) -> str:
 def find_models(dataset: int | str, checkpoint_name: str = FINAL, *, configuration: str | None = None,
                 trainer: str | None = None, plans: str | None = None) -> list[ModelFolder]:
     """The trained models of a dataset that fit what is given, in order of their names. Left out are stitched ensembles
-    and, unless `plans` names them, what was only trained for a comparison.
+    and, unless `plans` names them, what was only trained for a comparison. Merged models count where there is no other.
 
     Args:
         dataset: by id or name, in nnUNet_results.
@@ -72,7 +72,7 @@ def find_models(dataset: int | str, checkpoint_name: str = FINAL, *, configurati
         hint = f"{rest} has no fold with {checkpoint_name}: finish its training or choose with -chk" if rest else \
             f"there are: {', '.join(map(os.path.basename, model_folders_in(folder))) or 'none'}"
         raise StitchError(f"no trained model{which} in {folder}; {hint}")
-    return found
+    return [m for m in found if not m.is_merged] or found
 
 
 def select_model(dataset: int | str, configuration: str | None = None, trainer: str | None = None,

@@ -21,7 +21,8 @@ FINAL = "checkpoint_final.pth"
 BASELINE_KEY = "made_for_stitch_comparison"  # in the plans of models that only a comparison needs
 DISTILLED_KEY = "distilled_from_stitched"  # in the plans of students of a stitched ensemble
 ADAPTED_KEY = "adapted_from_partner"  # in the plans of a partner that was trained on with the host's images
-MADE_KEYS = (BASELINE_KEY, DISTILLED_KEY, ADAPTED_KEY)  # no model that is made from another inherits them
+MERGED_KEY = "merged_from_parties"  # in the plans of models that merge_party wrote
+MADE_KEYS = (BASELINE_KEY, DISTILLED_KEY, ADAPTED_KEY, MERGED_KEY)  # no model that is made from another inherits them
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,13 @@ class ModelFolder:
     def is_baseline(self) -> bool:
         """Whether the model was only trained for a comparison, is distilled from a stitched one, or is an adapted
         partner; such models are parents only where they are named."""
-        return any(self.plans.get(key) for key in MADE_KEYS)
+        return any(self.plans.get(key) for key in MADE_KEYS if key != MERGED_KEY)
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether it was merged from models of several parties; beside a trained one it is a parent only where it is
+        named."""
+        return bool(self.plans.get(MERGED_KEY))
 
     @property
     def is_adapted(self) -> bool:

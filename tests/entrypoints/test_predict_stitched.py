@@ -200,7 +200,7 @@ def test_the_console_script_in_a_process_of_its_own(stitched2d, tmp_path):
     script = [sys.executable, "-c", "from nnunetv2_stitch.entrypoints.predict_stitched import *; "
               "predict_stitched_entry()", "-i", str(world.test_images(world.partner)), "-device", "cpu", "-d", "801"]
     done = subprocess.run([*script, "-o", str(tmp_path / "a"), "-npp", "1", "-nps", "1", "-num_parts", "2",
-                           "-part_id", "0"], env=env, text=True, capture_output=True)
+                           "-part_id", "0"], env=env, text=True, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "a").glob("*.nii.gz")) == ["ts_000.nii.gz", "ts_002.nii.gz"]
     *_, said = call("nnUNetv2_predict_stitched", *script[3:], "-o", tmp_path / "b", "-f", "7", env=stitched_env(world),

@@ -54,9 +54,13 @@ def test_ids_count_down_and_skip_what_is_taken_anywhere(party_zip, results, inst
     for variable, taken in (("nnUNet_raw", "Dataset999_X"), ("nnUNet_preprocessed", "Dataset998_Y")):
         (tmp_path / variable / taken).mkdir(parents=True)
         monkeypatch.setenv(variable, str(tmp_path / variable))
-    assert "Dataset997_SiteB" in install(party_zip, "-as", "SiteB")
-    assert "Dataset996_SiteB" in install(party_zip, "-as", "SiteB")
-    assert "Dataset005_Own" in install(party_zip, "-as", "Dataset005_Own")
+    assert "installed as" not in (said := install(party_zip, "-as", "SiteB")) and "Dataset997_SiteB" in said
+    (results / "Dataset500_Odd" / next((results / "Dataset997_SiteB").iterdir()).name).mkdir(parents=True)
+    next((results / "Dataset500_Odd").iterdir()).joinpath("party.json").write_text("[]")
+    said = install(party_zip, "-as", "SiteB")
+    assert "Dataset996_SiteB" in said and "the same file is installed as Dataset997_SiteB too;" in said
+    assert "Dataset005_Own" in (said := install(party_zip, "-as", "Dataset005_Own"))
+    assert "as Dataset996_SiteB and Dataset997_SiteB too;" in said
     for alias, place in (("Dataset999_Other", "nnUNet_raw"), ("Dataset998_Other", "nnUNet_preprocessed"),
                          ("Dataset997_Other", "results"), ("Dataset005_Own", "results")):
         with pytest.raises(StitchError, match=f"is taken by .*{place}"):

@@ -95,7 +95,7 @@ def test_flwr_run_leaves_an_ordinary_model_at_the_centre(world2d, copy_world, de
     config = (f'centre_dataset="{world.host.dataset}" centre_plans="{worlds.PLANS}" centre_device="cpu" rounds=1 '
               f'iterations=2 steps=1 granularity="model" deadline=900.0')
     done = subprocess.run(["flwr", "run", str(app), "centre", "--stream", "--run-config", config], env=env,
-                          capture_output=True, text=True, timeout=1200, cwd=tmp_path)
+                          capture_output=True, text=True, timeout=500, cwd=tmp_path)
     logs = "\n".join(p.read_text()[-3000:] for p in sorted(tmp_path.glob("*.log")))
     folder = world.results / world.host.dataset / f"nnUNetTrainerGuidedRounds__{worlds.PLANS}__2d" / "fold_0"
     assert (folder / "guided_rounds.json").is_file(), f"{done.stdout}{done.stderr}{logs}"

@@ -5,12 +5,13 @@ import os
 import pytest
 import torch
 from close import assert_same
-from model_folders import DATASET_JSON, plans_for
+from model_folders import DATASET_JSON, make_model, plans_for, results  # noqa: F401 -- fixtures
 from torch import nn
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.merging import output
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.find import select_model
 from nnunetv2_stitch.training.batchnorm import batch_norms, measure_statistics, use_batch_statistics
 from nnunetv2_stitch.training.site import Site
 
@@ -64,6 +65,15 @@ def test_another_model_of_the_same_name_is_refused(site):
     other.plans["configurations"]["2d"]["spacing"] = [9, 9]
     with pytest.raises(StitchError, match="holds another model"):
         output.check_target(other)
+
+
+def test_a_merged_model_is_a_parent_where_it_is_named_or_alone(site, make_model, results, monkeypatch):  # noqa: F811
+    """Kind: what a command writes into the host's folder makes a choice ambiguous that was none before."""
+    monkeypatch.setenv("nnUNet_results", str(results))
+    output.write_merged(output.check_target(site()), site(), {}, RECORD, None)
+    assert select_model(1).plans_name == "Merged"
+    make_model("Dataset001_Centre")
+    assert select_model(1).plans_name == "nnUNetPlans" and select_model(1, plans="Merged").is_merged
 
 
 def test_statistics_of_batch_norm():

@@ -60,7 +60,7 @@ def test_a_killed_process_ends_the_job_and_torchrun_goes_on(world2d, copy_world,
     module = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(SIZE)]
     script = str(Path(__file__).parents[1] / "run_entry.py")
     done = subprocess.run([*module, script, *command, "--c"], env={**os.environ, **env, "OMP_NUM_THREADS": "1"},
-                          text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                          text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
     assert done.returncode == 0, done.stdout[-4000:]
     assert done.stdout.count("Predict with") == 1, "only the first process speaks"
     assert done.stdout.count("fold 0: validation with") == 1 and "Traceback" not in done.stdout
