@@ -1,5 +1,5 @@
 """Pack the demo's two parents, as `nnUNetv2_stitch_demo --from_scratch` has trained them, into the zips of the
-package; and say how their answers differ from those of others.
+package, with nnU-Net's validation of A's; and say how their answers differ from those of others.
 
     python benchmarks/pack_demo_models.py FOLDER [-again FOLDER2] [-o OUTPUT_FOLDER]
 
@@ -18,15 +18,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunetv2_stitch.demo.data import PARTIES, write_party
-from nnunetv2_stitch.demo.settings import CONFIGURATION, DEMO, PLANS, environment
-from nnunetv2_stitch.demo.shipped import MODELS
+from nnunetv2_stitch.demo.data import PARTIES, blocked_splits, load_party, write_party
+from nnunetv2_stitch.demo.settings import CONFIGURATION, DEMO, FOLD, PLANS, environment
+from nnunetv2_stitch.demo.shipped import MODELS, VALIDATION
 from nnunetv2_stitch.environment import environment_set
 from nnunetv2_stitch.evaluation.entries import ModelEntry, TestSet
 from nnunetv2_stitch.evaluation.evaluate import evaluate
 from nnunetv2_stitch.exchange.export import export_party
 from nnunetv2_stitch.exchange.install import unpack_party
+from nnunetv2_stitch.fileio import read_json, write_json
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.checkpoint_writing import write_checkpoint
 from nnunetv2_stitch.parties.model_folder import FINAL, read_model_folder
@@ -51,6 +54,30 @@ def pack(folder: Path, key: str, output: Path, work: Path) -> None:
         done = export_party(replace(read_model_folder(str(copy)), dataset_name=PARTIES[key].dataset),
                             str(output / f"{key}.zip"), licence=LICENCE, signature=key == "B", say=print)
     print(f"{done.path}: {done.size / 1e6:.2f} MB, sha256 {done.sha256}")
+
+
+def validate_host(output: Path, work: Path) -> None:
+    """Write what nnU-Net's validation says of the packed A, as a training of A would end with it; without places of
+    this machine. By nnU-Net's predictor: its trainer cannot load what is no training's checkpoint any more."""
+    write_party("A", str(work / "raw"), ["Tr"])
+    data, answers = work / "raw" / PARTIES["A"].dataset, work / "validation"
+    model = unpack_party(str(output / "A.zip"), str(work / "packed"))
+    cases = blocked_splits(load_party("A").names["Tr"])[FOLD]["val"]
+    ending = model.dataset_json["file_ending"]
+    predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(model.path, (FOLD,))
+    os.mkdir(answers)
+    predictor.predict_from_files_sequential([[str(data / "imagesTr" / f"{case}_0000{ending}")] for case in cases],
+                                            [str(answers / case) for case in cases])
+    compute_metrics_on_folder(str(data / "labelsTr"), str(answers), str(answers / "summary.json"),
+                              model.plans_manager.image_reader_writer_class(), ending,
+                              model.label_manager.foreground_labels, num_processes=1, chill=True)
+    found = read_json(str(answers / "summary.json"))
+    for case in found["metric_per_case"]:
+        for name in ("reference_file", "prediction_file"):
+            case[name] = os.path.basename(case[name])
+    write_json(str(output / VALIDATION.name), found)
+    print(f"{output / VALIDATION.name}: mean Dice {found['foreground_mean']['Dice']:.4f} of {len(cases)} cases")
 
 
 def say_how_far(key: str, packed: Path, again: Path) -> None:
@@ -85,6 +112,8 @@ def main() -> None:
         for key in PARTIES:
             if not (args.o / f"{key}.zip").exists():
                 pack(args.folder, key, args.o, Path(work))
+                if key == "A":
+                    validate_host(args.o, Path(work))
             unpacked = unpack_party(str(args.o / f"{key}.zip"), os.path.join(work, f"unpacked_{key}"))
             models |= {f"{key}_trained": trained(args.folder, key), f"{key}_packed": Path(unpacked.path)}
             if args.again is not None:

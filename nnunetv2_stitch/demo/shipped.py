@@ -8,11 +8,12 @@ from pathlib import Path
 
 from nnunetv2_stitch.demo.commands import PARTNER_ZIP
 from nnunetv2_stitch.demo.data import PARTIES
-from nnunetv2_stitch.demo.settings import CONFIGURATION, PLANS
+from nnunetv2_stitch.demo.settings import CONFIGURATION, FOLD, PLANS
 from nnunetv2_stitch.fileio import atomically
 
 MODELS = Path(__file__).with_name("models")
 CARD = MODELS / "CARD.md"
+VALIDATION = MODELS / "A_summary.json"  # of the model in A.zip, which nnU-Net's own training ends with
 
 
 def shipped_zip(key: str) -> Path:
@@ -44,6 +45,10 @@ def install_host(results: str, preprocessed: str) -> None:
     model, = model_folders_in(folder)
     for name in (PARTY, PARTY_CARD):  # of models that were received; this one is A's own
         Path(model, name).unlink(missing_ok=True)
+    if VALIDATION.is_file():  # it is not while benchmarks/pack_demo_models.py makes it
+        validation = os.path.join(model, f"fold_{FOLD}", "validation")
+        os.makedirs(validation, exist_ok=True)
+        atomically(os.path.join(validation, "summary.json"), lambda path: shutil.copyfile(VALIDATION, path))
     os.makedirs(data, exist_ok=True)
     extract_fingerprint_dataset(host.dataset_id, num_processes=default_num_processes, clean=True, verbose=False)
     plans = read_json(os.path.join(model, "plans.json"))

@@ -37,7 +37,8 @@ def manifest(key: str) -> Manifest:
 
 @pytest.mark.parametrize("key", PARTIES)
 def test_the_card_knows_the_file(key):
-    assert ROWS[f"{key}.zip"] == hashlib.sha256(shipped.shipped_zip(key).read_bytes()).hexdigest()
+    for file in (shipped.shipped_zip(key), shipped.VALIDATION):
+        assert ROWS[file.name] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_the_card_says_the_settings_with_which_from_scratch_trains():
@@ -86,8 +87,8 @@ def test_planning_from_scratch_gives_the_plans_of_the_shipped_model(key, folders
 
 
 def test_the_host_is_set_up_as_after_its_own_training(folders, thread_pools):
-    """nnU-Net's predictor gives on A's validation cases the Dice that the card in A's zip says, within what half
-    precision may do."""
+    """nnU-Net's predictor gives on A's validation cases the Dice that the model's validation says, and the one in A's
+    zip within what half precision may do."""
     import numpy as np
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics
     from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
@@ -107,5 +108,10 @@ def test_the_host_is_set_up_as_after_its_own_training(folders, thread_pools):
     found = [compute_metrics(str(raw / "labelsTr" / f"{c}.nii.gz"), str(folders / f"{c}.nii.gz"), NibabelIO(),
                              [1, 2])["metrics"] for c in cases]
     said = manifest("A").folds[0].dice
+    validated = read_json(str(model / "fold_0" / "validation" / "summary.json"))["metric_per_case"]
+    assert [v["reference_file"] for v in validated] == [f"{c}.nii.gz" for c in sorted(cases)]
     for label, value in (("cortex", 1), ("inner", 2)):
+        of_case = dict(zip(sorted(cases), (v["metrics"][str(value)]["Dice"] for v in validated)))
+        for case, m in zip(cases, found):
+            assert m[value]["Dice"] == pytest.approx(of_case[case], abs=2e-3)
         assert np.nanmean([m[value]["Dice"] for m in found]) == pytest.approx(said[label], abs=2e-3)
