@@ -57,9 +57,11 @@ def hearing_interrupts(message: str = "") -> Iterator[None]:
 
 @contextmanager
 def _workers_do_not_hear() -> Iterator[None]:
-    """Daemons, such as the workers of pools, are ended by the process that started them. A terminal sends SIGINT to
-    them too, and workers of a pool that die of it may leave its locks taken and the pool waiting for ever. A blocked
-    signal stays blocked in what is started, forked or spawned. Windows has no such signals."""
+    """Daemons, such as the workers of pools, are ended by the process that started them, with SIGTERM, and by nothing
+    else. A terminal sends SIGINT to them too, and workers of a pool that die of it may leave its locks taken and the
+    pool waiting for ever. A blocked signal stays blocked in what is started, forked or spawned. Forked ones must not
+    take over a handler of SIGTERM either: Python forgets signals while it forks, and a worker that waits for a lock
+    never gets to its handler; it would not end, and its pool would wait for ever. Windows has no such signals."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -70,7 +72,8 @@ def _workers_do_not_hear() -> Iterator[None]:
             return original(self)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            return original(self)
+            with _as_by_default(signal.SIGTERM):
+                return original(self)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -79,3 +82,17 @@ def _workers_do_not_hear() -> Iterator[None]:
         yield
     finally:
         BaseProcess.start = original
+
+
+@contextmanager
+def _as_by_default(number: int) -> Iterator[None]:
+    """Without a handler of ours. Only the main thread may change handlers; others leave it as it is."""
+    handler = signal.getsignal(number)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, handler)

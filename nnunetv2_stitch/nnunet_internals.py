@@ -73,6 +73,20 @@ def threads_for_processes() -> Iterator[None]:
         multiprocessing.get_context = original
 
 
+def training_files(folder: str, dataset_json: dict) -> dict[str, dict]:
+    """`images` and `label` of every training case in a folder of nnUNet_raw. nnU-Net forks twelve processes to match
+    names; here they are threads, because a fork of a process that has threads of torch may hang."""
+    from multiprocessing.pool import ThreadPool
+
+    from nnunetv2.utilities import utils
+    original = part(utils, "Pool", "the list of training images")
+    utils.Pool = ThreadPool
+    try:
+        return utils.get_filenames_of_train_images_and_targets(folder, dataset_json)
+    finally:
+        utils.Pool = original
+
+
 # -- the trainer ------------------------------------------------------------------------------------------------------
 
 def set_up_for_group(trainer: nnUNetTrainer) -> None:

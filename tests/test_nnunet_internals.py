@@ -181,3 +181,16 @@ def test_slicers_are_those_that_a_prediction_visits(shape, patch, monkeypatch):
     logits = window.predict_sliding_window_return_logits(torch.ones(2, *shape))
     assert seen == nnunet_internals.sliding_window_slicers(shape, patch)
     torch.testing.assert_close(logits.float(), torch.ones(2, *shape), atol=1e-2, rtol=0)
+
+
+def test_training_files_are_nnunets_without_forks(tmp_path, monkeypatch):
+    """Kind: a forked copy of a process with threads may wait for a lock that no thread of its own will give back."""
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+    (tmp_path / "imagesTr").mkdir()
+    for case in ("a", "a_b", "b"):
+        for channel in (0, 1):
+            (tmp_path / "imagesTr" / f"{case}_{channel:04d}.nii.gz").touch()
+    dataset_json = {"file_ending": ".nii.gz"}
+    wanted = get_filenames_of_train_images_and_targets(str(tmp_path), dataset_json)
+    monkeypatch.setattr("os.fork", lambda: pytest.fail("forked"))
+    assert nnunet_internals.training_files(str(tmp_path), dataset_json) == wanted and len(wanted) == 3

@@ -27,6 +27,7 @@ from nnunetv2_stitch.figures.case_panels import case_panels
 from nnunetv2_stitch.figures.case_view import Panel, Row
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.inference.maps import preprocessed, segmentation
+from nnunetv2_stitch.nnunet_internals import training_files
 
 if TYPE_CHECKING:
     import torch
@@ -59,13 +60,12 @@ class Site:
 def find_site(dataset: str) -> Site:
     """Of a dataset that is preprocessed here; its images are those of `nnUNet_raw`, where these are here too."""
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
     folder = os.path.join(str(nnUNet_preprocessed), dataset)
     dataset_json = read_json(os.path.join(folder, "dataset.json"))
     raw, images = os.path.join(str(nnUNet_raw), dataset) if nnUNet_raw.is_set() else "", {}
     if os.path.isdir(os.path.join(raw, "imagesTr")) or (raw and dataset_json.get("dataset")):
         with contextlib.suppress(OSError, AssertionError):  # a part of the raw data only
-            found = get_filenames_of_train_images_and_targets(raw, dataset_json)
+            found = training_files(raw, dataset_json)
             images = {case: files["images"] for case, files in found.items()}
     return Site(dataset, dataset_json, os.path.join(folder, "gt_segmentations"), images)
 

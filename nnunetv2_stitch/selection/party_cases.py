@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunetv2_stitch.errors import StitchError, last_line
 from nnunetv2_stitch.evaluation.grids import difference, grid_of
 from nnunetv2_stitch.fileio import read_json
 from nnunetv2_stitch.folders import files_in, image_files
 from nnunetv2_stitch.inference.images import require_channels_of
+from nnunetv2_stitch.nnunet_internals import training_files
 from nnunetv2_stitch.parties.datasets import find_dataset
 from nnunetv2_stitch.parties.preprocessed import SPLITS, split_of_fold
 from nnunetv2_stitch.selection.party_terms import PartyTerms
@@ -75,7 +75,7 @@ def validation_files(dataset: RawDataset, fold: int | str) -> list[CaseFiles]:
     """
     path = dataset.splits_file
     try:
-        files = get_filenames_of_train_images_and_targets(dataset.folder, copy.deepcopy(dataset.dataset_json))
+        files = training_files(dataset.folder, copy.deepcopy(dataset.dataset_json))
     except FileNotFoundError as error:
         raise StitchError(f"{error.filename} does not exist; nnUNet_raw must hold the dataset's images") from error
     names = sorted(split_of_fold(os.path.dirname(path), fold, files)[1])

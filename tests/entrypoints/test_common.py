@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -65,14 +66,21 @@ def test_a_command_that_was_started_in_the_background_of_a_script_is_interrupted
         process.kill()
 
 
-def group_of(tmp_path, work: str) -> subprocess.Popen:
-    """A command in a group of processes of its own, which has printed "begun"."""
-    script = tmp_path / "command.py"
-    script.write_text("import multiprocessing, signal, time\nfrom nnunetv2_stitch.entrypoints.common import run\n\n\n"
-                      f"def main():\n{work}\n\n\nif __name__ == '__main__':\n    run(main, resume='--c')\n")
+def group_of(tmp_path, work: str, several: bool = False) -> subprocess.Popen:
+    """A command in a group of processes of its own, which has printed "begun" within a minute."""
+    script, call = tmp_path / "command.py", f"run(main, resume='--c', several={several})"
+    script.write_text("import multiprocessing, signal, time\nfrom nnunetv2_stitch.entrypoints.common import run\n"
+                      "from nnunetv2_stitch.entrypoints.processes import one_of_several\n\n\n"
+                      f"def main():\n{work}\n\n\nif __name__ == '__main__':\n"
+                      + (f"    with one_of_several():\n        {call}\n" if several else f"    {call}\n"))
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)
-    assert process.stdout.readline() == "begun\n"
+    too_late = threading.Timer(60, end_group, [process])
+    too_late.start()
+    try:
+        assert process.stdout.readline() == "begun\n", process.stderr.read()
+    finally:
+        too_late.cancel()
     return process
 
 
@@ -121,6 +129,26 @@ def test_a_second_interrupt_ends_the_command_and_its_workers_at_once(tmp_path):
         os.killpg(process.pid, signal.SIGINT)
         assert process.communicate(timeout=60) == ("", "interrupted; the same command with --c goes on\n")
         assert process.returncode == 130
+    finally:
+        end_group(process)
+
+
+LATE = """    import os
+    forks = []
+    os.register_at_fork(before=lambda: forks.append(1), after_in_child=lambda: time.sleep(2) if len(forks) == 4 else None)
+    with multiprocessing.get_context('fork').Pool(4) as pool:
+        assert pool.starmap(max, [(1, 2)] * 20) == [2] * 20
+    print('begun', flush=True)"""
+
+
+def test_workers_of_a_pool_do_not_take_over_the_handler_with_which_a_job_hears_its_launcher(tmp_path, monkeypatch):
+    """Kind: pools end their workers with SIGTERM. A forked worker that had a handler for it, and was not yet where it
+    could be called, went on to wait for work, and the pool for it, for ever."""
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    process = group_of(tmp_path, LATE, several=True)
+    try:
+        assert process.communicate(timeout=60) == ("", "") and process.returncode == 0
     finally:
         end_group(process)
 
