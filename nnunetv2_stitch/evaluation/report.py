@@ -25,8 +25,8 @@ RULES = (
     "and measure apart. An interval is of one mean alone and not corrected for the number of models, so that of a "
     "difference may leave out 0 where the test finds nothing; better and worse go by the test.",
     "Pareto front: the models that no other one beats on one party's cases without being worse on the other's. "
-    "Hypervolume: the area of the pairs of means that a model of the front reaches or exceeds, from the reference point "
-    "on; it grows only by a model that moves the front.",
+    "Hypervolume: the area of the pairs of means that a model of the front reaches or exceeds, from the reference "
+    "point on; it grows only by a model that moves the front.",
 )
 
 

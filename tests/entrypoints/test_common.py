@@ -135,7 +135,8 @@ def test_a_second_interrupt_ends_the_command_and_its_workers_at_once(tmp_path):
 
 LATE = """    import os
     forks = []
-    os.register_at_fork(before=lambda: forks.append(1), after_in_child=lambda: time.sleep(2) if len(forks) == 4 else None)
+    os.register_at_fork(before=lambda: forks.append(1),
+                        after_in_child=lambda: time.sleep(2) if len(forks) == 4 else None)
     with multiprocessing.get_context('fork').Pool(4) as pool:
         assert pool.starmap(max, [(1, 2)] * 20) == [2] * 20
     print('begun', flush=True)"""
