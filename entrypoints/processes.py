@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nnunetv2_stitch.distributed import SINGLE_PROCESS, Process, process_from_environment
+from nnunetv2_stitch.distributed import SINGLE_PROCESS, Process, leave_at_once, process_from_environment
 from nnunetv2_stitch.entrypoints.common import run
 from nnunetv2_stitch.errors import LostProcess
 
@@ -17,7 +17,7 @@ from nnunetv2_stitch.errors import LostProcess
 @contextmanager
 def one_of_several() -> Iterator[Process]:
     """This process. Within the context nothing but the first process prints to stdout, and SIGTERM, with which
-    launchers end the others when one is lost, raises LostProcess."""
+    launchers end the others when one is lost, raises LostProcess. One of several processes ends with the context."""
     found: list[Process] = []
     run(lambda: found.append(process_from_environment()), several=True)
     process, = found
@@ -29,14 +29,18 @@ def one_of_several() -> Iterator[Process]:
     speaker = sys.stdout
     if not process.is_first:
         sys.stdout = open(os.devnull, "w")
+    code = 0
     try:
         yield process
     except SystemExit as left:
-        if left.code:
-            _leave_at_once(left.code)
-        raise
+        code = left.code or 0
     finally:
         sys.stdout = speaker
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if code:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+    leave_at_once(code)
 
 
 @contextmanager
@@ -54,13 +58,3 @@ def only_first_speaks(process: Process) -> Iterator[None]:
 def _terminated(*_) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise LostProcess("ended from outside")
-
-
-def _leave_at_once(code: int) -> None:
-    """Without torch's tidying up, which waits for lost processes."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    for worker in multiprocessing.active_children():
-        worker.terminate()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

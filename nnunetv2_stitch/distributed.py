@@ -6,12 +6,14 @@ Outside of such a group every function does what one process alone needs.
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nnunetv2_stitch.errors import LostProcess, StitchError
 
@@ -147,3 +149,14 @@ def barrier() -> None:
     from torch import distributed as dist
     if in_group():
         dist.barrier()
+
+
+def leave_at_once(code: int = 0) -> NoReturn:
+    """End this process, which was in a group, without the end of the interpreter: there torch waits for processes that
+    are lost, and a thread of gloo that still holds a tensor aborts even a process that has done all (torch's pull
+    request 179291). Where all is done, what was registered to run at exit is run."""
+    if code == 0:
+        atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -19,7 +19,7 @@ from nnunetv2_stitch.errors import StitchError
 ROOT = Path(__file__).resolve().parents[1]
 DOOR = ROOT / "nnunetv2_stitch" / "nnunet_internals.py"
 #: of torch and of Python, and of a class of ours that another function of its module calls
-NOT_NNUNET = {"_exit", "_cdata", "_ConvNd", "_DropoutNd", "_NormBase", "_orig_mod", "_go_on"}
+NOT_NNUNET = {"_exit", "_run_exitfuncs", "_cdata", "_ConvNd", "_DropoutNd", "_NormBase", "_orig_mod", "_go_on"}
 
 
 @lru_cache

@@ -14,7 +14,14 @@ import torch.multiprocessing as mp
 from nnunetv2.run.run_training import find_free_network_port, maybe_load_checkpoint
 
 from nnunetv2_stitch.devices import set_up_device, trainer_for
-from nnunetv2_stitch.distributed import barrier, broadcast, process_from_environment, process_group, rank_and_world_size
+from nnunetv2_stitch.distributed import (
+    barrier,
+    broadcast,
+    leave_at_once,
+    process_from_environment,
+    process_group,
+    rank_and_world_size,
+)
 from nnunetv2_stitch.environment import our_trainers_known
 from nnunetv2_stitch.errors import LostProcess, StitchError
 from nnunetv2_stitch.parties.read_cache import reading_once
@@ -129,6 +136,7 @@ def _spawned(rank: int, step: FoldRun, device: torch.device, count: int, port: i
     with silent_unless(rank == 0), trusting(trusts, aloud=False), reading_once(), \
             process_group(process_from_environment(), device):
         step.carry_out(device)
+    leave_at_once()
 
 
 @contextmanager
