@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nnunetv2_stitch.inference.predictor import StitchedPredictor
 
 SLICES = 3
-STITCHED, DISAGREEMENT = "stitched", "disagreement"
+STITCHED, DISAGREEMENT, SHARE = "stitched", "disagreement", "share_"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def look_at(predictor: StitchedPredictor, alone: Mapping[str, StitchedPredictor 
     shares, said, remarks = {}, "", []
     if predictor.uncompiled.is_gated:
         said = sentence(predictor.party_names, predictor.case_shares[-1])
-        shares = {f"share_{party}": m for party, m in maps.share_maps(predictor, data, properties).items()}
+        shares = {f"{SHARE}{party}": m for party, m in maps.share_maps(predictor, data, properties).items()}
     answers, probabilities, percent = {}, [], {}
     for party, other in alone.items():
         if other is not None:
@@ -195,8 +195,12 @@ def rows(image: np.ndarray, look: CaseLook, reference: np.ndarray | None, labels
         underneath = cut(image)
         panels = [Panel("image", underneath),
                   *(Panel(titles[what], underneath, cut(voxels)) for what, voxels in look.answers.items())]
-        panels += [Panel(what.replace("share_", "share of "), underneath, heat=cut(voxels))
-                   for what, voxels in look.percent.items()]
+        heat = {what: cut(voxels) for what, voxels in look.percent.items()}
+        shares = [m for what, m in heat.items() if what.startswith(SHARE)]
+        inside = np.any(shares, axis=0)  # outside nnU-Net's crop nobody has a share
+        for what, m in heat.items():
+            note = f"mean {m[inside].mean():.0f} %" if what.startswith(SHARE) and inside.any() else ""
+            panels.append(Panel(what.replace(SHARE, "share of "), underneath, heat=m, note=note))
         found.append(Row("" if image.shape[axis] == 1 else f"{'zyx'[axis]} = {index}", panels,
                          None if reference is None else cut(reference), plane[0] / plane[1]))
     return found

@@ -45,6 +45,17 @@ def test_rows_are_cut_across_the_thickest_slices_each_in_its_proportions():
     assert found[2].panels[3].heat.max() == 100 and found[2].panels[0].image.shape == (12, 8)
 
 
+def test_a_share_is_its_mean_where_anybody_has_one():
+    """nnU-Net crops to what is not zero: outside nobody has a share, which is not a share of 0."""
+    host, partner = np.zeros((2, 1, 4, 4)), np.zeros((2, 1, 4, 4))
+    host[:, :, :2], partner[:, :, :2] = 75, 25
+    look = CaseLook({"stitched": np.zeros((1, 4, 4), int)}, {
+        "disagreement": host, "share_host": host, "share_partner": partner}, {"spacing": (1.0, 1.0, 1.0)})
+    row, = rows(np.zeros((1, 4, 4)), look, None, LABELS)
+    assert {p.title: p.note for p in row.panels if p.heat is not None} == {
+        "disagreement": "", "share of host": "mean 75 %", "share of partner": "mean 25 %"}
+
+
 def test_dice_is_the_mean_over_regions_that_are_there_without_ignored_voxels():
     reference, prediction = volume(0, depth=1), volume(0, depth=1)
     assert mean_dice(reference, prediction, LABELS) == 1
