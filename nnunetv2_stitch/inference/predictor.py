@@ -22,7 +22,7 @@ from nnunetv2_stitch.inference.maps import (
     segmentation_and_probabilities,
     share_maps,
 )
-from nnunetv2_stitch.inference.shares import forget_shares, require_ours, write_shares
+from nnunetv2_stitch.inference.shares import forget_shares, require_ours, require_same_parties, write_shares
 from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
 from nnunetv2_stitch.parties.model_folder import folds_to_use
@@ -142,6 +142,8 @@ class StitchedPredictor(ImagePredictor):
         self.case_shares: list[list[float]] = []  # of the cases that are predicted, in their order, where a gate is on
         if self._shares_folder is not None:
             forget_shares(self._shares_folder, self._cases)
+            if self.uncompiled.is_gated:
+                require_same_parties(self._shares_folder, self.party_names)
 
     @contextmanager
     def keeping_shares_in(self, output_folder: str) -> Iterator[None]:
@@ -150,7 +152,8 @@ class StitchedPredictor(ImagePredictor):
         interruption loses none.
 
         Raises:
-            StitchError: a gate is on, and a file of this name is none of ours.
+            StitchError: a gate is on, and a file of this name is none of ours; or, as soon as the cases are known, it
+                has others of a model of other parties.
         """
         if self.uncompiled.is_gated:
             require_ours(output_folder)

@@ -41,6 +41,15 @@ def require_ours(folder: str) -> None:
                           f"choose another output folder")
 
 
+def require_same_parties(folder: str, names: Mapping[str, str]) -> None:
+    """Raises StitchError if `shares.json` has cases that a model of other parties has answered."""
+    known = _ours(folder)
+    if known is not None and known["parties"] != dict(names):
+        raise StitchError(f"{os.path.join(folder, SHARES_FILE)} has cases of a model of "
+                          f"{', '.join(map(str, known['parties'].values()))}, this model is of "
+                          f"{', '.join(names.values())}; choose another output folder")
+
+
 def forget_shares(folder: str, cases: Iterable[str]) -> None:
     """Take out what `shares.json` says of these cases, because they are predicted anew; the file, where it says nothing
     more. A file that is none of ours stays as it is."""

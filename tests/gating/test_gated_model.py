@@ -118,6 +118,10 @@ def test_the_shares_are_those_of_the_segmentations_that_are_there(gated2d, predi
     predict("-mode", "ensemble", images=tmp_path / "one")
     left = json.loads(shares.read_text())["cases"]
     assert len(left) == 2 and last.name[:-len("_0000.nii.gz")] not in left
+    parties = json.loads(shares.read_text())["parties"]
+    shares.write_text(json.dumps({"parties": {**parties, "partner": "Dataset900_Other"}, "cases": left}))
+    with pytest.raises(StitchError, match="cases of a model of .*Dataset900_Other, this model is of .*another output"):
+        predict("--continue_prediction", images=tmp_path / "one")
     predict("-mode", "host")
     assert not shares.exists()
 
