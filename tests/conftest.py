@@ -21,14 +21,15 @@ for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_
 # for. The second needs no world, and is run while the first builds one.
 LONG = """
     baselines/test_compare test_packaging benchmarks/test_study baselines/test_adapted_rows training/test_adapting
-    benchmarks/test_ablations demo/test_whole_demo federation/test_flower_run exchange/test_parent_check
+    benchmarks/test_ablations demo/test_whole_demo test_notebook federation/test_flower_run exchange/test_parent_check
     pipeline/test_interrupted entrypoints/test_merge_party pipeline/test_torchrun stock/test_chain
     benchmarks/test_many_cases pipeline/test_options pipeline/test_continuing inference/test_colour_images
     benchmarks/test_rounds entrypoints/test_train_stitch entrypoints/test_evaluate_stitched bridging/test_same_answer
     bridging/test_several_partners gating/test_gated_model entrypoints/test_select entrypoints/test_sweep_stitched
     pipeline/test_label_and_axis_terms stock/test_made_before baselines/test_reuse distillation/test_training
     training/test_rounds_of_merging baselines/test_federated federation/test_flower_app gating/test_stock_prediction
-    pipeline/test_folds_at_once
+    pipeline/test_folds_at_once demo/test_shipped trainers/test_stock_training guiding/test_guided
+    entrypoints/test_dry_run training/test_adapted_partner_goes_on fitting/test_digits
 """.split()
 
 

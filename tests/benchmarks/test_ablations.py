@@ -19,7 +19,7 @@ SCRIPTS = sorted(p.stem for p in ABLATIONS.glob("*.py") if p.stem != "lab")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_ablation(script, world2d, copy_world, nnunet_env, monkeypatch, capsys):
+def test_ablation(script, world2d, copy_world, nnunet_env, thread_pools, monkeypatch, capsys):
     world = nnunet_env(copy_world(world2d))
     before = sorted(world.root.rglob("*"))
     monkeypatch.syspath_prepend(str(ABLATIONS))

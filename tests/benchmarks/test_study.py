@@ -7,21 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from world import thread_pools
 
 STUDY = Path(__file__).resolve().parents[2] / "benchmarks" / "study.py"
 ROWS = ["A_alone", "plain_ensemble", "direct"]
 
 
 @pytest.mark.slow
-def test_study(world2d, copy_world, nnunet_env, monkeypatch, capsys, tmp_path):
+def test_study(world2d, copy_world, nnunet_env, thread_pools, monkeypatch, capsys, tmp_path):
     world = nnunet_env(copy_world(world2d))
     arguments = ["study", str(tmp_path), "-seeds", "1", "-folds", "0", "-both", "-rows", *ROWS, "-raw",
                  str(world.raw), "-datasets", world.host.dataset, world.partner.dataset,
                  "-trainer", "nnUNetTrainerTiny", "-stitch_epochs", "1", "-stitch_iterations", "2"]
     monkeypatch.setattr(sys, "argv", arguments)
-    with thread_pools():
-        runpy.run_path(str(STUDY), run_name="__main__")
+    runpy.run_path(str(STUDY), run_name="__main__")
     studies = json.loads((tmp_path / "study.json").read_text())
     assert list(studies) == [world.host.dataset, world.partner.dataset]
     for host, (study,) in studies.items():
