@@ -14,7 +14,7 @@ from nnunetv2_stitch.fileio import is_writable, read_json, write_json
 from nnunetv2_stitch.folders import FOLD, folds_in, stock_id
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.preprocessed import folds_without_foreground, require_trainable
-from nnunetv2_stitch.pipeline.job import Job
+from nnunetv2_stitch.pipeline.job import TRAINERS, Job
 from nnunetv2_stitch.selection.dice import NothingToScore
 from nnunetv2_stitch.selection.rules import GUIDED
 from nnunetv2_stitch.stitching.network import CLASS_PATH
@@ -81,6 +81,18 @@ def foreground_remarks(job: Job) -> list[str]:
     return [f"WARNING: the validation cases of fold {f} hold no foreground label, so it takes no part in choosing the "
             f"position, and nnU-Net writes NaN into its summary.json; check the labels and the splits"
             for f in job.folds if f in blind]
+
+
+def begun_otherwise(job: Job) -> list[str]:
+    """What to say where a training is to go on and there is none, but one of another fit: it was asked for without its
+    -fit."""
+    if os.path.isdir(job.model_folder) and folds_in(job.model_folder):
+        return []
+    place, name = os.path.split(job.model_folder)
+    others = {fit: os.path.join(place, name.replace(job.trainer, trainer, 1)) for fit, trainer in TRAINERS.items()}
+    return [f"WARNING: there is no training in {job.model_folder} to go on with, so a new one begins; {folder} was "
+            f"begun with -fit {fit}: to go on with that, stop this and add it"
+            for fit, folder in others.items() if os.path.isdir(folder) and folds_in(folder)]
 
 
 def as_begun(job: Job, previous: dict | None) -> None:

@@ -18,7 +18,7 @@ from nnunetv2_stitch.folders import as_fold
 from nnunetv2_stitch.parties.checkpoint import sha256
 from nnunetv2_stitch.parties.read_cache import reading_once
 from nnunetv2_stitch.pipeline.choosing import choose
-from nnunetv2_stitch.pipeline.continuing import foreground_remarks
+from nnunetv2_stitch.pipeline.continuing import begun_otherwise, foreground_remarks
 from nnunetv2_stitch.pipeline.deployment import deploy, deployed, deployed_gate, deployed_setting
 from nnunetv2_stitch.pipeline.fold_run import FoldRun, carry_out, require_processes
 from nnunetv2_stitch.pipeline.job import Job, Request
@@ -72,7 +72,8 @@ def train_stitch(dataset_a: str | int | None = None, dataset_b: str | int | None
             _require_deployed(job)
             claim.take(job.folds)
         else:
-            for remark in [*job.label_remarks, *foreground_remarks(job)]:
+            otherwise = begun_otherwise(job) if continue_training else []
+            for remark in [*job.label_remarks, *foreground_remarks(job), *otherwise]:
                 say(remark)
             claim.begin(continue_training)
             for fold in job.folds:

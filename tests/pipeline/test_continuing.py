@@ -51,6 +51,15 @@ def test_going_on_after_the_end_keeps_everything(world, folder, stitched2d):
         assert kept.keys() == weights[path].keys() and all(torch.equal(v, kept[k]) for k, v in weights[path].items())
 
 
+def test_going_on_without_the_fit_of_what_was_begun_is_said(world):
+    """Kind: `--c` that finds nothing begins anew, as nnU-Net's, while what was meant lies beside it."""
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt(line)
+
+    with pytest.raises(KeyboardInterrupt, match="was begun with -fit double_batched: to go on with that, stop this"):
+        stitch(world, fit="direct", folds=[0], iterations=1, continue_training=True, say=stop)
+
+
 def test_a_finished_model_is_not_overwritten_without_c(world):
     before = tree(world.root)
     with pytest.raises(StitchError, match=r"already holds fold 0; add --c to go on, -o_p NAME"):
