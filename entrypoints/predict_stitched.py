@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from nnunetv2_stitch.entrypoints.common import add_common, groups, ready_device, run_parsed
+from nnunetv2_stitch.entrypoints.common import add_common, groups, ready_device, run_parsed, say
 from nnunetv2_stitch.entrypoints.parties import add_stitched_model, party_or
 
 
@@ -87,6 +87,18 @@ def main(args: argparse.Namespace) -> None:
                                   args.num_parts, args.part_id)
         predictor.save_disagreement(args.i, os.path.join(args.o, "disagreement"), not args.continue_prediction,
                                     args.num_parts, args.part_id)
+
+
+    if not args.continue_prediction:
+        warn_of_old_maps(args.o, {"disagreement", *(["shares"] if predictor.uncompiled.is_gated else [])}
+                         if args.save_disagreement else set())
+
+
+def warn_of_old_maps(output: str, written: set[str]) -> None:
+    """Maps that were there before are of other answers; who made them is not known, so they stay."""
+    for name in ("disagreement", "shares"):
+        if name not in written and os.path.isdir(os.path.join(output, name)):
+            say(f"WARNING: {os.path.join(output, name)} was there before and is not of these answers; remove it")
 
 
 def default_workers(variable: str, device: str) -> int:

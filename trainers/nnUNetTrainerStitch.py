@@ -21,6 +21,7 @@ class nnUNetTrainerStitch(nnUNetTrainer):
         from nnunetv2_stitch.fitting.session import StitchSession
         from nnunetv2_stitch.nnunet_internals import do_not_compile
         do_not_compile(self)  # the switches change in every step, which would recompile in every step
+        self.build_network_architecture = self.build_supernet
         self.enable_deep_supervision = False
         self.num_epochs = 50
         self.num_val_iterations_per_epoch = 10
@@ -37,6 +38,16 @@ class nnUNetTrainerStitch(nnUNetTrainer):
     @staticmethod
     def build_network_architecture(plans_manager, configuration_manager, num_input_channels: int,
                                    num_output_channels: int, enable_deep_supervision: bool = True):
+        """Of the class only stock prediction asks for it, with a checkpoint that names this trainer: one in training,
+        all of whose stitches are active. A deployed one names nnUNetTrainer. Raises StitchError."""
+        from nnunetv2_stitch.errors import StitchError
+        raise StitchError("this checkpoint is of a training that has not ended: no position is chosen and deployed "
+                          "yet; run the same nnUNetv2_train_stitch command with --c first")
+
+    @staticmethod
+    def build_supernet(plans_manager, configuration_manager, num_input_channels: int, num_output_channels: int,
+                       enable_deep_supervision: bool = False):
+        """What this trainer trains, as nnU-Net asks a trainer for its network."""
         from nnunetv2_stitch.stitching.plans import supernet_from_plans
         return supernet_from_plans(configuration_manager.configuration, num_input_channels, num_output_channels)
 

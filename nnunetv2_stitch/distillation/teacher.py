@@ -11,6 +11,7 @@ import torch
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.inference.find import stitched_configuration
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint, require_digest
+from nnunetv2_stitch.parties.checkpoint_writing import require_deployed
 from nnunetv2_stitch.parties.model_folder import ModelFolder, read_model_folder
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble
 from nnunetv2_stitch.stitching.plans import Stitching
@@ -47,6 +48,7 @@ def load_teacher(model: ModelFolder, fold: int | str) -> tuple[StitchedEnsemble,
     weights = checkpoint["network_weights"]
     if SETTING_KEY not in weights:
         raise StitchError(f"{path} holds no stitched ensemble; check the folder given with -m")
+    require_deployed(path, checkpoint)
     network = StitchedEnsemble(model.num_input_channels, model.num_outputs,
                                **model.configuration_manager.network_arch_init_kwargs)
     network.load_state_dict(weights)

@@ -168,6 +168,12 @@ def write_look(predictor: StitchedPredictor, case: Case, output: str,
                   value_names(labels), "\n".join(filter(None, [title, look.said])))
         for name in files_in(temporary):
             os.replace(os.path.join(temporary, name), os.path.join(output, name))
+    maps = (f"{case.name}_{SHARE}", f"{case.name}_{DISAGREEMENT}")
+    if old := [n for n in files_in(output, ending) if n.startswith(maps) and os.path.join(output, n) not in
+               written.values()]:
+        verb = "is" if len(old) == 1 else "are"
+        said = f"{' and '.join(old)} in {output} lay there before and {verb} not of this look."
+        look = replace(look, remarks=(*look.remarks, said))
     return written, look
 
 

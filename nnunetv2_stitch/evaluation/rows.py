@@ -15,8 +15,8 @@ from nnunetv2_stitch.fileio import atomically
 LISTED = 6  # more names than these are read in the table
 CSV_COLUMNS = ("model", "party", "case", "label", "metric", "value", "kind")
 CAVEATS = (
-    "Parties are separate objectives: no number here is a mean over parties. The hospitals that are no party have a "
-    "mean besides, in which each counts alike.",
+    "Parties are separate objectives: no number here is a mean over parties. Where hospitals are compared that are no "
+    "party, these have a mean besides, in which each counts alike.",
     "Intervals say how much a mean depends on which cases were tested, as if cases were independent; slices or visits "
     "of one patient are not. They say nothing about other training runs of the same models.",
     "p-values are corrected over the models of a party, not over parties, labels and measures. A model that does not "

@@ -25,6 +25,7 @@ from nnunetv2_stitch.inference.maps import (
 from nnunetv2_stitch.inference.shares import forget_shares, require_ours, require_same_parties, write_shares
 from nnunetv2_stitch.nnunet_internals import uncompiled
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
+from nnunetv2_stitch.parties.checkpoint_writing import require_deployed
 from nnunetv2_stitch.parties.model_folder import folds_to_use
 from nnunetv2_stitch.stitching.network import SETTING_KEY, StitchedEnsemble
 from nnunetv2_stitch.stitching.plans import Stitching, shown_names
@@ -66,9 +67,10 @@ class StitchedPredictor(ImagePredictor):
         paths = [os.path.join(folder, f"fold_{f}", checkpoint_name) for f in folds]
         checkpoints = [load_checkpoint(p) for p in paths]
         weights = [c["network_weights"] for c in checkpoints]
-        for path, w in zip(paths, weights):
+        for path, w, checkpoint in zip(paths, weights, checkpoints):
             if SETTING_KEY not in w:
                 raise StitchError(f"{path} holds no stitched ensemble; check -chk and the folder")
+            require_deployed(path, checkpoint)
         self._use(folder, configuration, weights, paths, checkpoints[0].get("inference_allowed_mirroring_axes"))
         self.set_mode(mode)
 

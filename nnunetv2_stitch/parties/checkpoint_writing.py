@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.fileio import atomically
 from nnunetv2_stitch.nnunet_internals import restore_progress
 from nnunetv2_stitch.parties.checkpoint import load_checkpoint
@@ -37,6 +38,13 @@ def checkpoint_bytes(checkpoint: Mapping[str, Any]) -> bytes:
 def is_deployed(checkpoint: Mapping[str, Any]) -> bool:
     """Whether training is over and `deployed` has been at it."""
     return TRAINED_BY_KEY in checkpoint
+
+
+def require_deployed(path: str, checkpoint: Mapping[str, Any]) -> None:
+    """Raises StitchError for a stitched ensemble in training: all its stitches are active, which is no answer."""
+    if not is_deployed(checkpoint):
+        raise StitchError(f"{path} is of a training that has not ended: no position is chosen and deployed yet; run "
+                          f"the same nnUNetv2_train_stitch command with --c first")
 
 
 def load_training(trainer, path: str, stock_load: Callable[[str], None]) -> Mapping[str, Any] | None:

@@ -97,13 +97,16 @@ def test_a_2d_case_by_file_name_or_folder(world, stitched2d, tmp_path, capsys):
 def test_a_3d_case_of_a_gated_model(world3d, nnunet_env, tmp_path, capsys):
     world = nnunet_env(world3d)
     images = one_case(world.test_images(world.partner), tmp_path / "images")
-    found = looked(model := stitched(world, tmp_path), images, tmp_path / "out", "-l",
-                   world.test_labels(world.partner) / "ts_000.nii.gz")
+    labels = world.test_labels(world.partner) / "ts_000.nii.gz"
+    (tmp_path / "out").mkdir()
+    shutil.copy(labels, tmp_path / "out" / "ts_000_share_partner2.nii.gz")  # of an earlier look, with another model
+    found = looked(model := stitched(world, tmp_path), images, tmp_path / "out", "-l", labels)
     for what, folder in (("stitched", model), ("host", world.model(world.host)),
                          ("partner", world.model(world.partner))):
         np.testing.assert_array_equal(found[what], stock(folder, images, tmp_path / f"stock_{what}"), what)
     assert (abs(found["share_host"].astype(int) + found["share_partner"] - 100) <= 1).all()
-    share, party = re.search(r"answered (\d+) % by .* \((\w+)\), ", capsys.readouterr().out).groups()
+    share, party = re.search(r"answered (\d+) % by .* \((\w+)\), ", out := capsys.readouterr().out).groups()
+    assert f"ts_000_share_partner2.nii.gz in {tmp_path / 'out'} lay there before and is not of this look" in out
     assert abs(found[f"share_{party}"].mean() - int(share)) <= 1 and int(share) > 50
     picture = imread(tmp_path / "out" / "ts_000_view.png")
     assert picture.shape[0] > picture.shape[1] / 3  # rows of slices

@@ -15,6 +15,7 @@ from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange import install as installing
 from nnunetv2_stitch.exchange.install import install_party, unpack_party
 from nnunetv2_stitch.exchange.manifest import Manifest
+from nnunetv2_stitch.exchange.parents import require_different
 from nnunetv2_stitch.exchange.zips import _reason_against_name
 from nnunetv2_stitch.parties.untrusted_json import NAME, require_modest
 
@@ -71,6 +72,9 @@ def test_two_parties_with_one_dataset_name(party_zip, sender, results):
     first, second = (install_party(str(z), alias) for z, alias in ((party_zip, "SiteB"), (party_zip, "SiteC")))
     assert {first.dataset_name, second.dataset_name} == {"Dataset999_SiteB", "Dataset998_SiteC"}
     assert first.path != second.path and first.folds == second.folds == (0, 1)
+    require_different((first, second), ({0: 0}, {0: 1}))
+    with pytest.raises(StitchError, match="two parties are one model"):  # of one hospital, which would count twice
+        require_different((first, second), ({0: 0}, {0: 0}))
 
 
 @pytest.mark.parametrize("alias", ["", "a b", "../x", "Dataset1_X", "Dataset", "dataset005_x", "Dataset005", "a__b",

@@ -97,10 +97,13 @@ def test_the_shares_are_those_of_the_segmentations_that_are_there(gated2d, predi
     images = Path(shutil.copytree(world.test_images(world.partner), tmp_path / "images"))
     last = max(images.iterdir())
 
-    def predict(*more: str, images: Path = images) -> None:
-        with stitched_model.environment(stitched_model.stitched_env(world)), contextlib.redirect_stdout(io.StringIO()):
+    def predict(*more: str, images: Path = images) -> str:
+        said = io.StringIO()
+        with stitched_model.environment(stitched_model.stitched_env(world)), contextlib.redirect_stdout(said), \
+                contextlib.redirect_stderr(said):
             main(build_parser().parse_args(["-i", str(images), "-o", str(shares.parent), "-m", str(gated2d.folder),
                                             "-device", "cpu", "--disable_progress_bar", *more]))
+        return said.getvalue()
 
     content = last.read_bytes()
     last.write_bytes(content[:100])
@@ -125,8 +128,9 @@ def test_the_shares_are_those_of_the_segmentations_that_are_there(gated2d, predi
     predict("-mode", "host")
     assert not shares.exists()
 
+    (shares.parent / "disagreement").mkdir()
     shares.write_text('{"cases": "of another program"}')
-    predict("-mode", "host")
+    assert "disagreement was there before and is not of these answers" in predict("-mode", "host")
     before = stitched_model.tree(shares.parent)
     with pytest.raises(StitchError, match=r"shares.json is damaged or of another program; move it away"):
         predict()

@@ -7,7 +7,9 @@ import time
 
 import pytest
 import torch
-from stitched_model import FOLDER, SHORT, call, start, stitched_env, tree
+from stitched_model import ALONE, FOLDER, SHORT, call, start, stitched_env, tree
+
+from nnunetv2_stitch.registration import trainers_folder
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +49,20 @@ def forge(kept) -> int:
     return len(lines) - 1
 
 
+def require_no_answer(world, folder, env) -> None:
+    """Kind: a model that is not made to its end answers, without a word, with all stitches active."""
+    where = ["-i", world.test_images(world.partner), "-o", world.root / "half"]
+    model = ["-d", world.host.dataset_id, "-f", 0]
+    for code, command in ((2, ["nnUNetv2_predict_stitched", *where, *model, "-device", "cpu"]),
+                          (2, ["nnUNetv2_distill_stitched", "-m", folder, *model, "-device", "cpu", "--dry_run"]),
+                          (1, ["nnUNetv2_predict", *where, *model, "-tr", "nnUNetTrainerStitch", "-p",
+                               "nnUNetStitchPlans", "-c", "2d", *ALONE])):
+        said = call(*command, env={**env, "nnUNet_extTrainer": str(trainers_folder())}, code=code)
+        assert "of a training that has not ended: no position is chosen and deployed yet" in said
+        assert code == 1 or said.count("\n") == 1, said
+    assert not list((world.root / "half").glob("*.nii.gz"))
+
+
 MOMENTS = [(in_epoch_1, signal.SIGINT), (in_sweep, signal.SIGKILL), (in_second_fold, signal.SIGKILL),
            (in_deployment, signal.SIGKILL)]
 
@@ -74,6 +90,8 @@ def test_going_on_after_an_interruption(moment, kind, world2d, copy_world):
         assert code == -signal.SIGKILL
     assert not (folder / "stitch_selection.json").exists(), "too late to interrupt anything"
 
+    if moment is in_second_fold:
+        require_no_answer(world, folder, env)
     forged = forge(folder / "fold_0" / KEPT) if moment is in_sweep else 0
     call(*command, env=env, code=2)  # without --c nothing is overwritten
     output = call(*command, "--c", env=env)
