@@ -42,7 +42,7 @@ def is_deployed(checkpoint: Mapping[str, Any]) -> bool:
 
 def require_deployed(path: str, checkpoint: Mapping[str, Any]) -> None:
     """Raises StitchError for a stitched ensemble in training: all its stitches are active, which is no answer."""
-    if not is_deployed(checkpoint):
+    if checkpoint.get("trainer_name", TRAINER) != TRAINER:
         raise StitchError(f"{path} is of a training that has not ended: no position is chosen and deployed yet; run "
                           f"the same nnUNetv2_train_stitch command with --c first")
 
