@@ -87,8 +87,6 @@ def main(args: argparse.Namespace) -> None:
                                   args.num_parts, args.part_id)
         predictor.save_disagreement(args.i, os.path.join(args.o, "disagreement"), not args.continue_prediction,
                                     args.num_parts, args.part_id)
-
-
     if not args.continue_prediction:
         warn_of_old_maps(args.o, {"disagreement", *(["shares"] if predictor.uncompiled.is_gated else [])}
                          if args.save_disagreement else set())
