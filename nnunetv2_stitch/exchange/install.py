@@ -14,7 +14,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.card import CARD, party_card
-from nnunetv2_stitch.exchange.manifest import PARTY, Fold, Manifest, network_name
+from nnunetv2_stitch.exchange.manifest import PARTY, Fold, Manifest, came_from_one_zip, network_name
 from nnunetv2_stitch.exchange.model_check import CheckedModel, check_model
 from nnunetv2_stitch.exchange.plans_check import DATASET, PLANS
 from nnunetv2_stitch.exchange.weights import (
@@ -27,7 +27,7 @@ from nnunetv2_stitch.exchange.weights import (
 )
 from nnunetv2_stitch.exchange.zip_contents import Contents, changed, left_out, read_contents, read_small
 from nnunetv2_stitch.exchange.zips import Archive, open_archive, require_room
-from nnunetv2_stitch.fileio import read_json, write_json
+from nnunetv2_stitch.fileio import write_json
 from nnunetv2_stitch.folders import DATASET_FOLDER, as_fold, names_in
 from nnunetv2_stitch.gating.features import feature_count
 from nnunetv2_stitch.gating.signature import SIGNATURE_FILE, Signature
@@ -72,10 +72,9 @@ def _installed_from_the_same(model: ModelFolder, results: str) -> list[str]:
     """Other datasets that hold this model, from the same file."""
     found = []
     for dataset in sorted(n for n in names_in(results) if n.startswith("Dataset") and n != model.dataset_name):
-        party = os.path.join(results, dataset, model.identifier, PARTY)
-        with suppress(StitchError, KeyError, TypeError):  # damaged, or no manifest of ours: not to be judged here
-            if os.path.isfile(party) and read_json(party)["received_as"]["sha256"] == \
-                    model.received["received_as"]["sha256"]:
+        path = os.path.join(results, dataset, model.identifier)
+        with suppress(StitchError):  # a damaged model, which is not to be judged here
+            if os.path.isdir(path) and came_from_one_zip(read_model_folder(path), model):
                 found.append(dataset)
     return found
 

@@ -160,6 +160,13 @@ def adapted_from(model: ModelFolder) -> str:
     return f"{dataset}, {name}, trained on by another party; its licence: {licence or 'not said'}" if dataset else ""
 
 
+def came_from_one_zip(one: ModelFolder, other: ModelFolder) -> bool:
+    """Whether both were installed from the same file; their checkpoints differ in the name of the dataset."""
+    files = [m.received.get("received_as") for m in (one, other)]
+    sums = [f.get("sha256") if isinstance(f, dict) else None for f in files]
+    return one.identifier == other.identifier and sums[0] is not None and sums[0] == sums[1]
+
+
 def called(model: ModelFolder) -> str:
     """What people call a model that came from another party: its sender's name for it, or whose it was before it was
     trained on; empty for one's own."""

@@ -16,6 +16,7 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2_stitch.bridging.names import NO_MAPS, NameMaps
 from nnunetv2_stitch.errors import StitchError
 from nnunetv2_stitch.exchange.install import unpack_party
+from nnunetv2_stitch.exchange.manifest import came_from_one_zip
 from nnunetv2_stitch.exchange.model_check import require_network_of_plans
 from nnunetv2_stitch.fileio import is_writable
 from nnunetv2_stitch.folders import model_folders_in
@@ -206,14 +207,6 @@ def require_different(parties: Sequence[ModelFolder], folds: Sequence[Mapping]) 
     for (one, of_one), (other, of_other) in combinations(zip(parties, folds), 2):
         for fold in of_one:
             paths = [m.checkpoint_path(f[fold]) for m, f in ((one, of_one), (other, of_other))]
-            if os.path.samefile(*paths) or (of_one[fold] == of_other[fold] and _came_from_one_zip(one, other)):
+            if os.path.samefile(*paths) or (of_one[fold] == of_other[fold] and came_from_one_zip(one, other)):
                 raise StitchError(f"two parties are one model, {paths[0]}; give another party's model, or another fold "
                                   f"of this one with -f_b")
-
-
-def _came_from_one_zip(one: ModelFolder, other: ModelFolder) -> bool:
-    """Whether both were installed from the same file; their checkpoints differ in the name of the dataset."""
-    files = [m.received.get("received_as") for m in (one, other)]
-    sums = [f.get("sha256") if isinstance(f, dict) else None for f in files]
-    return one.identifier == other.identifier and sums[0] is not None and sums[0] == sums[1]
-
